@@ -1,0 +1,45 @@
+"""The one protocol that every source of images satisfies.
+
+A source is a numbered set of pictures that can be read in any order. It knows nothing of epochs, shuffling, ranks or
+devices: those are functions of (seed, step) and live in `order.py` and `stream.py`. Adding a source is one file.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file that was left out, and why, in words for its owner."""
+
+    path: str
+    reason: str
+
+
+class ImageSource(Protocol):
+    """`len(source)` pictures, numbered from 0, all of one size."""
+
+    description: str
+    """What it is and who decodes it, for the run's first lines: "8,000 JPEGs in /photos, decoded by DALI on the CPU"."""
+
+    skipped: Sequence[Skipped]
+    """Files that could not be used."""
+
+    def __len__(self) -> int:
+        """How many usable pictures there are."""
+        ...
+
+    def read(self, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+        """Decode pictures by number, one batch per entry of `batches`, in that order.
+
+        Args:
+            batches: picture numbers in [0, len(self)); consumed lazily, a few batches ahead of what is yielded, so an
+                endless iterator is welcome. Every batch may have its own length.
+
+        Yields:
+            uint8 [B, H, W, C] tensors on the source's device that the caller owns (never overwritten later).
+        """
+        ...
