@@ -4,7 +4,7 @@ A source is a numbered set of pictures that can be read in any order. It knows n
 devices: those are functions of (seed, step) and live in `order.py` and `stream.py`. Adding a source is one file.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +23,7 @@ class ImageSource(Protocol):
     """`len(source)` pictures, numbered from 0, all of one size."""
 
     description: str
-    """What it is and who decodes it, for the run's first lines: "8,000 JPEGs in /photos, decoded by DALI on the CPU"."""
+    """What it is and who decodes it, for people: "8,000 images in /photos, decoded by DALI on the CPU"."""
 
     skipped: Sequence[Skipped]
     """Files that could not be used."""
@@ -32,7 +32,7 @@ class ImageSource(Protocol):
         """How many usable pictures there are."""
         ...
 
-    def read(self, batches: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """Decode pictures by number, one batch per entry of `batches`, in that order.
 
         Args:
@@ -40,6 +40,7 @@ class ImageSource(Protocol):
                 endless iterator is welcome. Every batch may have its own length.
 
         Yields:
-            uint8 [B, H, W, C] tensors on the source's device that the caller owns (never overwritten later).
+            uint8 [B, H, W, C] tensors on the source's device that the caller owns (never overwritten later). Close the
+            generator to stop decoding ahead.
         """
         ...

@@ -1,0 +1,269 @@
+"""What a run can be asked for. The command line is generated from these dataclasses: their docstrings are its help.
+
+`None` means "choose for me"; `TrainConfig.resolved()` makes those choices, so that what is written to `config.json`
+has no open ends.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fastdcgan.architecture import Architecture, architecture
+
+ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
+PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
+
+FREE = {"identity": False}
+"""Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The networks."""
+
+    arch: str = "dcgan64"
+    """dcgan28, dcgan32, dcgan64, dcgan128, or dcganR for any power of two R from 16 to 512."""
+
+    resolution: int | None = None
+    """Side of the pictures in pixels: a power of two from 16 to 512. Default: what the architecture's name says."""
+
+    channels: int | None = None
+    """1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for dcgan28."""
+
+    width: int | None = None
+    """Feature maps at the finest hidden level, doubling at each coarser one. Default: 64; 32 for dcgan28 and for the
+    embedded faces, which have to learn within minutes on a laptop."""
+
+    latent_dim: int | None = None
+    """Size of the noise vector z. Default: 100; 50 for dcgan28."""
+
+    def architecture(self) -> Architecture:
+        """The geometry this asks for. Raises ValueError if there is none."""
+        return architecture(
+            self.arch,
+            resolution=self.resolution,
+            channels=self.channels,
+            width=self.width,
+            latent_dim=self.latent_dim,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The pictures."""
+
+    data: str = "faces"
+    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP), `fashion-mnist`, or `faces`: cartoon
+    portraits drawn by this package."""
+
+    flip: bool = False
+    """Mirror each picture left to right with probability one half."""
+
+    batch_size: int | None = None
+    """The global batch: pictures an iteration, over all processes. Default: 128; 32 for the embedded faces."""
+
+    decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
+    """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""
+
+    data_threads: int | None = field(default=None, metadata=FREE)
+    """Threads that decode pictures, per process. Default: as many as there are cores, at most 8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """How the two networks learn from each other."""
+
+    objective: ObjectiveName = "bce"
+    """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
+    least squares."""
+
+    label_smoothing: float = 0.0
+    """One-sided: D's target for real pictures is 1 minus this. In [0, 0.5)."""
+
+    lr: float = 2e-4
+    """Adam's learning rate, for both networks."""
+
+    beta1: float = 0.5
+    """Adam's decay of the gradient's mean."""
+
+    beta2: float = 0.999
+    """Adam's decay of the gradient's square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """How a step is carried out. Nothing here changes what is computed, only how fast and how precisely."""
+
+    device: Literal["auto", "cpu"] = field(default="auto", metadata=FREE)
+    """auto: CUDA, else MPS, else the CPU."""
+
+    precision: PrecisionRequest = "auto"
+    """Autocast precision. auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32."""
+
+    compile: Literal["auto", "on", "off"] = field(default="auto", metadata=FREE)
+    """torch.compile both networks. auto: on CUDA only; on CPUs Inductor's BatchNorm measured slower than eager's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The run: how long, where to, and what to keep."""
+
+    out: Path | None = field(default=None, metadata=FREE)
+    """The run's folder. Default: runs/<date>-<arch>."""
+
+    images: int | None = field(default=None, metadata=FREE)
+    """Stop after this many training images (rounded up to a whole batch)."""
+
+    epochs: int | None = field(default=None, metadata=FREE)
+    """Stop after this many passes over the data. Default: 20, unless --images is given; the embedded faces have a
+    budget of a few minutes."""
+
+    seed: int = 0
+    """Initial weights, noise and the order of the data are functions of this."""
+
+    resume: Literal["auto", "off"] = field(default="auto", metadata=FREE)
+    """auto: go on from the last checkpoint in --out if there is one. off: refuse a folder that already holds a run."""
+
+    log_every: int = field(default=10, metadata=FREE)
+    """Steps between lines in metrics.jsonl. Numbers leave the device only then."""
+
+    sample_every: int | None = field(default=None, metadata=FREE)
+    """Steps between sample grids. Default: about 20 grids a run."""
+
+    checkpoint_every: int | None = field(default=None, metadata=FREE)
+    """Steps between checkpoints. Default: about 10 a run, and at least every 1,000 steps."""
+
+    keep_checkpoints: int = field(default=3, metadata=FREE)
+    """How many of the newest checkpoints to keep."""
+
+    tensorboard: bool = field(default=True, metadata=FREE)
+    """Write TensorBoard events into the run's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a DCGAN."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def resolved(self) -> "TrainConfig":
+        """Every `None` that depends on the request alone replaced by its default, after checking all values.
+
+        Raises:
+            ValueError: naming the option, its value, and what it may be.
+        """
+        self._check()
+        demo = FACES_DEFAULTS if self.data.data == "faces" else DEFAULTS
+        # dcgan28 is small already, and its own default width is the course's.
+        demo_width = demo.width if self.model.arch != "dcgan28" else None
+        arch = replace(self.model, width=self.model.width or demo_width).architecture()
+        budgeted = self.run.images is not None or self.run.epochs is not None
+        return replace(
+            self,
+            model=ModelConfig(
+                arch=arch.name,
+                resolution=arch.resolution,
+                channels=arch.channels,
+                width=arch.width,
+                latent_dim=arch.latent_dim,
+            ),
+            data=replace(self.data, batch_size=self.data.batch_size or demo.batch_size),
+            run=self.run if budgeted else replace(self.run, images=demo.images, epochs=demo.epochs),
+        )
+
+    def _check(self) -> None:
+        at_least_one = {
+            "--batch-size": self.data.batch_size,
+            "--data-threads": self.data.data_threads,
+            "--images": self.run.images,
+            "--epochs": self.run.epochs,
+            "--log-every": self.run.log_every,
+            "--sample-every": self.run.sample_every,
+            "--checkpoint-every": self.run.checkpoint_every,
+            "--keep-checkpoints": self.run.keep_checkpoints,
+        }
+        for label, number in at_least_one.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{label} {number}: must be at least 1")
+        if self.run.images is not None and self.run.epochs is not None:
+            raise ValueError("--images and --epochs are two ways to say how long to train: give one")
+        if not 0 <= self.run.seed < 2**63:
+            raise ValueError(f"--seed {self.run.seed}: must be at least 0 and below 2**63")
+        recipe = self.recipe
+        if not 0 < recipe.lr < float("inf"):
+            raise ValueError(f"--lr {recipe.lr}: must be above 0")
+        for label, beta in (("--beta1", recipe.beta1), ("--beta2", recipe.beta2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"{label} {beta}: must be at least 0 and below 1")
+        if not 0 <= recipe.label_smoothing < 0.5:
+            raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
+        if recipe.label_smoothing and recipe.objective == "hinge":
+            raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        self.model.architecture()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDefaults:
+    """What is chosen, depending on the data, where the user chose nothing."""
+
+    width: int | None
+    batch_size: int
+    images: int | None
+    epochs: int | None
+
+
+DEFAULTS = DataDefaults(width=None, batch_size=128, images=None, epochs=20)
+
+# Faces within minutes on two old CPU cores: half the width is a quarter of the work, small batches are more updates.
+FACES_DEFAULTS = DataDefaults(width=32, batch_size=32, images=24_000, epochs=None)
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """Option name -> value over all groups, paths as text: what the user can say, as the user says it."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for group in asdict(config).values()
+        for name, value in group.items()
+    }
+
+
+def from_flat(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `flat`. Raises ValueError for a field that is missing or unknown."""
+    if values.get("out") is not None:
+        values = {**values, "out": Path(values["out"])}
+    groups: dict[str, Any] = {}
+    rest = dict(values)
+    for group in fields(TrainConfig):
+        cls = GROUPS[group.name]
+        names = [f.name for f in fields(cls)]
+        missing = [name for name in names if name not in rest]
+        if missing:
+            raise ValueError(f"the configuration lacks {', '.join(missing)}")
+        groups[group.name] = cls(**{name: rest.pop(name) for name in names})
+    if rest:
+        raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
+    return TrainConfig(**groups)
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "recipe": RecipeConfig,
+    "execution": ExecutionConfig,
+    "run": RunConfig,
+}
+
+
+def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Options in which two runs differ so that one cannot go on from the other, as `--lr: 0.0002, now 0.001`."""
+    ours, theirs = flat(old), flat(new)
+    identity = [f.name for group in GROUPS.values() for f in fields(group) if f.metadata.get("identity", True)]
+    return [
+        f"--{name.replace('_', '-')}: {ours[name]}, now {theirs[name]}"
+        for name in identity
+        if ours[name] != theirs[name]
+    ]

@@ -1,0 +1,193 @@
+"""A folder of pictures decoded by NVIDIA DALI, on the CPU or a GPU. The only file that imports DALI.
+
+Held to `pillow.py` by tests. Decoding is the same bit for bit on the CPU; where a picture is resized, levels differ by
+rounding, and more only in the outermost row or column where DALI repeats the border and Pillow leaves it out.
+"""
+
+import importlib.util
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastdcgan.data.ahead import work_ahead
+from fastdcgan.data.folder import FolderIndex, printable
+from fastdcgan.data.picture import fit, fit_box, open_picture
+from fastdcgan.data.source import Skipped
+
+MAX_BATCH = 65_536
+"""The longest batch; a bound that DALI asks for, and that costs nothing."""
+
+QUEUE_DEPTH = 3
+"""Batches inside DALI: one being handed over, two under way."""
+
+
+def dali_available() -> bool:
+    """Whether DALI is installed (it is made for Linux only)."""
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+
+
+class DaliFolder:
+    """An `ImageSource` of square pictures, decoded into the memory of the device.
+
+    Pictures that are not `plain` (CMYK, palettes, transparency, 16 bits, turned, animated), and those few that DALI
+    refuses though Pillow reads them, are decoded and fitted by Pillow: what a picture looks like depends on its file
+    alone.
+
+    Args:
+        index: the folder.
+        resolution: side of the pictures.
+        channels: 1 (grey) or 3 (RGB).
+        device: a CUDA device by its number, or None for the CPU.
+        threads: DALI's threads; as many again read files, and decode what DALI doesn't.
+    """
+
+    description: str
+    skipped: Sequence[Skipped]
+
+    def __init__(self, index: FolderIndex, *, resolution: int, channels: int, device: int | None, threads: int) -> None:
+        assert channels in (1, 3), channels
+        where = "the CPU" if device is None else f"GPU {device}"
+        by_pillow = sum(not picture.plain for picture in index.pictures)
+        rest = f", {by_pillow:,} of them by Pillow" if by_pillow else ""
+        self.description = f"{len(index):,} pictures in {printable(index.folder)}, decoded by DALI on {where}{rest}"
+        self.skipped = index.skipped
+        self._index = index
+        self._resolution = resolution
+        self._channels = channels
+        self._device = device
+        self._threads = threads
+        self._refused: set[int] = set()
+
+    def __len__(self) -> int:
+        """How many usable pictures there are."""
+        return len(self._index)
+
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
+        """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
+        loaded = work_ahead(self._load, batches, threads=self._threads, ahead=self._threads + 1)
+        again: deque[_Batch] = deque()
+        in_dali: deque[_Batch] = deque()
+
+        def feed() -> tuple[list[NDArray[np.uint8]], NDArray[np.float32], NDArray[np.float32]]:
+            in_dali.append(again.popleft() if again else next(loaded))
+            return in_dali[-1].files, in_dali[-1].starts, in_dali[-1].ends
+
+        with closing(loaded):
+            pipeline = self._pipeline(feed)
+            while True:
+                try:
+                    (output,) = pipeline.run(self._stream())
+                except StopIteration:
+                    return
+                except RuntimeError:
+                    # One picture that DALI refuses costs it the pipeline and every batch in there.
+                    refused = self._find_refused(batch.numbers for batch in in_dali) - self._refused
+                    if not refused:
+                        raise
+                    self._refused |= refused
+                    again.extendleft([self._load(batch.numbers) for batch in reversed(in_dali)])
+                    in_dali.clear()
+                    pipeline = self._pipeline(feed)
+                    continue
+                in_dali.popleft()
+                yield self._own(output)
+
+    def _load(self, numbers: Sequence[int]) -> "_Batch":
+        files = []
+        starts = np.zeros((len(numbers), 2), np.float32)
+        ends = np.full((len(numbers), 2), self._resolution, np.float32)
+        for i, number in enumerate(numbers):
+            picture, data = self._index.pictures[number], self._index.read_bytes(number)
+            if picture.plain and number not in self._refused:
+                left, top, right, bottom = fit_box(picture.width, picture.height, self._resolution)
+                starts[i], ends[i] = (top, left), (bottom, right)
+            else:
+                data = self._decoded_by_pillow(data)
+            files.append(np.frombuffer(data, np.uint8))
+        return _Batch(numbers, files, starts, ends)
+
+    def _decoded_by_pillow(self, data: bytes) -> bytes:
+        """A picture as the bytes of a BMP file that needs no more than copying."""
+        file = BytesIO()
+        fit(open_picture(data, self._channels), self._resolution).convert("RGB").save(file, "BMP")
+        return file.getvalue()
+
+    def _pipeline(self, feed: Callable[[], object]) -> Any:
+        dali: Any = importlib.import_module(
+            "nvidia.dali"
+        )  # late, for it takes half a second; and its types are partial
+        fn, types = dali.fn, dali.types
+        pipeline = dali.Pipeline(
+            batch_size=MAX_BATCH,
+            num_threads=self._threads,
+            device_id=self._device,
+            prefetch_queue_depth=QUEUE_DEPTH,
+        )
+        with pipeline:
+            files, starts, ends = fn.external_source(
+                feed, num_outputs=3, batch=True, dtype=[types.UINT8, types.FLOAT, types.FLOAT]
+            )
+            # Pillow has turned the pictures that need it: DALI reads EXIF alone, and reads damaged EXIF otherwise.
+            pictures = fn.decoders.image(
+                files,
+                device="cpu" if self._device is None else "mixed",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                jpeg_fancy_upsampling=True,
+            )
+            # `size` of a part of the picture: resizing and cutting out in one go.
+            pictures = fn.resize(
+                pictures,
+                roi_start=starts,
+                roi_end=ends,
+                size=(self._resolution, self._resolution),
+                interp_type=types.INTERP_LINEAR,
+                antialias=True,
+                subpixel_scale=False,
+            )
+            if self._channels == 1:
+                # Not decoded as grey: JPEG's own grey differs from that of its colours where these are clipped.
+                pictures = fn.color_space_conversion(pictures, image_type=types.RGB, output_type=types.GRAY)
+            pipeline.set_outputs(pictures)
+        pipeline.build()
+        return pipeline
+
+    def _find_refused(self, batches: Iterable[Sequence[int]]) -> set[int]:
+        return {n for batch in batches if self._refuses(batch) for n in batch if self._refuses([n])}
+
+    def _refuses(self, numbers: Sequence[int]) -> bool:
+        batch = self._load(numbers)
+        feeds = iter([(batch.files, batch.starts, batch.ends)])
+        try:
+            self._pipeline(lambda: next(feeds)).run()
+        except RuntimeError:
+            return True
+        return False
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        return None if self._device is None else torch.cuda.current_stream(self._device)
+
+    def _own(self, output: Any) -> Tensor:
+        """A copy that stays when DALI uses its buffer again."""
+        torch_plugin: Any = importlib.import_module("nvidia.dali.plugin.pytorch")
+        pixels = output.as_tensor()
+        device = "cpu" if self._device is None else f"cuda:{self._device}"
+        pictures = torch.empty(pixels.shape(), dtype=torch.uint8, device=device)
+        torch_plugin.feed_ndarray(pixels, pictures, cuda_stream=self._stream())
+        return pictures
+
+
+class _Batch(NamedTuple):
+    """Encoded pictures, and the part of each that is kept: (top, left) to (bottom, right), float32 [B, 2]."""
+
+    numbers: Sequence[int]
+    files: list[NDArray[np.uint8]]
+    starts: NDArray[np.float32]
+    ends: NDArray[np.float32]

@@ -1,0 +1,43 @@
+"""Which pictures a rank sees at a step: a function of (seed, step), the same for any number of ranks.
+
+An epoch is one global shuffle; what does not fill a batch at its end is left out of that epoch. A batch belongs to the
+whole world and each rank takes its slice, so four ranks see what one would have seen.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fastdcgan.randomness import Stream, rng
+
+
+def steps_per_epoch(count: int, global_batch: int) -> int:
+    """Whole batches in one pass over `count` pictures."""
+    return count // global_batch
+
+
+def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
+    """The part of a global batch that belongs to a rank. `global_batch` must be a multiple of `world_size`."""
+    assert global_batch % world_size == 0, (global_batch, world_size)
+    share = global_batch // world_size
+    return slice(rank * share, (rank + 1) * share)
+
+
+def batch_numbers(
+    *, seed: int, count: int, global_batch: int, rank: int, world_size: int, start_step: int
+) -> Iterator[list[int]]:
+    """The picture numbers of this rank's share of every batch from step `start_step` (counted from 0) on, endlessly."""
+    per_epoch = steps_per_epoch(count, global_batch)
+    assert per_epoch > 0, (count, global_batch)
+    mine = rank_slice(global_batch, rank, world_size)
+    epoch, first = divmod(start_step, per_epoch)
+    while True:
+        order = rng(seed, Stream.ORDER, epoch).permutation(count)
+        for position in range(first, per_epoch):
+            yield order[position * global_batch : (position + 1) * global_batch][mine].tolist()
+        epoch, first = epoch + 1, 0
+
+
+def flips(*, seed: int, step: int, global_batch: int, rank: int, world_size: int) -> np.ndarray:
+    """Which pictures of this rank's share to mirror at a step: bool [B], each true with probability one half."""
+    return rng(seed, Stream.FLIP, step).random(global_batch)[rank_slice(global_batch, rank, world_size)] < 0.5

@@ -1,0 +1,49 @@
+"""A folder of pictures decoded by Pillow: for platforms without DALI, and the readable twin of `dali.py`."""
+
+from collections.abc import Generator, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdcgan.data.ahead import work_ahead
+from fastdcgan.data.folder import FolderIndex, printable
+from fastdcgan.data.picture import fit, open_picture
+from fastdcgan.data.source import Skipped
+
+
+class PillowFolder:
+    """An `ImageSource` of square pictures, decoded in threads into the CPU's memory.
+
+    Args:
+        index: the folder.
+        resolution: side of the pictures.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        threads: how many batches are decoded at a time.
+    """
+
+    description: str
+    skipped: Sequence[Skipped]
+
+    def __init__(self, index: FolderIndex, *, resolution: int, channels: int, threads: int) -> None:
+        self.description = f"{len(index):,} pictures in {printable(index.folder)}, decoded by Pillow"
+        self.skipped = index.skipped
+        self._index = index
+        self._resolution = resolution
+        self._channels = channels
+        self._threads = threads
+
+    def __len__(self) -> int:
+        """How many usable pictures there are."""
+        return len(self._index)
+
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
+        """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
+        return work_ahead(self._decode, batches, threads=self._threads, ahead=self._threads + 1)
+
+    def _decode(self, numbers: Sequence[int]) -> Tensor:
+        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        for pixels, number in zip(batch, numbers, strict=True):
+            picture = fit(open_picture(self._index.read_bytes(number), self._channels), self._resolution)
+            pixels[:] = np.asarray(picture).reshape(pixels.shape)
+        return torch.from_numpy(batch)

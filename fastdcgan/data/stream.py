@@ -1,0 +1,66 @@
+"""From a source of pictures to an endless stream of training batches on the device."""
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdcgan.data.order import batch_numbers, flips
+from fastdcgan.data.source import ImageSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How a rank's batches are cut from the data."""
+
+    seed: int
+    global_batch: int
+    rank: int = 0
+    world_size: int = 1
+    flip: bool = False
+
+
+def real_batches(
+    source: ImageSource, batching: Batching, device: torch.device, start_step: int = 0
+) -> Generator[Tensor]:
+    """This rank's share of every batch from `start_step` (counted from 0) on: real_BCHW, channels-last, endlessly.
+
+    Pictures cross to the device as uint8, a quarter of the bytes; mirroring and scaling happen there.
+    """
+    b = batching
+    numbers = batch_numbers(
+        seed=b.seed,
+        count=len(source),
+        global_batch=b.global_batch,
+        rank=b.rank,
+        world_size=b.world_size,
+        start_step=start_step,
+    )
+    # Closed with us, so that a run that ends leaves no decoder running.
+    with closing(source.read(numbers)) as pictures:
+        for step, pictures_BHWC in enumerate(pictures, start_step):
+            pictures_BHWC = pictures_BHWC.to(device, non_blocking=True)
+            if b.flip:
+                mirrored_B = torch.from_numpy(
+                    flips(
+                        seed=b.seed,
+                        step=step,
+                        global_batch=b.global_batch,
+                        rank=b.rank,
+                        world_size=b.world_size,
+                    )
+                )
+                pictures_BHWC = mirror(pictures_BHWC, mirrored_B.to(device, non_blocking=True))
+            yield normalise(pictures_BHWC)
+
+
+def mirror(pictures_BHWC: Tensor, mirrored_B: Tensor) -> Tensor:
+    """Left and right exchanged where `mirrored_B` (bool) says so."""
+    return torch.where(mirrored_B[:, None, None, None], pictures_BHWC.flip(2), pictures_BHWC)
+
+
+def normalise(pictures_BHWC: Tensor) -> Tensor:
+    """uint8 0..255 to fp32 [-1, 1], [B, C, H, W] in channels-last layout: the permuted view *is* that, uncopied."""
+    return pictures_BHWC.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)

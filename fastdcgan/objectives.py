@@ -1,0 +1,90 @@
+"""What the two networks are asked to minimise, given D's logits. Each loss is computed in fp32 at least, also under autocast.
+
+Written with logits l = D(x) and sigma the sigmoid, which is never computed by itself: log(sigma(l)) overflows where the
+loss does not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdcgan.config import ObjectiveName
+
+DiscriminatorLoss = Callable[[Tensor, Tensor, float], Tensor]
+GeneratorLoss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A pair of losses over logits [B]; both return a scalar, the mean over the batch."""
+
+    discriminator_terms: DiscriminatorLoss
+    generator_term: GeneratorLoss
+    label_smoothing: float = 0.0
+
+    def discriminator(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> Tensor:
+        """D's loss: the sum of its mean loss on real and its mean loss on fake pictures."""
+        return self.discriminator_terms(_precise(logits_real_B), _precise(logits_fake_B), 1.0 - self.label_smoothing)
+
+    def generator(self, logits_fake_B: Tensor) -> Tensor:
+        """G's loss, from D's logits on its pictures."""
+        return self.generator_term(_precise(logits_fake_B))
+
+
+def objective(name: ObjectiveName, label_smoothing: float = 0.0) -> Objective:
+    """Look up an objective; one-sided label smoothing (Salimans et al. 2016) lowers the target for real pictures."""
+    return Objective(*OBJECTIVES[name], label_smoothing)
+
+
+def _precise(logits_B: Tensor) -> Tensor:
+    """At least fp32: a mean over many bf16 numbers would lose most of their digits."""
+    return logits_B.to(torch.promote_types(logits_B.dtype, torch.float32))
+
+
+def _cross_entropy(logits_B: Tensor, label: float) -> Tensor:
+    """-(label log sigma(l) + (1 - label) log(1 - sigma(l))), the mean over the batch."""
+    return F.binary_cross_entropy_with_logits(logits_B, torch.full_like(logits_B, label))
+
+
+def _bce_discriminator(logits_real_B: Tensor, logits_fake_B: Tensor, real_label: float) -> Tensor:
+    """-E log D(x) - E log(1 - D(G(z))), Goodfellow et al. 2014, equation 1."""
+    return _cross_entropy(logits_real_B, real_label) + _cross_entropy(logits_fake_B, 0.0)
+
+
+def _bce_generator(logits_fake_B: Tensor) -> Tensor:
+    """-E log D(G(z)): the non-saturating form (ibid., section 3)."""
+    return _cross_entropy(logits_fake_B, 1.0)
+
+
+def _minimax_generator(logits_fake_B: Tensor) -> Tensor:
+    """E log(1 - D(G(z))): the other half of the same game, whose gradient fades when D wins."""
+    return -_cross_entropy(logits_fake_B, 0.0)
+
+
+def _hinge_discriminator(logits_real_B: Tensor, logits_fake_B: Tensor, real_label: float) -> Tensor:
+    """E max(0, 1 - D(x)) + E max(0, 1 + D(G(z))): Lim & Ye 2017, "Geometric GAN"."""
+    return F.relu(1.0 - logits_real_B).mean() + F.relu(1.0 + logits_fake_B).mean()
+
+
+def _hinge_generator(logits_fake_B: Tensor) -> Tensor:
+    return -logits_fake_B.mean()
+
+
+def _lsgan_discriminator(logits_real_B: Tensor, logits_fake_B: Tensor, real_label: float) -> Tensor:
+    """(E (D(x) - 1)^2 + E D(G(z))^2) / 2: Mao et al. 2017, equation 9, with labels 0 and 1."""
+    return 0.5 * ((logits_real_B - real_label).square().mean() + logits_fake_B.square().mean())
+
+
+def _lsgan_generator(logits_fake_B: Tensor) -> Tensor:
+    return 0.5 * (logits_fake_B - 1.0).square().mean()
+
+
+OBJECTIVES: dict[ObjectiveName, tuple[DiscriminatorLoss, GeneratorLoss]] = {
+    "bce": (_bce_discriminator, _bce_generator),
+    "minimax": (_bce_discriminator, _minimax_generator),
+    "hinge": (_hinge_discriminator, _hinge_generator),
+    "lsgan": (_lsgan_discriminator, _lsgan_generator),
+}

@@ -1,0 +1,250 @@
+"""The specification: what a DCGAN is, in plain eager PyTorch, to be read from top to bottom with the slides beside it.
+
+Nothing here is fast and nothing here is clever. Everything that is fast elsewhere in this package is held to this file
+by tests: same pictures, same losses, same gradients, same weights after a step and after many.
+
+A DCGAN is two networks that learn from each other (Goodfellow et al. 2014; Radford, Metz & Chintala 2016):
+
+* the generator G turns a vector of noise z into a picture;
+* the discriminator D looks at a picture and says how sure it is that the picture is real.
+
+D is trained to tell real pictures from G's. G is trained to make D wrong. If neither ever wins for good, G's pictures
+come to look like the real ones.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# --- The layers -------------------------------------------------------------------------------------------------------
+#
+# A convolution with kernel k, stride s and padding p makes a side of W pixels into (W - k + 2p)/s + 1.
+# A transposed convolution goes the other way: it makes a side of i into (i - 1)s + k - 2p.
+#
+# With k=4, s=2, p=1 the first halves a side, 64 -> (64 - 4 + 2)/2 + 1 = 32, and the second doubles it,
+# 32 -> (32 - 1)2 + 4 - 2 = 64. With k=4, s=1, p=0 the first makes 1 of 4 and the second 4 of 1. A DCGAN needs no more.
+#
+# Each layer is (in_channels, out_channels, kernel, stride, padding).
+Layer = tuple[int, int, int, int, int]
+
+
+# fmt: off
+def layers_28() -> tuple[list[Layer], list[Layer]]:
+    """The layers of G and D for 28x28 greyscale pictures, as courses draw them for handwritten digits and fashion."""
+    generator = [
+        ( 50, 128, 4, 1, 0),  #  50 x  1 x  1 -> 128 x  4 x  4
+        (128,  64, 3, 2, 1),  # 128 x  4 x  4 ->  64 x  7 x  7     (4 - 1)2 + 3 - 2 = 7
+        ( 64,  32, 4, 2, 1),  #  64 x  7 x  7 ->  32 x 14 x 14
+        ( 32,   1, 4, 2, 1),  #  32 x 14 x 14 ->   1 x 28 x 28
+    ]
+    discriminator = [
+        (  1,  32, 4, 2, 1),  #   1 x 28 x 28 ->  32 x 14 x 14
+        ( 32,  64, 4, 2, 1),  #  32 x 14 x 14 ->  64 x  7 x  7
+        ( 64, 128, 3, 2, 1),  #  64 x  7 x  7 -> 128 x  4 x  4     (7 - 3 + 2)/2 + 1 = 4
+        (128,   1, 4, 1, 0),  # 128 x  4 x  4 ->   1 x  1 x  1
+    ]
+    return generator, discriminator
+
+
+def layers_64(channels: int = 3, width: int = 64, latent_dim: int = 100) -> tuple[list[Layer], list[Layer]]:
+    """The layers of G and D for 64x64 pictures: the DCGAN of the paper and of the common tutorial."""
+    c, w, z = channels, width, latent_dim
+    generator = [
+        (    z, w * 8, 4, 1, 0),  # 100 x  1 x  1 -> 512 x  4 x  4
+        (w * 8, w * 4, 4, 2, 1),  # 512 x  4 x  4 -> 256 x  8 x  8
+        (w * 4, w * 2, 4, 2, 1),  # 256 x  8 x  8 -> 128 x 16 x 16
+        (w * 2, w    , 4, 2, 1),  # 128 x 16 x 16 ->  64 x 32 x 32
+        (w    , c    , 4, 2, 1),  #  64 x 32 x 32 ->   3 x 64 x 64
+    ]
+    discriminator = [
+        (c    , w    , 4, 2, 1),  #   3 x 64 x 64 ->  64 x 32 x 32
+        (w    , w * 2, 4, 2, 1),  #  64 x 32 x 32 -> 128 x 16 x 16
+        (w * 2, w * 4, 4, 2, 1),  # 128 x 16 x 16 -> 256 x  8 x  8
+        (w * 4, w * 8, 4, 2, 1),  # 256 x  8 x  8 -> 512 x  4 x  4
+        (w * 8,     1, 4, 1, 0),  # 512 x  4 x  4 ->   1 x  1 x  1
+    ]
+    return generator, discriminator
+# fmt: on
+
+
+def layers_power_of_two(
+    resolution: int, channels: int = 3, width: int = 64, latent_dim: int = 100
+) -> tuple[list[Layer], list[Layer]]:
+    """The same rule for 16, 32, 64, 128 ... pixels: one layer more for each doubling, and twice the widest width."""
+    generator: list[Layer] = [(width, channels, 4, 2, 1)]
+    discriminator: list[Layer] = [(channels, width, 4, 2, 1)]
+    side, features = resolution // 2, width
+    while side > 4:
+        generator.insert(0, (features * 2, features, 4, 2, 1))
+        discriminator.append((features, features * 2, 4, 2, 1))
+        side, features = side // 2, features * 2
+    generator.insert(0, (latent_dim, features, 4, 1, 0))
+    discriminator.append((features, 1, 4, 1, 0))
+    return generator, discriminator
+
+
+# --- The two networks -------------------------------------------------------------------------------------------------
+
+
+class Generator(nn.Module):
+    """Noise to picture. BatchNorm and ReLU after every layer but the last; Tanh after the last: pixels in [-1, 1]."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        for n_in, n_out, kernel, stride, padding in layers[:-1]:
+            modules.append(nn.ConvTranspose2d(n_in, n_out, kernel, stride, padding, bias=False))
+            modules.append(nn.BatchNorm2d(n_out))
+            modules.append(nn.ReLU())
+        n_in, n_out, kernel, stride, padding = layers[-1]
+        modules.append(nn.ConvTranspose2d(n_in, n_out, kernel, stride, padding, bias=False))
+        modules.append(nn.Tanh())
+        self.layers = nn.Sequential(*modules)
+
+    def forward(self, z_BL: Tensor) -> Tensor:
+        """Noise [B, latent] to pictures [B, C, H, W]. The noise enters as a picture of one pixel with many channels."""
+        batch, latent = z_BL.shape
+        pictures_BCHW: Tensor = self.layers(z_BL.reshape(batch, latent, 1, 1))
+        return pictures_BCHW
+
+
+class Discriminator(nn.Module):
+    """Picture to logit. LeakyReLU after every layer but the last; BatchNorm before it, but not after the first layer.
+
+    The last number is a logit: D's probability that the picture is real is its sigmoid, and the sigmoid is part of the
+    loss, where it can be computed without overflow.
+    """
+
+    def __init__(self, layers: list[Layer]) -> None:
+        super().__init__()
+        n_in, n_out, kernel, stride, padding = layers[0]
+        modules: list[nn.Module] = [
+            nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False),
+            nn.LeakyReLU(0.2),
+        ]
+        for n_in, n_out, kernel, stride, padding in layers[1:-1]:
+            modules.append(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False))
+            modules.append(nn.BatchNorm2d(n_out))
+            modules.append(nn.LeakyReLU(0.2))
+        n_in, n_out, kernel, stride, padding = layers[-1]
+        modules.append(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False))
+        self.layers = nn.Sequential(*modules)
+
+    def forward(self, pictures_BCHW: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] to logits [B]."""
+        logits_B: Tensor = self.layers(pictures_BCHW).reshape(-1)
+        return logits_B
+
+
+def initialise(network: nn.Module) -> None:
+    """Begin small: convolutions from N(0, 0.02), BatchNorm's scale from N(1, 0.02), BatchNorm's shift at 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, mean=0.0, std=0.02)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, mean=1.0, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
+def adam(network: nn.Module) -> torch.optim.Adam:
+    """Adam as DCGAN uses it. Its usual beta1 of 0.9 looks too far back: the opponent has changed since."""
+    return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+
+
+# --- What each network wants ------------------------------------------------------------------------------------------
+
+
+def loss_d(objective: str, logits_real_B: Tensor, logits_fake_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """What D wants to be small: real pictures judged real, G's pictures judged fake."""
+    real_label = torch.full_like(logits_real_B, 1.0 - label_smoothing)
+    fake_label = torch.zeros_like(logits_fake_B)
+    if objective in ("bce", "minimax"):
+        # Binary cross-entropy: -log D(x) where the label is 1, -log(1 - D(x)) where it is 0.
+        error_real = F.binary_cross_entropy_with_logits(logits_real_B, real_label)
+        error_fake = F.binary_cross_entropy_with_logits(logits_fake_B, fake_label)
+        return error_real + error_fake
+    if objective == "hinge":
+        # Enough is enough: beyond a logit of 1 on the right side nothing more is to be gained.
+        error_real = torch.clamp(1.0 - logits_real_B, min=0.0).mean()
+        error_fake = torch.clamp(1.0 + logits_fake_B, min=0.0).mean()
+        return error_real + error_fake
+    if objective == "lsgan":
+        # Least squares: the logit itself should be the label.
+        error_real = F.mse_loss(logits_real_B, real_label)
+        error_fake = F.mse_loss(logits_fake_B, fake_label)
+        return (error_real + error_fake) / 2
+    raise ValueError(f"unknown objective {objective!r}")
+
+
+def loss_g(objective: str, logits_fake_B: Tensor) -> Tensor:
+    """What G wants to be small: its pictures judged real. So the label of a fake picture flips from 0 to 1 here."""
+    real_label = torch.ones_like(logits_fake_B)
+    fake_label = torch.zeros_like(logits_fake_B)
+    if objective == "bce":
+        # -log D(G(z)). Same aim as the next, but its gradient is strongest while D still wins, when G needs it.
+        return F.binary_cross_entropy_with_logits(logits_fake_B, real_label)
+    if objective == "minimax":
+        # log(1 - D(G(z))): exactly what D maximises, minimised. Flat while D wins.
+        return -F.binary_cross_entropy_with_logits(logits_fake_B, fake_label)
+    if objective == "hinge":
+        return -logits_fake_B.mean()
+    if objective == "lsgan":
+        return F.mse_loss(logits_fake_B, real_label) / 2
+    raise ValueError(f"unknown objective {objective!r}")
+
+
+# --- One step ---------------------------------------------------------------------------------------------------------
+
+
+def train_step(
+    G: nn.Module,
+    D: nn.Module,
+    optimizer_g: torch.optim.Optimizer,
+    optimizer_d: torch.optim.Optimizer,
+    real_BCHW: Tensor,
+    z_BL: Tensor,
+    objective: str = "bce",
+    label_smoothing: float = 0.0,
+) -> dict[str, Tensor]:
+    """One iteration: D learns from a batch of real and a batch of G's pictures, then G learns from the better D.
+
+    Args:
+        G: the generator, in training mode.
+        D: the discriminator, in training mode.
+        optimizer_g: changes G's parameters alone.
+        optimizer_d: changes D's parameters alone.
+        real_BCHW: real pictures in [-1, 1].
+        z_BL: standard normal noise. It is an argument so that two implementations can be given the same.
+        objective: bce, minimax, hinge or lsgan.
+        label_smoothing: how far below 1 D's target for real pictures lies.
+
+    Returns:
+        loss_d, loss_g, and D's mean probability for real (d_real) and for fake pictures (d_fake) before D's update.
+    """
+    fake_BCHW = G(z_BL)
+
+    # 1. D learns. Real and fake go through D one after the other, each batch with BatchNorm statistics of its own:
+    #    mixed in one batch, the statistics themselves would tell D which half is fake.
+    #    detach() cuts the fake pictures off from the graph that made them. D's loss shall change D; without the cut,
+    #    backward() would run on into G and leave gradients there that *help* D.
+    D.zero_grad()
+    logits_real_B = D(real_BCHW)
+    logits_fake_B = D(fake_BCHW.detach())
+    error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
+    error_d.backward()
+    optimizer_d.step()
+
+    # 2. G learns. The same pictures, not detached this time, judged by the D that has just been updated. backward()
+    #    goes through D into G. It leaves gradients in D on the way, which nobody asked for: D.zero_grad() above throws
+    #    them away in the next step.
+    G.zero_grad()
+    error_g = loss_g(objective, D(fake_BCHW))
+    error_g.backward()
+    optimizer_g.step()
+
+    return {
+        "loss_d": error_d.detach(),
+        "loss_g": error_g.detach(),
+        "d_real": torch.sigmoid(logits_real_B).mean().detach(),
+        "d_fake": torch.sigmoid(logits_fake_B).mean().detach(),
+    }

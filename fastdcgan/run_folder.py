@@ -1,0 +1,156 @@
+"""The folder of a run: where things are in it, and whether a new request may go on in it."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fastdcgan.architecture import Architecture
+from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
+
+PACKAGES = (
+    "fastdcgan",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "nvidia-dali-cuda130",
+    "safetensors",
+    "numpy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of what a run leaves behind."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Everything that is needed to repeat the run."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of figures a tick."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        """The plot of the losses."""
+        return self.path / "losses.png"
+
+    @property
+    def skipped(self) -> Path:
+        """Files of the data that could not be used, with reasons."""
+        return self.path / "skipped.txt"
+
+    @property
+    def real(self) -> Path:
+        """A grid of training pictures, to hold the samples against."""
+        return self.path / "real.png"
+
+    @property
+    def samples(self) -> Path:
+        """Grids from the same noise over the run."""
+        return self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What was learned."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+
+def choose(config: TrainConfig, today: date) -> RunFolder:
+    """The folder to run in: what `--out` says, else runs/<date>-<arch>, numbered where another run has that name.
+
+    A run of today with the same configuration is gone on with, so that the same command continues what was cut short.
+
+    Raises:
+        ValueError: if `--out` holds a run that this one cannot continue, naming the fields, or isn't a folder.
+    """
+    if config.run.out is not None:
+        _check_continues(RunFolder(config.run.out), config)
+        return RunFolder(config.run.out)
+    name = f"{today.isoformat()}-{config.model.arch}"
+    number = 1
+    while True:
+        folder = RunFolder(Path("runs") / (name if number == 1 else f"{name}-{number}"))
+        try:
+            _check_continues(folder, config)
+        except ValueError:
+            number += 1
+            continue
+        return folder
+
+
+def create(folder: RunFolder) -> None:
+    """Make the folder and what is in it. Raises ValueError if it can't be written."""
+    try:
+        for path in (folder.samples, folder.checkpoints):
+            path.mkdir(parents=True, exist_ok=True)
+        probe = folder.path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"can't write to the output folder {folder.path}: {error.strerror}") from error
+
+
+def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, conditions: dict[str, Any]) -> None:
+    """Write config.json: the request, the architecture it led to, and the conditions of the run."""
+    record = {
+        "config": flat(config),
+        "architecture": asdict(arch),
+        "conditions": conditions,
+        "versions": _versions(),
+        "command": sys.argv,
+    }
+    unfinished = folder.config.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(record, indent=2) + "\n")
+    unfinished.replace(folder.config)
+
+
+def read_config(folder: RunFolder) -> TrainConfig:
+    """The configuration of an existing run. Raises ValueError if this is not a run's folder or can't be read."""
+    if not folder.path.is_dir():
+        raise ValueError(f"no such run folder: {folder.path}")
+    if not folder.config.is_file():
+        raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
+    try:
+        return from_flat(json.loads(folder.config.read_text())["config"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder.config} can't be read: {error}") from error
+
+
+def _check_continues(folder: RunFolder, config: TrainConfig) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ValueError(f"the output folder {folder.path} is a file")
+    if not folder.config.exists():
+        return
+    if config.run.resume == "off":
+        raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
+    if differing := differing_fields(read_config(folder), config):
+        raise ValueError(
+            f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
+            "choose another --out, or the same options"
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

@@ -1,0 +1,112 @@
+"""What a run shows while it runs: a live bar on a terminal, plain lines anywhere else."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from fastdcgan.telemetry.metrics import Record
+
+PLAIN_INTERVAL = 5.0
+"""Seconds between progress lines where there is no terminal to draw on."""
+
+
+class Display:
+    """Progress of one run. On ranks other than the first it shows nothing."""
+
+    def __init__(self, *, visible: bool = True) -> None:
+        self._console = Console(quiet=not visible, highlight=False, soft_wrap=True)
+        self._live = visible and self._console.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left", style="dim"),
+            TimeRemainingColumn(compact=True),
+            _Figures(),
+            console=self._console,
+            disable=not self._live,
+            expand=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last_plain_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._progress.console.print(text, markup=False)
+        sys.stdout.flush()
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Progress of a preparation, such as "drawing faces"."""
+        self._update(what, done, total, "")
+        if not self._live and (done == total or self._due()):
+            self.say(f"{what}: {done:,} of {total:,}")
+        if done == total:
+            self._progress.update(self._tasks[what], visible=False)
+
+    def train(self, record: Record | None, step: int, total: int) -> None:
+        """Progress of the training; `record` holds the newest figures, if they are new."""
+        figures = None
+        if record is not None:
+            figures = (
+                f"{record.images_per_sec:,.0f} img/s  D {record.loss_d:.2f}  G {record.loss_g:.2f}  "
+                f"D(x) {record.d_real:.2f}  D(G(z)) {record.d_fake:.2f}"
+            )
+        self._update("training", step, total, figures)
+        if not self._live and figures is not None and (step == total or self._due()):
+            left = self._seconds_left(record, step, total)
+            self.say(f"step {step:,}/{total:,}  {figures}  {left}")
+
+    def _update(self, what: str, done: int, total: int, figures: str | None) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, completed=done, figures="")
+        fields: dict[str, Any] = {} if figures is None else {"figures": figures}
+        self._progress.update(self._tasks[what], completed=done, total=total, **fields)
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        due = now - self._last_plain_line >= PLAIN_INTERVAL
+        if due:
+            self._last_plain_line = now
+        return due
+
+    @staticmethod
+    def _seconds_left(record: Record | None, step: int, total: int) -> str:
+        if record is None or step == 0 or record.images_per_sec == 0:
+            return ""
+        seconds = (total - step) * (record.images / step) / record.images_per_sec
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"{minutes}:{seconds:02d} left"
+
+
+class _Figures(ProgressColumn):
+    """The newest losses, only for the training bar."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("figures", ""), style="cyan")

@@ -1,0 +1,187 @@
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corpus import PHOTOS, bad_files, encode, exif, good_files, png_16_bits, with_alpha
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from torchvision.transforms import functional as F
+
+from fastdcgan.data.picture import examine, fit, fit_box, fit_geometry, open_picture
+
+GOOD, BAD = good_files(), bad_files()
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("name", GOOD, ids=ascii)
+def test_every_kind_of_picture_opens_in_the_channels_asked_for(name: str, channels: int) -> None:
+    picture = open_picture(GOOD[name], channels)
+    assert picture.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    examined = examine(GOOD[name])
+    assert picture.size == (examined.width, examined.height)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_every_bad_file_has_a_short_reason(name: str, tmp_path: Path) -> None:
+    data, reason = BAD[name]
+    (tmp_path / "file").write_bytes(data)
+    for attempt in (lambda: open_picture(data, 3), lambda: open_picture(tmp_path / "file", 3), lambda: examine(data)):
+        with pytest.raises(ValueError, match=reason) as raised:
+            attempt()
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 80
+
+
+def test_a_path_that_cannot_be_read_is_a_value_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No such file"):
+        open_picture(tmp_path / "missing.png", 3)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded_even_where_pillow_has_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("memory was asked for"))
+    with pytest.raises(ValueError, match="60000x60000 pixels is more than the limit"):
+        open_picture(BAD["bomb.png"][0], 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(orientation: int) -> None:
+    data = encode(PHOTOS[0].resize((40, 30)), "PNG", exif=exif(orientation))
+    expected = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    assert np.array_equal(pixels(open_picture(data, 3)), pixels(expected))
+    assert examine(data).plain == (orientation == 1)
+    assert examine(data)[:2] == expected.size
+
+
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    data = encode(PHOTOS[0].resize((40, 30)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(range(200)))
+    assert open_picture(data, 3).size == (40, 30)
+
+
+def test_transparency_lies_over_white_or_is_kept() -> None:
+    clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert pixels(open_picture(encode(clear, "PNG"), 3)).min() == 255
+    assert pixels(open_picture(encode(clear, "PNG"), 1)).min() == 255
+    assert abs(pixels(open_picture(encode(half, "PNG"), 3)) - 127).max() <= 1
+    assert np.array_equal(pixels(open_picture(encode(clear, "PNG"), 4)), pixels(clear))
+    grey = with_alpha(PHOTOS[0].convert("L").resize((64, 8)))
+    over_white = open_picture(encode(grey, "PNG"), 1)
+    levels, alpha = pixels(grey)[..., 0], pixels(grey)[..., 1] / 255
+    assert abs(pixels(over_white) - (levels * alpha + 255 * (1 - alpha))).max() <= 1
+    palette = PHOTOS[0].resize((64, 8)).quantize(4)
+    seen = pixels(open_picture(encode(palette, "PNG", transparency=bytes([0, 255, 255, 255])), 3))
+    assert (seen[np.asarray(palette) == 0] == 255).all()
+
+
+def test_16_bit_levels_are_scaled_not_clipped() -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    assert np.array_equal(pixels(open_picture(png_16_bits(levels), 1)), np.rint(levels / 257).astype(int))
+    rgb = np.stack([levels, levels.T, 65535 - levels], axis=-1)
+    assert abs(pixels(open_picture(png_16_bits(rgb), 3)) - rgb / 257).max() <= 1
+    transparent = open_picture(png_16_bits(levels, (b"tRNS", b"\x12\x34")), 4)
+    assert np.array_equal(pixels(transparent)[..., 3] == 0, levels == 0x1234)
+
+
+def test_cmyk_comes_out_in_the_right_colours() -> None:
+    photo = PHOTOS[0].resize((97, 66))
+    assert abs(pixels(open_picture(encode(photo.convert("CMYK"), "JPEG", quality=98), 3)) - pixels(photo)).mean() < 2
+
+
+def test_animated_files_show_their_first_frame() -> None:
+    for form, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        data = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
+        assert open_picture(data, 3).getpixel((3, 3)) == (255, 0, 0)
+
+
+def test_only_files_that_decoders_agree_on_are_plain() -> None:
+    plain = {name for name in GOOD if examine(GOOD[name]).plain}
+    assert {"large.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "grey.png", "rgb.bmp", "lossy.webp"} <= plain
+    assert {"several.jpg", "thumbnail and maker.jpg", "trailer.jpg", "bad orientation.jpg", "long.png"} <= plain
+    odd = ("cmyk", "transparent", "rgba", "la.", "16", "two", "turned", "moving", "gif", "no end", "xmp", "alpha")
+    assert not {name for name in plain if any(word in name for word in odd)}
+    assert "orientation1.jpg" in plain
+    assert not {f"orientation{o}.jpg" for o in range(2, 9)} & plain
+
+
+def test_pillows_warnings_stay_off_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(GOOD["palette transparent.png"])
+    (tmp_path / "b.png").write_bytes(png_16_bits(np.zeros((9500, 9500), np.uint16)))  # Pillow: could be a bomb
+    exif_damage = encode(PHOTOS[0].resize((9, 9)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0")
+    (tmp_path / "c.png").write_bytes(exif_damage)
+    code = "import sys; from fastdcgan.data.picture import open_picture; [open_picture(p, 3) for p in sys.argv[1:]]"
+    command = [sys.executable, "-W", "always", "-c", code, *map(str, sorted(tmp_path.iterdir()))]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(set(GOOD) - {"large.jpg"})))
+@settings(max_examples=150, deadline=None)
+def test_damage_of_any_kind_gives_a_picture_or_a_reason(seed: int, name: str) -> None:
+    random = np.random.default_rng(seed)
+    data = bytearray(GOOD[name])
+    for _ in range(random.integers(1, 8)):
+        data[random.integers(0, min(len(data), 400) if random.random() < 0.6 else len(data))] = random.integers(256)
+    if random.random() < 0.3:
+        del data[random.integers(0, len(data)) :]
+    try:
+        open_picture(bytes(data), int(random.choice([1, 3, 4])))
+    except ValueError as error:
+        assert 0 < len(str(error)) < 80
+
+
+SIZES = [(178, 218), (218, 178), (640, 427), (427, 640), (64, 64), (65, 64), (64, 65), (33, 64), (20, 31), (63, 250)]
+
+
+@pytest.mark.parametrize("resolution", [28, 32, 64, 129])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", SIZES)
+def test_fit_is_torchvisions_resize_and_crop_bit_for_bit(size: tuple[int, int], mode: str, resolution: int) -> None:
+    picture = (with_alpha(PHOTOS[1]) if mode == "RGBA" else PHOTOS[1].convert(mode)).resize(size)
+    expected = F.center_crop(F.resize(picture, [resolution], antialias=True), [resolution, resolution])
+    assert fit(picture, resolution).size == (resolution, resolution)
+    assert np.array_equal(pixels(fit(picture, resolution)), pixels(expected))
+
+
+@pytest.mark.parametrize("size", [(400, 50), (50, 401), (300, 7), (9, 640)])
+def test_long_pictures_differ_from_torchvision_by_rounding_alone(size: tuple[int, int]) -> None:
+    picture = PHOTOS[0].resize(size)
+    expected = F.center_crop(F.resize(picture, [64], antialias=True), [64, 64])
+    difference = abs(pixels(fit(picture, 64)) - pixels(expected))
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize("size", [(8000, 20), (20, 8000), (50000, 1), (1, 50000)])
+def test_long_pictures_take_no_more_memory_than_their_square(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Image.Image.resize
+
+    def bounded(self: Image.Image, size: tuple[int, int], *args: object, **options: object) -> Image.Image:
+        assert size == (512, 512)
+        return real(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", bounded)
+    assert fit(Image.new("RGB", size, (1, 2, 3)), 512).getpixel((511, 511)) == (1, 2, 3)
+
+
+@given(width=st.integers(1, 70000), height=st.integers(1, 70000), resolution=st.integers(1, 2048))
+def test_the_square_lies_within_the_picture(width: int, height: int, resolution: int) -> None:
+    resized_width, resized_height, left, top = fit_geometry(width, height, resolution)
+    assert min(resized_width, resized_height) == resolution
+    assert 0 <= left <= resized_width - resolution
+    assert 0 <= top <= resized_height - resolution
+    box = fit_box(width, height, resolution)
+    assert 0 <= box[0] < box[2] <= width
+    assert 0 <= box[1] < box[3] <= height

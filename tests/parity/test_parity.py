@@ -1,0 +1,243 @@
+"""The fast path is the reference: pictures, losses, every gradient, BatchNorm buffers, weights after one step and many.
+
+Rung 1 is exact: the same kernels must give the same bits. Rungs 2 and 3 change kernels (another layout, a compiler), so
+they change roundings, and a GAN at its start magnifies those: one activation that rounds to the other side of zero
+flips its slope, and Adam's first step is the *sign* of a gradient. So they are held to the reference twice: in fp64,
+where 20 steps leave no room for doubt, and in fp32 against the fp64 truth, where they may err as the reference does.
+"""
+
+import pytest
+import torch
+from twins import (
+    ARCHITECTURES,
+    BATCH,
+    Twin,
+    errors,
+    inputs,
+    narrow,
+    numbers,
+    reference_layers,
+    the_fast_path,
+    the_reference,
+    worst,
+)
+
+from fastdcgan import models, reference
+from fastdcgan.architecture import Architecture, architecture
+from fastdcgan.config import ObjectiveName
+from fastdcgan.plan import Plan, has_cpp_compiler
+
+OBJECTIVES: tuple[ObjectiveName, ...] = ("bce", "minimax", "hinge", "lsgan")
+
+PLAIN = Plan(channels_last=False, fused_adam=False)
+FUSED = Plan(channels_last=False)
+CHANNELS_LAST = Plan()
+TRACED = Plan(backend="aot_eager")  # the compiler's front end: graph breaks fail here, cheaply
+INDUCTOR = Plan(backend="inductor")
+
+needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="Inductor needs a C++ compiler")
+
+
+def run(twin: Twin, arch: Architecture, steps: int, double: bool = False) -> dict[str, torch.Tensor]:
+    """Take steps; returns the last one's metrics, gradients and numbers."""
+    for step in range(steps):
+        real_BCHW, z_BL = inputs(arch, step)
+        metrics = twin.step(real_BCHW.double(), z_BL.double()) if double else twin.step(real_BCHW, z_BL)
+    return {**metrics, **{f"grad.{k}": v for k, v in twin.gradients.items()}, **numbers(twin)}
+
+
+def doubled(twin: Twin) -> Twin:
+    twin.G.double()
+    twin.D.double()
+    return twin
+
+
+def distance(found: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], prefix: str) -> float:
+    """Relative error of all tensors under a prefix taken as one long vector."""
+    names = [name for name in truth if name.startswith(prefix)]
+    gap = sum((found[n].double() - truth[n].double()).square().sum() for n in names)
+    length = sum(truth[n].double().square().sum() for n in names)
+    return float((gap / length).sqrt())
+
+
+# --- Rung 1: the same kernels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_weights_begin_as_in_the_reference(name: str) -> None:
+    arch = architecture(name)
+    generator, discriminator = models.build(arch, seed=0)
+    for network, twin in zip(
+        (generator, discriminator),
+        (reference.Generator(reference_layers(arch)[0]), reference.Discriminator(reference_layers(arch)[1])),
+        strict=True,
+    ):
+        models.initialise(network, seed=7)
+        torch.manual_seed(7)
+        reference.initialise(twin)
+        for key, value in twin.state_dict().items():
+            assert torch.equal(network.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_forward_is_bit_for_bit_the_reference(name: str) -> None:
+    arch = narrow(name)
+    twin = the_reference(arch)
+    fast = the_fast_path(arch, twin, PLAIN)
+    real_BCHW, z_BL = inputs(arch)
+    for training in (True, False):
+        for network in (twin.G, twin.D, fast.G, fast.D):
+            network.train(training)
+        assert torch.equal(fast.G(z_BL), twin.G(z_BL))
+        assert torch.equal(fast.D(real_BCHW), twin.D(real_BCHW))
+    assert fast.G(z_BL).shape == (BATCH, arch.channels, arch.resolution, arch.resolution)
+    assert fast.D(real_BCHW).shape == (BATCH,)
+    assert fast.G(z_BL * 100).abs().max() <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_training_is_bit_for_bit_the_reference(name: str, steps: int) -> None:
+    arch = narrow(name)
+    twin = the_reference(arch)
+    found = run(the_fast_path(arch, twin, PLAIN), arch, steps)
+    wanted = run(twin, arch, steps)
+    different = [key for key, value in wanted.items() if not torch.equal(found[key], value)]
+    assert not different, worst(errors(found, wanted))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_is_bit_for_bit_the_reference(objective: ObjectiveName, smoothing: float) -> None:
+    if objective == "hinge" and smoothing:
+        smoothing = 0.0  # hinge has no labels to smooth; the configuration refuses it
+    arch = narrow("dcgan28")
+    twin = the_reference(arch, objective, smoothing)
+    found = run(the_fast_path(arch, twin, PLAIN, objective, smoothing), arch, 3)
+    wanted = run(twin, arch, 3)
+    # lsgan: one mean of squares may be rounded unlike the other's, so the bound is roundings, not bits
+    assert worst(errors(found, wanted))[0] <= 1e-5
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_fused_adam_after_one_step(name: str) -> None:
+    arch = narrow(name)
+    twin = the_reference(arch)
+    found = run(the_fast_path(arch, twin, FUSED), arch, 1)
+    assert worst(errors(found, run(twin, arch, 1)))[0] <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_full_width_is_bit_for_bit_the_reference(name: str) -> None:
+    arch = architecture(name)
+    twin = the_reference(arch)
+    found = run(the_fast_path(arch, twin, PLAIN), arch, 1)
+    wanted = run(twin, arch, 1)
+    assert all(torch.equal(found[key], value) for key, value in wanted.items()), worst(errors(found, wanted))
+
+
+# --- Rungs 2 and 3: another layout, a compiler ---------------------------------------------------------------------
+
+
+def check_in_fp64(arch: Architecture, plan: Plan, steps: int = 20) -> None:
+    """All numbers after many steps, where only a different computation can explain a difference."""
+    twin = doubled(the_reference(arch))
+    found = run(doubled(the_fast_path(arch, twin, plan)), arch, steps, double=True)
+    wanted = run(twin, arch, steps, double=True)
+    metrics = {"loss_d", "loss_g", "d_real", "d_fake"}  # probabilities are reported in fp32
+    assert worst(errors({k: found[k] for k in metrics}, {k: wanted[k] for k in metrics}))[0] <= 1e-6
+    assert worst(errors(found, wanted) | dict.fromkeys(metrics, 0.0))[0] <= 1e-10
+
+
+def check_in_fp32(arch: Architecture, plan: Plan) -> None:
+    """After one step from equal weights: as close to the fp64 truth as the reference is."""
+    twin = the_reference(arch)
+    exact = the_reference(arch)
+    found = run(the_fast_path(arch, twin, plan), arch, 1)
+    wanted = run(twin, arch, 1)
+    truth = run(doubled(exact), arch, 1, double=True)
+    for prefix in ("loss", "grad.D", "grad.G", "D.", "G."):
+        bound = max(1e-5, 1.5 * distance(wanted, truth, prefix))
+        assert distance(found, truth, prefix) <= bound, prefix
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_channels_last_in_fp64(name: str) -> None:
+    check_in_fp64(narrow(name), CHANNELS_LAST)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_channels_last_in_fp32(name: str) -> None:
+    check_in_fp32(narrow(name), CHANNELS_LAST)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_channels_last_is_kept_all_the_way(name: str) -> None:
+    """A layout lost on the way costs a copy a layer and nobody would notice."""
+    arch = narrow(name)
+    fast = the_fast_path(arch, the_reference(arch), CHANNELS_LAST)
+    lost = []
+
+    def note(module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        if output.dim() == 4 and min(output.shape[1:]) > 1 and not output.is_contiguous(memory_format=torch.channels_last):
+            lost.append(module)
+
+    for network in (fast.G, fast.D):
+        for module in network.modules():
+            module.register_forward_hook(note)
+    fast.step(*inputs(arch))
+    assert not lost
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_traces_without_graph_break(name: str) -> None:
+    check_in_fp64(narrow(name), TRACED, steps=2)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_inductor(name: str) -> None:
+    torch.compiler.reset()
+    check_in_fp64(narrow(name), INDUCTOR)
+    check_in_fp32(narrow(name), INDUCTOR)
+
+
+# --- bf16 and fp16 -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
+    arch = narrow(name)
+    twin = the_reference(arch)
+    truth = run(doubled(the_reference(arch)), arch, 1, double=True)
+    found = run(the_fast_path(arch, twin, Plan(precision="bf16")), arch, 1)
+    wanted = run(the_reference(arch, autocast=True), arch, 1)
+    for prefix in ("loss", "grad.D", "grad.G"):
+        assert distance(found, truth, prefix) <= max(1e-3, 1.5 * distance(wanted, truth, prefix)), prefix
+
+
+def test_bf16_learns_from_the_updated_discriminator() -> None:
+    """Autocast's cache of bf16 weights must not carry D's old weights into the generator's phase."""
+    arch = narrow("dcgan64")
+    full = the_reference(arch)
+    half = the_fast_path(arch, the_reference(arch), Plan(precision="bf16"))
+    for optimizer_step in range(2):
+        wanted, found = full.step(*inputs(arch, optimizer_step)), half.step(*inputs(arch, optimizer_step))
+    assert found["loss_g"].item() == pytest.approx(wanted["loss_g"].item(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
+def test_fp16_with_gradient_scaling_on_the_cpu(name: str) -> None:
+    arch = narrow(name)
+    twin = the_reference(arch)
+    fast = the_fast_path(arch, twin, Plan(precision="fp16"))
+    wanted, found = run(twin, arch, 1), run(fast, arch, 1)
+    for key in ("loss_d", "loss_g", "d_real", "d_fake"):
+        assert found[key].item() == pytest.approx(wanted[key].item(), rel=0.02), key
+    for key, value in wanted.items():
+        if key.endswith("weight") and not key.startswith("grad."):
+            # one step of Adam moves a weight by the learning rate at most, whatever the scale of the gradient
+            assert (found[key] - value).abs().max() <= 2 * 2e-4 + 1e-6, key
+    assert any(not torch.equal(found[k], v) for k, v in numbers(the_reference(arch)).items() if k.endswith("weight"))
