@@ -15,9 +15,15 @@ from fastdcgan.config import TrainConfig
 
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()) -> None:  # noqa: B008
     """Train a DCGAN. Without options: the embedded cartoon faces, in a few minutes on a laptop."""
+    from fastdcgan.trainer import Stopped
     from fastdcgan.trainer import train as run_training
 
-    run_training(config)
+    try:
+        run_training(config)
+    except Stopped as stop:
+        message, number = stop.args
+        print(f"fastdcgan: {message}", file=sys.stderr)
+        sys.exit(128 + number)
 
 
 def generate(
@@ -55,7 +61,7 @@ def train_main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _answer(run: Callable[[], object]) -> None:
-    """Turn what a user can fix into one line and exit code 2, and a stop on request into 130."""
+    """Turn what a user can fix into one line and exit code 2."""
     try:
         run()
     except ValueError as error:
@@ -63,6 +69,6 @@ def _answer(run: Callable[[], object]) -> None:
             raise
         print(f"fastdcgan: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as stop:
-        print(f"fastdcgan: {stop or 'interrupted'}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("fastdcgan: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What the two networks are asked to minimise, given D's logits. Each loss is computed in fp32 at least, also under autocast.
+"""What the two networks are asked to minimise, given D's logits. Losses are fp32 at least, also under autocast.
 
 Written with logits l = D(x) and sigma the sigmoid, which is never computed by itself: log(sigma(l)) overflows where the
 loss does not.

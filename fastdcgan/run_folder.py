@@ -1,6 +1,7 @@
 """The folder of a run: where things are in it, and whether a new request may go on in it."""
 
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -92,6 +93,15 @@ def choose(config: TrainConfig, today: date) -> RunFolder:
             number += 1
             continue
         return folder
+
+
+def check_writable(folder: RunFolder) -> None:
+    """Find out early, without making anything, that `create` would fail. Raises ValueError as it does."""
+    nearest = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"can't write to the output folder {folder.path}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"can't write to the output folder {folder.path}: no permission to write to {nearest}")
 
 
 def create(folder: RunFolder) -> None:

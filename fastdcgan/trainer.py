@@ -27,7 +27,7 @@ from fastdcgan.data.stream import Batching, normalise, real_batches
 from fastdcgan.distributed import join, launcher_precision
 from fastdcgan.plan import Plan, choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
-from fastdcgan.run_folder import RunFolder, choose, create, write_config
+from fastdcgan.run_folder import RunFolder, check_writable, choose, create, write_config
 from fastdcgan.sampling import generate, grid, save_grid
 from fastdcgan.step import StepMetrics, TrainState, train_step
 from fastdcgan.telemetry.curves import plot_losses
@@ -39,6 +39,10 @@ SAMPLES = 64
 """Pictures in a sample grid."""
 
 GRIDS_PER_RUN, CHECKPOINTS_PER_RUN, MOST_STEPS_BETWEEN_CHECKPOINTS = 20, 10, 1000
+
+
+class Stopped(Exception):  # noqa: N818 (not an error: the user asked for it)
+    """The run was asked to stop and has saved what it learned. Arguments: what to say, and the signal's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ def train(request: TrainConfig) -> RunFolder:
 
     Raises:
         ValueError: for what the user can fix, in one line; and when a loss stops being a finite number.
-        KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
+        Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
     """
     config = request.resolved()
     accelerator = join(config.execution)
@@ -110,9 +114,8 @@ def train(request: TrainConfig) -> RunFolder:
             display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
-                display.say(
-                    "Train bigger:       fastdcgan train --data faces --width 64 --epochs 50   (or --data YOUR_FOLDER)"
-                )
+                display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
+                display.say("                    (--data FOLDER for your own images)")
     accelerator.end_training()
     return run.folder
 
@@ -133,6 +136,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     plan = choose_plan(config.execution, accelerator.device, launcher_precision())
     config = replace(config, execution=replace(config.execution, precision=plan.precision))
     folder = _agree_on_folder(config, accelerator)
+    check_writable(folder)
 
     with accelerator.main_process_first():  # so that one process draws or checks the pictures, and all find them done
         source = open_source(
@@ -207,7 +211,7 @@ def fit(run: Run, display: Display) -> None:
 
     Raises:
         ValueError: when a loss stops being finite, naming the step and the last good checkpoint.
-        KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is written.
+        Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
     """
     schedule, accelerator, state = run.schedule, run.accelerator, run.state
     batching = Batching(
@@ -225,7 +229,7 @@ def fit(run: Run, display: Display) -> None:
             recorder.add(train_step(state, real_BCHW, noise(run, step)))
 
             last = step == schedule.total
-            saving = step % schedule.checkpoint_every == 0 or last or stop()
+            saving = step % schedule.checkpoint_every == 0 or last or bool(stop())
             # Before saving, always: what is saved has been seen to be finite.
             if step % schedule.log_every == 0 or saving:
                 recorder.tick(step)
@@ -234,7 +238,7 @@ def fit(run: Run, display: Display) -> None:
             if saving:
                 recorder.save(step)
             if stop():
-                raise KeyboardInterrupt(f"stopped after step {step:,}; the same command goes on from there")
+                raise Stopped(f"stopped after step {step:,}; the same command goes on from there", stop())
 
 
 def noise(run: Run, step: int) -> Tensor:
@@ -378,16 +382,17 @@ def _list_skipped(source: ImageSource, folder: RunFolder, display: Display, most
 
 
 @contextmanager
-def _stop_requests(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM finish the step and save first; a second one ends at once.
+def _stop_requests(accelerator: Accelerator) -> Iterator[Callable[[], int]]:
+    """Yields a function that returns the signal with which a stop was asked for, else 0.
 
-    With several processes they end at once too: the ranks would have to agree on the step at which to stop.
+    SIGINT and SIGTERM finish the step and save first; a second one ends at once. With several processes they end at
+    once too: the ranks would have to agree on the step at which to stop.
     """
-    requested = False
+    requested = 0
 
     def request(number: int, frame: FrameType | None) -> None:
         nonlocal requested
-        requested = True
+        requested = number
         signal.signal(number, before[number])
 
     before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

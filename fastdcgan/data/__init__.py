@@ -55,8 +55,10 @@ def open_source(
         if decoder == "auto":
             source.description += " (it has 4 channels)" if channels == 4 else " (DALI is not installed)"
         return source
-    wanted = torch.device(device)
-    gpu = None if wanted.type != "cuda" else wanted.index or 0
+    gpu = None
+    if torch.device(device).type == "cuda":
+        number = torch.device(device).index
+        gpu = torch.cuda.current_device() if number is None else number
     return DaliFolder(index, resolution=resolution, channels=channels, device=gpu, threads=threads)
 
 

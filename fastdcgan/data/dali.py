@@ -120,9 +120,8 @@ class DaliFolder:
         return file.getvalue()
 
     def _pipeline(self, feed: Callable[[], object]) -> Any:
-        dali: Any = importlib.import_module(
-            "nvidia.dali"
-        )  # late, for it takes half a second; and its types are partial
+        # Late, because it takes half a second; through importlib, because DALI's type stubs are incomplete.
+        dali: Any = importlib.import_module("nvidia.dali")
         fn, types = dali.fn, dali.types
         pipeline = dali.Pipeline(
             batch_size=MAX_BATCH,
@@ -150,7 +149,6 @@ class DaliFolder:
                 size=(self._resolution, self._resolution),
                 interp_type=types.INTERP_LINEAR,
                 antialias=True,
-                subpixel_scale=False,
             )
             if self._channels == 1:
                 # Not decoded as grey: JPEG's own grey differs from that of its colours where these are clipped.

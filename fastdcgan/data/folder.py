@@ -62,11 +62,11 @@ class FolderIndex:
         picture = self.pictures[number]
         try:
             with open(picture.path, "rb") as file:  # noqa: PTH123 (a Path per read costs a third of the read)
-                now = os.fstat(file.fileno())
                 data = file.read()
+                now = os.fstat(file.fileno())
         except OSError as error:
             raise ValueError(f"{printable(picture.path)}: {_reason(error)}") from error
-        if (now.st_size, now.st_mtime_ns) != (picture.bytes, picture.mtime_ns) or len(data) != picture.bytes:
+        if (now.st_size, now.st_mtime_ns) != (picture.bytes, picture.mtime_ns):
             raise ValueError(f"{printable(picture.path)}: the file was changed since it was checked; start again")
         return data
 
@@ -123,18 +123,17 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
             _save(cache_path, entries)
 
     pictures = []
+    root = f"{folder}{os.sep}"
     for name in sorted(entries):
         entry = entries[name]
         if entry.reason:
             skipped[name] = entry.reason
         else:
-            pictures.append(Picture(os.path.join(folder, name), *entry[:5]))  # noqa: PTH118 (Paths are slow here)
+            pictures.append(Picture(root + name, *entry[:5]))
     reasons = tuple(Skipped(path=printable(folder / name), reason=skipped[name]) for name in sorted(skipped))
     if not pictures:
-        raise ValueError(
-            f"none of the {len(reasons):,} pictures in {printable(folder)} can be used; "
-            f"the first, {reasons[0].path}: {reasons[0].reason}"
-        )
+        more = f" (and {len(reasons) - 1:,} more)" if len(reasons) > 1 else ""
+        raise ValueError(f"no usable picture in {printable(folder)}; {reasons[0].path}: {reasons[0].reason}{more}")
     return FolderIndex(folder=folder, pictures=tuple(pictures), skipped=reasons)
 
 

@@ -215,7 +215,8 @@ def _stored_plainly(image: Image.Image, data: bytes) -> bool:
             # No end marker after the last scan: libjpeg fills in, and complains on the terminal.
             return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
         case "PNG":
-            return data[24] == 8 and not getattr(image, "is_animated", False)
+            # libpng complains on the terminal of many a colour profile.
+            return data[24] == 8 and "icc_profile" not in image.info and not getattr(image, "is_animated", False)
         case "BMP":
             return data[28] == 24
         case "WEBP":

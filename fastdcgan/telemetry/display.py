@@ -2,17 +2,16 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
-    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -32,7 +31,7 @@ class Display:
     def __init__(self, *, visible: bool = True) -> None:
         self._console = Console(quiet=not visible, highlight=False, soft_wrap=True)
         self._live = visible and self._console.is_terminal
-        self._progress = Progress(
+        self._progress = _Bars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -40,7 +39,6 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left", style="dim"),
             TimeRemainingColumn(compact=True),
-            _Figures(),
             console=self._console,
             disable=not self._live,
             expand=True,
@@ -64,7 +62,7 @@ class Display:
 
     def advance(self, what: str, done: int, total: int) -> None:
         """Progress of a preparation, such as "drawing faces"."""
-        self._update(what, done, total, "")
+        self._update(what, done, total)
         if not self._live and (done == total or self._due()):
             self.say(f"{what}: {done:,} of {total:,}")
         if done == total:
@@ -78,16 +76,16 @@ class Display:
                 f"{record.images_per_sec:,.0f} img/s  D {record.loss_d:.2f}  G {record.loss_g:.2f}  "
                 f"D(x) {record.d_real:.2f}  D(G(z)) {record.d_fake:.2f}"
             )
-        self._update("training", step, total, figures)
+        self._update("training", step, total)
+        self._progress.figures = figures or self._progress.figures
         if not self._live and figures is not None and (step == total or self._due()):
             left = self._seconds_left(record, step, total)
             self.say(f"step {step:,}/{total:,}  {figures}  {left}")
 
-    def _update(self, what: str, done: int, total: int, figures: str | None) -> None:
+    def _update(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:
-            self._tasks[what] = self._progress.add_task(what, total=total, completed=done, figures="")
-        fields: dict[str, Any] = {} if figures is None else {"figures": figures}
-        self._progress.update(self._tasks[what], completed=done, total=total, **fields)
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done, total=total)
 
     def _due(self) -> bool:
         now = time.monotonic()
@@ -105,8 +103,12 @@ class Display:
         return f"{minutes}:{seconds:02d} left"
 
 
-class _Figures(ProgressColumn):
-    """The newest losses, only for the training bar."""
+class _Bars(Progress):
+    """Bars with the newest figures on a line of their own below, which fits narrow terminals too."""
 
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("figures", ""), style="cyan")
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.figures:
+            yield Text(self.figures, style="cyan", overflow="ellipsis", no_wrap=True)

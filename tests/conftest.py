@@ -1,0 +1,71 @@
+"""Shared by all tests: a cache folder of their own, fast tests first, the command line as a user calls it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests last, in their own order otherwise; GPU tests only where there is one."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What tests draw and index stays out of the user's cache, and the user's cache out of the tests."""
+    before = os.environ.get("FASTDCGAN_CACHE")
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["FASTDCGAN_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["FASTDCGAN_CACHE"]
+    else:
+        os.environ["FASTDCGAN_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def fastdcgan() -> Command:
+    """`fastdcgan(...)` runs the command line in a process of its own."""
+
+    def run(*arguments: object, launcher: tuple[str, ...] = ("-m", "fastdcgan")) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *launcher, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=300,
+            cwd=ROOT,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 JPEG crops of scikit-learn's two sample photographs, 96x128, in two folders."""
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        photograph = Image.fromarray(pixels)
+        (folder / name).mkdir()
+        for number in range(120):
+            row, column = divmod(number, 12)
+            box = (column * 45, row * 30, column * 45 + 96, row * 30 + 128)
+            photograph.crop(box).save(folder / name / f"{number:03d}.jpg", quality=92)
+    return folder

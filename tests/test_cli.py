@@ -1,0 +1,140 @@
+"""What a user can get wrong: one clear line, exit code 2, never a traceback, and no run folder left behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from PIL import Image
+
+from fastdcgan import cli
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run the command line in this process; returns its one line of complaint."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    complaint = capsys.readouterr().err.strip().splitlines()
+    assert len(complaint) == 1, complaint
+    assert complaint[0].startswith("fastdcgan: error: ")
+    return complaint[0]
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Three good pictures and two bad ones."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (40, 50), (number * 80, 10, 200)).save(folder / f"{number}.jpg")
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("hello")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--images", 0), "--images 0"),
+        (("--epochs", 0), "--epochs 0"),
+        (("--images", 5, "--epochs", 5), "give one"),
+        (("--batch-size", -1), "--batch-size -1"),
+        (("--arch", "dcgan63"), "63"),
+        (("--arch", "stylegan"), "'stylegan'"),
+        (("--arch", "dcgan28", "--resolution", 64), "28x28"),
+        (("--resolution", 100), "100"),
+        (("--channels", 2), "--channels 2"),
+        (("--lr", 0), "--lr 0"),
+        (("--label-smoothing", 0.7), "--label-smoothing 0.7"),
+        (("--objective", "hinge", "--label-smoothing", 0.1), "hinge"),
+        (("--seed", -1), "--seed -1"),
+    ],
+)
+def test_options_that_make_no_sense(
+    options: tuple[object, ...], words: str, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert words in refusal(capsys, "train", "--data", few, "--out", out, *options)
+    assert not out.exists()
+
+
+def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert "no such folder" in refusal(capsys, "train", "--data", tmp_path / "nowhere", "--out", out)
+    (tmp_path / "nothing").mkdir()
+    assert "no pictures" in refusal(capsys, "train", "--data", tmp_path / "nothing", "--out", out)
+    (tmp_path / "nothing" / "notes.txt").write_text("hello")
+    assert "1 other file" in refusal(capsys, "train", "--data", tmp_path / "nothing", "--out", out)
+    assert not out.exists()
+
+
+def test_fewer_good_pictures_than_a_batch(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    complaint = refusal(capsys, "train", "--data", few, "--batch-size", 4, "--out", tmp_path / "out")
+    assert "--batch-size 4" in complaint and "3 usable" in complaint
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert str(out) in refusal(capsys, "train", "--data", few, "--batch-size", 2, "--out", out)
+
+
+def test_another_configuration_in_the_same_folder(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    same = ("train", "--data", few, "--batch-size", 2, "--out", out, "--arch", "dcgan16", "--width", 4)
+    cli.main([str(argument) for argument in (*same, "--images", 4)])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    complaint = refusal(capsys, *same, "--images", 4, "--lr", 0.1, "--objective", "hinge")
+    assert "--lr" in complaint and "--objective" in complaint and "--beta1" not in complaint
+    assert "already holds a run" in refusal(capsys, *same, "--images", 4, "--resume", "off")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+    cli.main([str(argument) for argument in (*same, "--images", 4)])
+    assert "Nothing to do" in capsys.readouterr().out
+    cli.main([str(argument) for argument in (*same, "--images", 8)])
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_checkpoint_of_another_architecture(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, width in (("a", 4), ("b", 8)):
+        arguments = ("train", "--data", few, "--batch-size", 2, "--images", 2, "--out", tmp_path / name)
+        cli.main([str(a) for a in (*arguments, "--arch", "dcgan16", "--width", width)])
+    theirs = tmp_path / "b" / "checkpoints" / "step-00000001"
+    theirs.rename(tmp_path / "a" / "checkpoints" / "step-00000009")
+    capsys.readouterr()
+    complaint = refusal(capsys, "generate", tmp_path / "a", "--out", tmp_path / "grid.png")
+    assert "another architecture" in complaint and "width 8 there, 4 here" in complaint
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such run folder" in refusal(capsys, "generate", tmp_path / "nowhere")
+    assert "config.json" in refusal(capsys, "generate", tmp_path)
+    assert "--count 0" in refusal(capsys, "generate", tmp_path, "--count", 0)
+
+
+def test_unknown_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["train", "--colour", "red"],
+        ["train", "--lr", "fast"],
+        ["paint"],
+        ["train", "--compile", "maybe"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 2
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_process_ends_with_2(fastdcgan: Command, tmp_path: Path) -> None:
+    for launcher in (("-m", "fastdcgan", "train"), ("train.py",)):
+        result = fastdcgan("--data", tmp_path / "nowhere", launcher=launcher)
+        assert result.returncode == 2
+        assert result.stderr.strip() == f"fastdcgan: error: no such folder: {tmp_path / 'nowhere'}"
+        assert "Traceback" not in result.stdout

@@ -1,0 +1,215 @@
+"""Real runs: photographs through DALI, Accelerate and the command line, in a process of their own."""
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Command
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "train.py")
+
+KEYS = [
+    *("step", "images", "epoch", "seconds"),
+    *("loss_d", "loss_g", "d_real", "d_fake"),
+    *("images_per_sec", "data_wait_fraction"),
+]
+
+TINY = ("--arch", "dcgan32", "--width", 8, "--batch-size", 24, "--log-every", 4, "--precision", "fp32")
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def learned(run: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {
+        f"{file.stem}.{name}": tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fastdcgan: Command, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 36 steps over photographs, some files of which are broken, through `accelerate launch`."""
+    data = tmp_path_factory.mktemp("data") / "photographs"
+    shutil.copytree(photographs, data)
+    whole = (data / "china" / "000.jpg").read_bytes()
+    (data / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (data / "empty.png").touch()
+    (data / "text.jpg").write_text("not a picture")
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = fastdcgan(
+        "--data", data, "--out", out, "--images", 36 * 24, "--flip", *TINY, "--checkpoint-every", 12, launcher=LAUNCH
+    )
+    assert result.returncode == 0, result.stderr
+    (out / "stdout.txt").write_text(result.stdout)
+    (out / "data.txt").write_text(str(data))
+    return out
+
+
+@pytest.mark.slow
+def test_a_run_leaves_its_folder(undisturbed: Path) -> None:
+    records = metrics(undisturbed)
+    assert [record["step"] for record in records] == list(range(4, 37, 4))
+    for record in records:
+        assert list(record) == KEYS
+        assert all(math.isfinite(value) for value in record.values())
+        assert record["images"] == record["step"] * 24
+        assert record["epoch"] == pytest.approx(record["step"] / 10)
+        assert record["images_per_sec"] > 0
+        assert 0 <= record["data_wait_fraction"] <= 1
+        assert 0 < record["d_real"] < 1 and 0 < record["d_fake"] < 1
+
+    config = json.loads((undisturbed / "config.json").read_text())
+    assert config["config"]["batch_size"] == 24 and config["config"]["arch"] == "dcgan32"
+    assert torch.__version__.startswith(config["versions"]["torch"])  # which has no +cpu or +cu130
+    assert "DALI" in config["conditions"]["data"]
+
+    samples = sorted((undisturbed / "samples").glob("*.png"))
+    assert samples[0].stem == "step-00000000" and samples[-1].stem == "step-00000036"
+    with Image.open(samples[-1]) as grid:
+        assert grid.size == (8 * 34 + 2, 8 * 34 + 2)
+    assert samples[0].read_bytes() != samples[-1].read_bytes()
+    with Image.open(undisturbed / "losses.png") as plot:
+        assert plot.width > 500
+
+    events = EventAccumulator(str(undisturbed / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/G")] == [record["step"] for record in records]
+    assert events.Images("samples")
+
+    assert [path.name for path in sorted((undisturbed / "checkpoints").iterdir())] == [
+        "step-00000012",
+        "step-00000024",
+        "step-00000036",
+    ]
+
+
+@pytest.mark.slow
+def test_the_discriminator_learns_photographs(undisturbed: Path) -> None:
+    records = metrics(undisturbed)
+    assert records[-1]["d_real"] > records[-1]["d_fake"] + 0.2
+    assert records[-1]["loss_d"] < 2 * math.log(2)  # what a D that knows nothing pays
+
+
+@pytest.mark.slow
+def test_broken_files_are_named_and_counted(undisturbed: Path) -> None:
+    said, kept = (undisturbed / "stdout.txt").read_text(), (undisturbed / "skipped.txt").read_text()
+    assert "240 pictures" in said
+    for name in ("truncated.jpg", "empty.png", "text.jpg"):
+        assert said.count(name) == 1 and kept.count(name) == 1
+    assert json.loads((undisturbed / "config.json").read_text())["conditions"]["skipped"] == 3
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_bit_for_bit(undisturbed: Path, fastdcgan: Command, tmp_path: Path) -> None:
+    """A run killed between checkpoints, begun again: the same weights, moments, figures and grids as never killed."""
+    out = tmp_path / "killed"
+    command = ["--data", (undisturbed / "data.txt").read_text(), "--out", out, "--flip", *TINY]
+    command += ["--checkpoint-every", 12]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastdcgan", "train", *map(str, command), "--images", str(36 * 24)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints" / "step-00000012").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    result = fastdcgan("train", *command, "--images", 36 * 24)
+    assert result.returncode == 0, result.stderr
+    assert_same(learned(out, 36), learned(undisturbed, 36))
+    timeless = [key for key in KEYS if key not in ("seconds", "images_per_sec", "data_wait_fraction")]
+    assert [[r[k] for k in timeless] for r in metrics(out)] == [[r[k] for k in timeless] for r in metrics(undisturbed)]
+    for grid in (undisturbed / "samples").iterdir():
+        assert (out / "samples" / grid.name).read_bytes() == grid.read_bytes(), grid.name
+
+
+@pytest.mark.slow
+def test_a_request_to_stop_saves_first(photographs: Path, fastdcgan: Command, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    command = [
+        sys.executable,
+        "-m",
+        "fastdcgan",
+        "train",
+        "--data",
+        photographs,
+        "--out",
+        out,
+        "--images",
+        10**6,
+        *TINY,
+    ]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or not metrics(out):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped after step" in said and "Traceback" not in said
+    last = metrics(out)[-1]["step"]
+    assert (out / "checkpoints" / f"step-{last:08d}" / "generator.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_generate_is_a_function_of_the_seed(undisturbed: Path, fastdcgan: Command, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        result = fastdcgan("generate", undisturbed, "--count", 5, "--seed", seed, "--out", tmp_path / f"{name}.png")
+        assert result.returncode == 0, result.stderr
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+    result = fastdcgan("generate", undisturbed, "--count", 5, "--seed", 0, "--out", tmp_path / "each")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "each").iterdir()) == [f"0000{i}.png" for i in range(5)]
+    with Image.open(tmp_path / "each" / "00000.png") as one, Image.open(tmp_path / "a.png") as grid:
+        assert one.tobytes() == grid.crop((2, 2, 34, 34)).tobytes()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_stops_the_run(photographs: Path, fastdcgan: Command, tmp_path: Path) -> None:
+    out = tmp_path / "nan"
+    result = fastdcgan(
+        "train", "--data", photographs, "--out", out, *TINY, "--images", 1200, "--lr", 1e30, "--log-every", 1
+    )
+    assert result.returncode == 2
+    assert "became nan at step" in result.stderr or "became inf at step" in result.stderr
+    assert "checkpoint" in result.stderr and "Traceback" not in result.stderr
+    saved = sorted((out / "checkpoints").iterdir())
+    if saved:
+        assert str(saved[-1]) in result.stderr
+        assert all(torch.isfinite(t).all() for t in learned(out, int(saved[-1].name[5:])).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["dcgan28", "dcgan64"])
+def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, fastdcgan: Command, tmp_path: Path) -> None:
+    out = tmp_path / arch
+    options = ["--arch", arch, "--width", 8, "--channels", 1, "--batch-size", 120, "--epochs", 2]
+    result = fastdcgan(
+        "train", "--data", photographs, "--out", out, *options, "--decoder", "pillow", "--no-tensorboard"
+    )
+    assert result.returncode == 0, result.stderr
+    assert metrics(out)[-1]["step"] == 4 and metrics(out)[-1]["epoch"] == 2
+    assert not (out / "tensorboard").exists()
