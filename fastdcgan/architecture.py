@@ -40,10 +40,10 @@ class Architecture:
 
 
 def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Side of a convolution's output: (W - k + 2p)/s + 1.
+    """Side of a convolution's output: (W - k + 2p)/s + 1, rounded down: the last pixels may go unread.
 
     Raises:
-        ValueError: if the kernel does not fit, or if the stride would leave pixels at the border unread.
+        ValueError: if the kernel does not fit.
     """
     _check_window(size, kernel, stride, padding)
     span = size - kernel + 2 * padding
@@ -103,16 +103,13 @@ def architecture(
         if resolution not in (None, 28):
             raise ValueError(f"dcgan28 makes 28x28 pictures, not {resolution}x{resolution}: leave --arch away")
         return _course_28(channels or 1, width or 32, latent_dim or 50)
-    return _family(resolution if resolution is not None else int(digits), channels or 3, width or 64, latent_dim or 100)
+    _check_resolution(int(digits))
+    return _family(int(digits) if resolution is None else resolution, channels or 3, width or 64, latent_dim or 100)
 
 
 def _family(resolution: int, channels: int, width: int, latent_dim: int) -> Architecture:
     """One octave a layer: 1 -> 4 -> 8 -> ... -> resolution, and back."""
-    if resolution not in (powers := [2**k for k in range(4, 10)]):
-        raise ValueError(
-            f"resolution {resolution}: must be a power of two from {SMALLEST} to {LARGEST} "
-            f"({', '.join(map(str, powers))}), or use --arch dcgan28"
-        )
+    _check_resolution(resolution)
     octaves = resolution.bit_length() - 3  # hidden levels: 4x4 up to resolution / 2
     widths = [width * 2**k for k in reversed(range(octaves))]  # coarse to fine: 512, 256, 128, 64
     generator = (
@@ -158,6 +155,14 @@ def _checked(arch: Architecture) -> Architecture:
         side = conv_out(side, layer.kernel, layer.stride, layer.padding)
     assert side == 1, f"{arch.name}: the discriminator ends at {side}"
     return arch
+
+
+def _check_resolution(resolution: int) -> None:
+    if resolution not in (powers := [2**k for k in range(4, 10)]):
+        raise ValueError(
+            f"resolution {resolution}: must be a power of two from {SMALLEST} to {LARGEST} "
+            f"({', '.join(map(str, powers))}), or use --arch dcgan28"
+        )
 
 
 def _check_window(size: int, kernel: int, stride: int, padding: int) -> None:

@@ -24,6 +24,16 @@ from fastdcgan.architecture import Architecture
 from fastdcgan.step import TrainState
 
 FORMAT = 1
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "images": (int,),
+    "seconds": (int, float),
+    "architecture": (dict,),
+    "scaler_g": (dict,),
+    "scaler_d": (dict,),
+}
+
 _PREFIX = "step-"
 
 
@@ -43,8 +53,9 @@ def save(folder: Path, state: TrainState, arch: Architecture, progress: Progress
     It is written beside its place and renamed when complete and flushed, so that a name is never half a checkpoint.
     """
     path = folder / f"{_PREFIX}{progress.step:08d}"
-    unfinished = folder / f".{path.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for left_by_a_kill in folder.glob(f".{_PREFIX}*"):
+        shutil.rmtree(left_by_a_kill)
+    unfinished = folder / f".{path.name}"
     unfinished.mkdir(parents=True)
     save_file(_weights(state.generator), unfinished / "generator.safetensors")
     save_file(_weights(state.discriminator), unfinished / "discriminator.safetensors")
@@ -76,7 +87,8 @@ def save(folder: Path, state: TrainState, arch: Architecture, progress: Progress
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints below `folder`, oldest first."""
-    return sorted(folder.glob(f"{_PREFIX}[0-9]*"), key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    named = (path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdecimal())
+    return sorted((path for path in named if path.is_dir()), key=lambda path: int(path.name.removeprefix(_PREFIX)))
 
 
 def load(path: Path, state: TrainState, arch: Architecture) -> Progress:
@@ -92,16 +104,20 @@ def load(path: Path, state: TrainState, arch: Architecture) -> Progress:
     _load_moments(path, "generator", moments, state.generator, state.optimizer_g)
     _load_moments(path, "discriminator", moments, state.discriminator, state.optimizer_d)
     for scaler, name in ((state.scaler_g, "scaler_g"), (state.scaler_d, "scaler_d")):
-        if scaler.is_enabled():
+        if not scaler.is_enabled():
+            continue
+        try:
             scaler.load_state_dict(record[name])
-    return Progress(step=record["step"], images=record["images"], seconds=record["seconds"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"checkpoint {path} has no usable {name}: it was not trained in fp16") from error
+    return _progress(record)
 
 
 def load_generator(path: Path, generator: nn.Module, arch: Architecture) -> Progress:
     """Put a checkpoint's generator into `generator`. Raises ValueError as `load` does."""
     record = _read_record(path, arch)
     _load_weights(path / "generator.safetensors", generator)
-    return Progress(step=record["step"], images=record["images"], seconds=record["seconds"])
+    return _progress(record)
 
 
 def _read_record(path: Path, arch: Architecture) -> dict[str, Any]:
@@ -111,9 +127,13 @@ def _read_record(path: Path, arch: Architecture) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} can't be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"checkpoint {path} is not of a format that this version reads ({FORMAT})")
+    for name, kind in _KINDS.items():
+        # not isinstance: True is an int to it
+        if type(record.get(name)) not in kind:
+            raise ValueError(f"checkpoint {path} is damaged: {name} is {record.get(name)!r} in its state.json")
     # through JSON and back, so that tuples compare as the lists they become
     wanted = json.loads(json.dumps(asdict(arch)))
-    found = record.get("architecture") or {}
+    found = record["architecture"]
     if differing := [name for name in wanted if found.get(name) != wanted[name]]:
         shown = [name for name in differing if name not in ("generator", "discriminator")] or differing
         raise ValueError(
@@ -121,6 +141,10 @@ def _read_record(path: Path, arch: Architecture) -> dict[str, Any]:
             + ", ".join(f"{name} {found.get(name)} there, {wanted[name]} here" for name in shown)
         )
     return record
+
+
+def _progress(record: dict[str, Any]) -> Progress:
+    return Progress(step=record["step"], images=record["images"], seconds=record["seconds"])
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

@@ -67,7 +67,8 @@ def _answer(run: Callable[[], object]) -> None:
     except ValueError as error:
         if os.environ.get("FASTDCGAN_TRACEBACK"):
             raise
-        print(f"fastdcgan: error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("fastdcgan: interrupted", file=sys.stderr)

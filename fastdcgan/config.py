@@ -103,6 +103,10 @@ class ExecutionConfig:
     compile: Literal["auto", "on", "off"] = field(default="auto", metadata=FREE)
     """torch.compile both networks. auto: on CUDA only; on CPUs Inductor's BatchNorm measured slower than eager's."""
 
+    threads: int | None = field(default=None, metadata=FREE)
+    """Threads for arithmetic on a CPU, per process. Default: OMP_NUM_THREADS, else this process's share of the
+    cores."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -177,6 +181,7 @@ class TrainConfig:
         at_least_one = {
             "--batch-size": self.data.batch_size,
             "--data-threads": self.data.data_threads,
+            "--threads": self.execution.threads,
             "--images": self.run.images,
             "--epochs": self.run.epochs,
             "--log-every": self.run.log_every,
@@ -231,6 +236,8 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 def from_flat(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `flat`. Raises ValueError for a field that is missing or unknown."""
+    if not isinstance(values, dict):
+        raise ValueError(f"the configuration is not a table of options but {values!r}")
     if values.get("out") is not None:
         values = {**values, "out": Path(values["out"])}
     groups: dict[str, Any] = {}

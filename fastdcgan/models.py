@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan.architecture import Architecture, ConvSpec
+from fastdcgan.randomness import Stream, rng
 
 
 class Generator(nn.Module):
@@ -87,8 +88,8 @@ def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
     """A freshly initialised pair on the CPU, fp32, contiguous. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):  # PyTorch's own default initialisation draws from it
         generator, discriminator = Generator(arch), Discriminator(arch)
-    initialise(generator, seed)
-    initialise(discriminator, seed + 1)
+    for position, network in enumerate((generator, discriminator)):
+        initialise(network, int(rng(seed, Stream.WEIGHTS, position).integers(2**63)))
     return generator, discriminator
 
 

@@ -24,7 +24,9 @@ class Stream(IntEnum):
 
 def rng(seed: int, stream: Stream, position: int = 0) -> np.random.Generator:
     """A generator for one use at one place, independent of those of all other seeds, streams and positions."""
-    return np.random.default_rng(np.random.SeedSequence((seed, stream, position)))
+    # Two words for the seed, always: SeedSequence joins the words of its integers, so a long seed with stream 1 would
+    # else be a short seed with another stream.
+    return np.random.default_rng(np.random.SeedSequence((seed & 0xFFFFFFFF, seed >> 32, stream, position)))
 
 
 def latents(seed: int, stream: Stream, position: int, count: int, latent_dim: int) -> Tensor:

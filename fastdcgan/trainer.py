@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from types import FrameType
 from typing import cast
 
@@ -24,7 +25,7 @@ from fastdcgan.data import open_source
 from fastdcgan.data.order import rank_slice, steps_per_epoch
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, normalise, real_batches
-from fastdcgan.distributed import join, launcher_precision
+from fastdcgan.distributed import check_agreement, join, launcher_precision, wrap
 from fastdcgan.plan import Plan, choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run_folder import RunFolder, check_writable, choose, create, write_config
@@ -138,7 +139,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
 
-    with accelerator.main_process_first():  # so that one process draws or checks the pictures, and all find them done
+    with accelerator.local_main_process_first():  # one process a machine draws and checks; the others find it done
         source = open_source(
             config.data.data,
             resolution=arch.resolution,
@@ -151,9 +152,10 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     schedule = Schedule.of(config, len(source))
 
     generator, discriminator = models.build(arch, config.run.seed)
-    state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=accelerator.prepare_model)
+    state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=partial(wrap, accelerator))
     saved = checkpoint.checkpoints(folder.checkpoints)
     start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
+    check_agreement(accelerator, start.step)
 
     if accelerator.is_main_process:
         create(folder)
@@ -195,7 +197,8 @@ def describe(run: Run, display: Display) -> None:
         f"G {models.parameter_count(run.state.generator):,} and "
         f"D {models.parameter_count(run.state.discriminator):,} parameters"
     )
-    display.say(f"device    {accelerator.device}{ranks}, {run.plan}")
+    threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
+    display.say(f"device    {accelerator.device}{ranks}{threads}, {run.plan}")
     batch = cast(int, run.config.data.batch_size)
     display.say(
         f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "

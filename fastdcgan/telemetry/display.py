@@ -29,7 +29,7 @@ class Display:
     """Progress of one run. On ranks other than the first it shows nothing."""
 
     def __init__(self, *, visible: bool = True) -> None:
-        self._console = Console(quiet=not visible, highlight=False, soft_wrap=True)
+        self._console = Console(quiet=not visible, highlight=False, emoji=False, soft_wrap=True)
         self._live = visible and self._console.is_terminal
         self._progress = _Bars(
             SpinnerColumn(),

@@ -81,8 +81,10 @@ def good_files() -> dict[str, bytes]:
         "xmp orientation.jpg": encode(photo, "JPEG", xmp=XMP),
         "several.jpg": encode(photo, "MPO", save_all=True, append_images=[tall]),
         "trailer.jpg": jpeg + b"\0" * 50,
-        "no end marker.jpg": jpeg[:-2],
+        "no end marker.jpg": jpeg[:-2] + b"\0" * 50,
         "bad orientation.jpg": encode(photo, "JPEG", exif=exif(9)),
+        # An orientation of an unknown type: some decoders turn the picture all the same, Pillow doesn't.
+        "doubtful tag.jpg": encode(photo, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\1\3\0\0\0\1\0\6" + bytes(6)),
         "rgb.png": encode(tall, "PNG"),
         "grey.png": encode(tall.convert("L"), "PNG"),
         "palette.png": encode(photo.quantize(64), "PNG"),

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import PHOTOS, bad_files, encode, exif, good_files, png_16_bits, with_alpha
+from corpus import PHOTOS, bad_files, encode, exif, good_files, png, png_16_bits, with_alpha
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import functional as F
 
 from fastdcgan.data.picture import examine, fit, fit_box, fit_geometry, open_picture
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 
 GOOD, BAD = good_files(), bad_files()
 
@@ -107,8 +109,9 @@ def test_animated_files_show_their_first_frame() -> None:
 def test_only_files_that_decoders_agree_on_are_plain() -> None:
     plain = {name for name in GOOD if examine(GOOD[name]).plain}
     assert {"large.jpg", "progressive.jpg", "grey.jpg", "rgb.png", "grey.png", "rgb.bmp", "lossy.webp"} <= plain
-    assert {"several.jpg", "thumbnail and maker.jpg", "trailer.jpg", "bad orientation.jpg", "long.png"} <= plain
-    odd = ("cmyk", "transparent", "rgba", "la.", "16", "two", "turned", "moving", "gif", "no end", "xmp", "alpha")
+    assert {"several.jpg", "thumbnail and maker.jpg", "trailer.jpg", "bad orientation.jpg", "doubtful tag.jpg"} <= plain
+    odd = ["cmyk", "transparent", "rgba", "la.", "16", "two", "turned", "moving", "gif", "no end", "xmp"]
+    odd += ["alpha", "gamma", "profile.webp"]
     assert not {name for name in plain if any(word in name for word in odd)}
     assert "orientation1.jpg" in plain
     assert not {f"orientation{o}.jpg" for o in range(2, 9)} & plain
@@ -116,7 +119,7 @@ def test_only_files_that_decoders_agree_on_are_plain() -> None:
 
 def test_pillows_warnings_stay_off_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(GOOD["palette transparent.png"])
-    (tmp_path / "b.png").write_bytes(png_16_bits(np.zeros((9500, 9500), np.uint16)))  # Pillow: could be a bomb
+    (tmp_path / "b.png").write_bytes(png(9500, 9500, 1, 0, bytes(1189 * 9500)))  # Pillow: could be a bomb
     exif_damage = encode(PHOTOS[0].resize((9, 9)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0")
     (tmp_path / "c.png").write_bytes(exif_damage)
     code = "import sys; from fastdcgan.data.picture import open_picture; [open_picture(p, 3) for p in sys.argv[1:]]"
@@ -159,7 +162,7 @@ def test_long_pictures_differ_from_torchvision_by_rounding_alone(size: tuple[int
     expected = F.center_crop(F.resize(picture, [64], antialias=True), [64, 64])
     difference = abs(pixels(fit(picture, 64)) - pixels(expected))
     assert difference.max() <= 1
-    assert difference.mean() < 0.01
+    assert difference.mean() < 0.2
 
 
 @pytest.mark.parametrize("size", [(8000, 20), (20, 8000), (50000, 1), (1, 50000)])

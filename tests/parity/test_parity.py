@@ -180,7 +180,8 @@ def test_channels_last_is_kept_all_the_way(name: str) -> None:
     lost = []
 
     def note(module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        if output.dim() == 4 and min(output.shape[1:]) > 1 and not output.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+        if output.dim() == 4 and min(output.shape[1:]) > 1 and not output.is_contiguous(memory_format=layout):
             lost.append(module)
 
     for network in (fast.G, fast.D):

@@ -1,4 +1,4 @@
-"""The parity tests are tested: each of these classic GAN mistakes, planted in a copy of the package, must turn them red."""
+"""The parity tests are tested: each of these mistakes, planted in a copy of the package, must turn them red."""
 
 import os
 import shutil
@@ -74,7 +74,7 @@ FAULTS = (
         (
             (
                 "F.binary_cross_entropy_with_logits(logits_B, torch.full_like(logits_B, label))",
-                'F.binary_cross_entropy_with_logits(logits_B[:, None], torch.full_like(logits_B[:, None], label), '
+                "F.binary_cross_entropy_with_logits(logits_B[:, None], torch.full_like(logits_B[:, None], label), "
                 'reduction="none").mean(1).sum()',
             ),
         ),
@@ -86,8 +86,10 @@ FAULTS = (
 def parity(package: Path) -> subprocess.CompletedProcess[str]:
     """The exact rung of the parity suite, against the package in a folder."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/parity/test_parity.py"]
-        + ["-k", "dcgan28 and (begin or bit_for_bit) and not full"],
+        [
+            *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
+            *("tests/parity/test_parity.py", "-k", "dcgan28 and (begin or bit_for_bit) and not full"),
+        ],
         cwd=package,
         env={**os.environ, "PYTHONPATH": str(package)},
         capture_output=True,

@@ -1,0 +1,65 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastdcgan.telemetry.curves import plot_losses
+from fastdcgan.telemetry.metrics import Record
+
+FIRST = Record(
+    step=10,
+    images=320,
+    epoch=0.1,
+    seconds=1.0,
+    loss_d=1.4,
+    loss_g=0.7,
+    d_real=0.5,
+    d_fake=0.5,
+    images_per_sec=320.0,
+    data_wait_fraction=0.0,
+)
+
+
+def records(count: int) -> list[Record]:
+    return [
+        replace(FIRST, step=10 * n, loss_d=1.4 / n, loss_g=0.7 * n, d_real=1 - 0.5 / n, d_fake=0.5 / n)
+        for n in range(1, count + 1)
+    ]
+
+
+def drawn(lines: list[Record], path: Path) -> np.ndarray:
+    plot_losses(lines, path)
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) >= 600, "large enough to read"
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_the_plot_is_a_readable_picture(count: int, tmp_path: Path) -> None:
+    pixels = drawn(records(count), tmp_path / "losses.png")
+    assert (pixels == 255).all(-1).mean() > 0.5, "on white"
+    for colour in ((217, 95, 2), (27, 158, 119)):  # G and D
+        assert (pixels == colour).all(-1).sum() > 50
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    return drawn(records(5), tmp_path_factory.mktemp("five") / "losses.png")
+
+
+@pytest.mark.parametrize("name", ["loss_d", "loss_g", "d_real", "d_fake"])
+def test_the_plot_shows_each_figure(name: str, five: np.ndarray, tmp_path: Path) -> None:
+    lines = records(5)
+    lines[2] = replace(lines[2], **{name: 0.9})
+    assert not np.array_equal(drawn(lines, tmp_path / "losses.png"), five)
+
+
+def test_a_later_plot_replaces_the_earlier_one(five: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "losses.png"
+    plot_losses(records(2), path)
+    assert np.array_equal(drawn(records(5), path), five)
+    assert list(tmp_path.iterdir()) == [path]

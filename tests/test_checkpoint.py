@@ -1,0 +1,326 @@
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fastdcgan import checkpoint, models
+from fastdcgan.architecture import Architecture, architecture
+from fastdcgan.checkpoint import Progress, checkpoints, load, load_generator, save
+from fastdcgan.config import RecipeConfig
+from fastdcgan.plan import Plan, prepare
+from fastdcgan.step import TrainState, train_step
+
+ARCH = architecture("dcgan16", width=4, latent_dim=6)
+FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")
+
+PLANS = {
+    "default": Plan(),
+    "channels-first, plain Adam": Plan(channels_last=False, fused_adam=False),
+    "fp16": Plan(precision="fp16"),
+}
+
+
+def fresh(plan: Plan = Plan(), arch: Architecture = ARCH, seed: int = 0) -> TrainState:  # noqa: B008
+    return prepare(plan, *models.build(arch, seed), RecipeConfig(), torch.device("cpu"))
+
+
+def train(state: TrainState, *steps: int) -> None:
+    for step in steps:
+        rng = torch.Generator().manual_seed(step)
+        real_BCHW = torch.rand(5, 3, 16, 16, generator=rng) * 2 - 1
+        z_BL = torch.randn(5, 6, generator=rng)
+        train_step(state, real_BCHW.contiguous(memory_format=torch.channels_last), z_BL)
+
+
+def everything(state: TrainState) -> dict[str, Any]:
+    """All that a step changes, under names."""
+    found: dict[str, Any] = {"scaler_d": state.scaler_d.state_dict(), "scaler_g": state.scaler_g.state_dict()}
+    for label, network, optimizer in (
+        ("G", state.generator, state.optimizer_g),
+        ("D", state.discriminator, state.optimizer_d),
+    ):
+        found |= {f"{label}.{name}": tensor.clone() for name, tensor in network.state_dict().items()}
+        for name, parameter in network.named_parameters():
+            found |= {f"{label}.{name}.{key}": t.clone() for key, t in optimizer.state[parameter].items()}
+    return found
+
+
+def assert_same(found: TrainState, wanted: TrainState) -> None:
+    a, b = everything(found), everything(wanted)
+    assert a.keys() == b.keys()
+    for name in a:
+        if isinstance(a[name], Tensor):
+            assert (a[name].dtype, a[name].stride()) == (b[name].dtype, b[name].stride()), name
+            assert torch.equal(a[name], b[name]), name
+        else:
+            assert a[name] == b[name], name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other in networks as small as these."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def after_two_steps() -> TrainState:
+    state = fresh()
+    train(state, 1, 2)
+    return state
+
+
+@pytest.fixture(scope="module")
+def trained_in_fp16() -> TrainState:
+    """Not to be changed."""
+    state = fresh(PLANS["fp16"])
+    train(state, 1)
+    return state
+
+
+@pytest.fixture
+def trained(after_two_steps: TrainState) -> TrainState:
+    return deepcopy(after_two_steps)
+
+
+@pytest.fixture
+def saved(trained: TrainState, tmp_path: Path) -> Path:
+    return save(tmp_path, trained, ARCH, Progress(step=2, images=10, seconds=1.25), keep=3)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_going_on_from_a_checkpoint_is_never_having_stopped(plan: Plan, tmp_path: Path) -> None:
+    uninterrupted = fresh(plan)
+    train(uninterrupted, 1, 2, 3)
+    progress = Progress(step=3, images=15, seconds=2.5)
+    path = save(tmp_path, uninterrupted, ARCH, progress, keep=3)
+
+    resumed = fresh(plan, seed=99)
+    assert load(path, resumed, ARCH) == progress
+    assert_same(resumed, uninterrupted)
+    for state in (uninterrupted, resumed):
+        train(state, 4, 5, 6)
+    assert_same(resumed, uninterrupted)
+    if plan.precision != "fp16":  # whose first steps overflow and are left out
+        assert everything(resumed)["G.layers.0.weight.step"] == 6
+
+
+def test_fp16_scalers_go_on_where_they_were(tmp_path: Path) -> None:
+    state = fresh(PLANS["fp16"])
+    train(state, 1, 2)
+    state.scaler_d.update(128.0)
+    path = save(tmp_path, state, ARCH, Progress(step=2), keep=3)
+    resumed = fresh(PLANS["fp16"])
+    load(path, resumed, ARCH)
+    assert resumed.scaler_d.get_scale() == 128
+    assert resumed.scaler_g.get_scale() == state.scaler_g.get_scale()
+    assert resumed.scaler_d.state_dict() == state.scaler_d.state_dict() != fresh(PLANS["fp16"]).scaler_d.state_dict()
+
+
+def test_saving_changes_nothing(trained: TrainState, tmp_path: Path) -> None:
+    twin = fresh()
+    train(twin, 1, 2)
+    save(tmp_path, trained, ARCH, Progress(step=2), keep=3)
+    assert_same(trained, twin)
+
+
+def test_the_generator_can_be_loaded_alone(trained: TrainState, saved: Path) -> None:
+    generator, _ = models.build(ARCH, seed=5)
+    assert load_generator(saved, generator, ARCH) == Progress(step=2, images=10, seconds=1.25)
+    wanted = trained.generator.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in generator.state_dict().items())
+
+
+def test_a_checkpoint_is_tensors_and_json_alone(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+    for path in saved.glob("*.safetensors"):
+        assert load_file(path)
+    record = json.loads((saved / "state.json").read_text())
+    assert (record["step"], record["images"], record["seconds"]) == (2, 10, 1.25)
+    # pickles, and the zip files in which torch.save puts them, begin like this
+    assert not [path.name for path in saved.iterdir() if path.read_bytes()[:2] in (b"\x80\x02", b"PK")]
+
+
+def test_names_are_the_plain_modules_even_from_compiled_networks(tmp_path: Path) -> None:
+    state = fresh(Plan(backend="aot_eager"))
+    train(state, 1)
+    path = save(tmp_path, state, ARCH, Progress(step=1), keep=3)
+    plain = models.build(ARCH, seed=0)
+    for network, file in zip(plain, FILES[:2], strict=True):
+        assert load_file(path / file).keys() == network.state_dict().keys()
+    wanted = {
+        f"{label}.{name}.{key}"
+        for label, network in zip(("generator", "discriminator"), plain, strict=True)
+        for name, _ in network.named_parameters()
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+    assert load_file(path / "optimizer.safetensors").keys() == wanted
+    resumed = fresh()
+    load(path, resumed, ARCH)
+    assert_same(resumed, state)
+
+
+def test_only_the_newest_are_kept(trained: TrainState, tmp_path: Path) -> None:
+    paths = [save(tmp_path, trained, ARCH, Progress(step=step), keep=2) for step in (9, 10, 100, 1000)]
+    assert checkpoints(tmp_path) == paths[-2:]
+    assert sorted(tmp_path.iterdir()) == sorted(paths[-2:])
+
+
+def test_newest_is_by_number_not_by_name(trained: TrainState, tmp_path: Path) -> None:
+    older = save(tmp_path, trained, ARCH, Progress(step=99_999_999), keep=3)
+    newer = save(tmp_path, trained, ARCH, Progress(step=100_000_000), keep=3)
+    assert checkpoints(tmp_path) == [older, newer]
+    save(tmp_path, trained, ARCH, Progress(step=100_000_001), keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-100000001"]
+
+
+def test_no_checkpoints_where_there_is_no_folder(tmp_path: Path) -> None:
+    assert checkpoints(tmp_path) == checkpoints(tmp_path / "nowhere") == []
+
+
+def test_the_same_step_again_replaces_it(trained: TrainState, saved: Path, tmp_path: Path) -> None:
+    train(trained, 7)
+    assert save(tmp_path, trained, ARCH, Progress(step=2), keep=3) == saved
+    assert list(tmp_path.iterdir()) == [saved]
+    resumed = fresh()
+    load(saved, resumed, ARCH)
+    assert_same(resumed, trained)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_save_that_is_cut_short_leaves_no_checkpoint_and_harms_none(
+    calls: int, trained: TrainState, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def disk_full(tensors: dict[str, Tensor], path: Path) -> None:
+        nonlocal written
+        if written == calls:
+            raise OSError(28, "No space left on device")
+        written += 1
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
+    assert checkpoints(tmp_path) == [saved]
+    resumed = fresh()
+    load(saved, resumed, ARCH)
+    assert_same(resumed, trained)
+
+    # what was left behind is in nobody's way
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    path = save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
+    assert checkpoints(tmp_path) == [path]
+
+
+def test_a_copy_that_the_user_keeps_beside_is_not_taken_for_a_checkpoint(
+    trained: TrainState, saved: Path, tmp_path: Path
+) -> None:
+    copy = saved.with_name(f"{saved.name}-best")
+    saved.rename(copy)
+    (tmp_path / "step-00000009.txt").write_text("looked good")
+    path = save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
+    assert checkpoints(tmp_path) == [path]
+    assert copy.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (architecture("dcgan16", width=8, latent_dim=6), ["width 4 there, 8 here"]),
+        (architecture("dcgan16", width=4, latent_dim=6, channels=1), ["channels 3 there, 1 here"]),
+        (architecture("dcgan16", width=4, latent_dim=7), ["latent_dim 6 there, 7 here"]),
+        (
+            architecture("dcgan32", width=8, latent_dim=6),
+            ["name dcgan16 there, dcgan32 here", "resolution 16 there, 32 here", "width 4 there, 8 here"],
+        ),
+    ],
+)
+def test_another_architecture_is_refused_by_its_fields(saved: Path, other: Architecture, words: list[str]) -> None:
+    state = fresh(arch=other)
+    before = everything(state)
+    generator, _ = models.build(other, seed=0)
+    for attempt in (lambda: load(saved, state, other), lambda: load_generator(saved, generator, other)):
+        with pytest.raises(ValueError, match="of another architecture") as refusal:
+            attempt()
+        assert str(saved) in str(refusal.value)
+        assert all(word in str(refusal.value) for word in words)
+        assert "ConvSpec" not in str(refusal.value), "fields are named, not whole tables"
+    assert all(torch.equal(t, before[name]) for name, t in everything(state).items() if isinstance(t, Tensor))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_by_one(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def garble(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 8)
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", [cut, cut_by_one, empty, garble, zero, Path.unlink])
+def test_a_damaged_file_is_refused_by_name(file: str, damage: Callable[[Path], None], saved: Path) -> None:
+    damage(saved / file)
+    with pytest.raises(ValueError) as refusal:
+        load(saved, fresh(), ARCH)
+    assert str(saved) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+def test_tensors_that_do_not_fit_are_refused_by_name(name: str, change: str, saved: Path) -> None:
+    tensors = load_file(saved / name)
+    victim = next(key for key in tensors if key.endswith(("layers.3.weight", "layers.3.weight.exp_avg")))
+    if change == "missing":
+        del tensors[victim]
+    else:
+        tensors[victim] = tensors[victim][..., :-1].contiguous()
+    save_file(tensors, saved / name)
+    with pytest.raises(ValueError, match=r"layers\.3\.weight"):
+        load(saved, fresh(), ARCH)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "7", '"step"', "{}", '{"format": 99}', '{"format": 1}'])
+def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
+    (saved / "state.json").write_text(text)
+    with pytest.raises(ValueError) as refusal:
+        load(saved, fresh(), ARCH)
+    assert str(saved) in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["format", "step", "images", "seconds", "architecture", "scaler_g", "scaler_d"])
+@pytest.mark.parametrize("loss", ["missing", "of another type"])
+def test_a_record_that_lacks_something_is_refused(
+    key: str, loss: str, trained_in_fp16: TrainState, tmp_path: Path
+) -> None:
+    path = save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3)
+    record = json.loads((path / "state.json").read_text())
+    if loss == "missing":
+        del record[key]
+    else:
+        record[key] = ["what?"]
+    (path / "state.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError) as refusal:
+        load(path, deepcopy(trained_in_fp16), ARCH)
+    assert str(path) in str(refusal.value)

@@ -1,0 +1,134 @@
+"""The benchmarks' stopwatch, against a clock of our own."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+def load(path: Path) -> ModuleType:
+    """By its path: the repository's root need not be on the path when tests run."""
+    spec = importlib.util.spec_from_file_location("benchmarks_paired", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+paired = load(Path(__file__).parents[1] / "benchmarks" / "paired.py")
+
+
+class Machine:
+    """A clock that only steps move on, and a log of what was done."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.log: list[str] = []
+        self.queued = 0.0
+
+    def step(self, name: str, *seconds: float) -> Callable[[], None]:
+        """A step that takes each of these durations in turn."""
+        durations = iter(seconds)
+
+        def take() -> None:
+            self.log.append(name)
+            self.now += next(durations)
+
+        return take
+
+    def clock(self) -> float:
+        return self.now
+
+
+def test_durations_and_their_ratio() -> None:
+    machine = Machine()
+    turns = paired.Turns(
+        machine.step("reference", 3.0, 4.0, 6.0),
+        machine.step("ours", 1.0, 2.0, 2.0),
+        clock=machine.clock,
+    )
+    for _ in range(3):
+        turns.time_reference()
+        turns.time_ours()
+
+    times = turns.result()
+    assert machine.log == ["reference", "ours"] * 3
+    assert times.reference == (3.0, 4.0, 6.0)
+    assert times.ours == (1.0, 2.0, 2.0)
+    assert (times.reference_seconds, times.our_seconds) == (4.0, 2.0)
+    assert times.speedup == 3.0  # of 3, 2, 3
+    assert times.speedup_quartiles == (2.5, 3.0)
+
+
+def test_drift_that_hits_both_leaves_the_ratio_alone() -> None:
+    machine = Machine()
+    drift = [1.0, 2.0, 4.0, 8.0]
+    turns = paired.Turns(
+        machine.step("reference", *(3.0 * factor for factor in drift)),
+        machine.step("ours", *(2.0 * factor for factor in drift)),
+        clock=machine.clock,
+    )
+    for _ in drift:
+        turns.time_reference()
+        turns.time_ours()
+
+    times = turns.result()
+    assert times.speedup == 1.5
+    assert times.speedup_quartiles == (1.5, 1.5)
+
+
+def test_the_warm_up_is_not_counted() -> None:
+    machine = Machine()
+    turns = paired.Turns(
+        machine.step("reference", 50.0, 50.0, 3.0),
+        machine.step("ours", 90.0, 90.0, 1.0),
+        clock=machine.clock,
+    )
+    turns.warm_up(2)
+    turns.time_reference()
+    turns.time_ours()
+
+    assert machine.log == ["reference", "ours"] * 3
+    assert turns.result().speedup == 3.0
+    assert turns.result().speedup_quartiles == (3.0, 3.0)
+
+
+def test_work_that_is_only_queued_counts_for_the_turn_that_queued_it() -> None:
+    """As on a GPU: a step returns at once, and the time passes while one waits."""
+    machine = Machine()
+
+    def queue(seconds: float) -> Callable[[], None]:
+        def take() -> None:
+            machine.queued += seconds
+
+        return take
+
+    def finish() -> None:
+        machine.now += machine.queued
+        machine.queued = 0.0
+
+    turns = paired.Turns(queue(4.0), queue(2.0), clock=machine.clock, finish=finish)
+    turns.warm_up(1)
+    turns.time_reference()
+    turns.time_ours()
+
+    assert turns.result().reference == (4.0,)
+    assert turns.result().ours == (2.0,)
+
+
+@pytest.mark.parametrize(("reference_turns", "our_turns"), [(0, 0), (2, 1), (1, 2)])
+def test_turns_that_are_no_pairs_are_refused(reference_turns: int, our_turns: int) -> None:
+    machine = Machine()
+    turns = paired.Turns(machine.step("reference", 1, 1), machine.step("ours", 1, 1), clock=machine.clock)
+    for _ in range(reference_turns):
+        turns.time_reference()
+    for _ in range(our_turns):
+        turns.time_ours()
+
+    with pytest.raises(ValueError, match="are no pairs"):
+        turns.result()
