@@ -222,7 +222,7 @@ class DataDefaults:
 DEFAULTS = DataDefaults(arch="dcgan64", batch_size=128, images=None, epochs=20)
 
 # Faces within minutes on two old CPU cores: 32x32 is a sixth of the work, and small batches are more updates.
-FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=48_000, epochs=None)
+FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=32_000, epochs=None)
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

@@ -37,6 +37,15 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["FASTDCGAN_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def compiler_as_new() -> None:
+    """No test inherits compiled code: its guards count towards the compiler's limit of variants."""
+    if "torch._dynamo" in sys.modules:
+        import torch
+
+        torch.compiler.reset()
+
+
 @pytest.fixture(scope="session")
 def fastdcgan() -> Command:
     """`fastdcgan(...)` runs the command line in a process of its own."""

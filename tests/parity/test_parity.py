@@ -200,7 +200,6 @@ def test_traces_without_graph_break(name: str) -> None:
 @needs_compiler
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_inductor(name: str) -> None:
-    torch.compiler.reset()
     check_in_fp64(narrow(name), INDUCTOR)
     check_in_fp32(narrow(name), INDUCTOR)
 
@@ -234,11 +233,29 @@ def test_fp16_with_gradient_scaling_on_the_cpu(name: str) -> None:
     arch = narrow(name)
     twin = the_reference(arch)
     fast = the_fast_path(arch, twin, Plan(precision="fp16"))
+    assert fast.state is not None
+    for scaler in (fast.state.scaler_g, fast.state.scaler_d):
+        # A scale at which nothing overflows: the default one begins by skipping steps until it has found one.
+        scaler.load_state_dict({**scaler.state_dict(), "scale": 128.0})
     wanted, found = run(twin, arch, 1), run(fast, arch, 1)
     for key in ("loss_d", "loss_g", "d_real", "d_fake"):
         assert found[key].item() == pytest.approx(wanted[key].item(), rel=0.02), key
-    for key, value in wanted.items():
-        if key.endswith("weight") and not key.startswith("grad."):
-            # one step of Adam moves a weight by the learning rate at most, whatever the scale of the gradient
-            assert (found[key] - value).abs().max() <= 2 * 2e-4 + 1e-6, key
-    assert any(not torch.equal(found[k], v) for k, v in numbers(the_reference(arch)).items() if k.endswith("weight"))
+    unscaled = {key: value / 128 for key, value in found.items()}  # the fused update divides by the scale as it goes
+    for prefix in ("grad.D", "grad.G"):
+        assert distance(unscaled, wanted, prefix) <= 0.1, prefix
+
+
+def test_fp16_finds_its_scale() -> None:
+    """At first the scaled gradients overflow: such steps are skipped, the scale halves, and training goes on."""
+    arch = narrow("dcgan64")
+    twin = the_reference(arch)
+    fast = the_fast_path(arch, twin, Plan(precision="fp16"))
+    assert fast.state is not None
+    for scaler in (fast.state.scaler_g, fast.state.scaler_d):
+        scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**30})
+    before = {key: value.clone() for key, value in numbers(fast).items()}
+    after = run(fast, arch, 30)
+    assert fast.state.scaler_d.get_scale() < 2.0**30
+    weights = [key for key in before if key.endswith("weight")]
+    assert all(torch.isfinite(after[key]).all() and not torch.equal(after[key], before[key]) for key in weights)
+    assert after["d_real"] > after["d_fake"]

@@ -10,7 +10,7 @@ from fastdcgan import models, reference
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import ObjectiveName, RecipeConfig
 from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import train_step
+from fastdcgan.step import TrainState, train_step
 
 CPU = torch.device("cpu")
 
@@ -43,6 +43,7 @@ class Twin:
     D: nn.Module
     step: Callable[[Tensor, Tensor], dict[str, Tensor]]
     gradients: dict[str, Tensor]
+    state: TrainState | None = None
 
 
 def the_reference(
@@ -77,7 +78,7 @@ def the_fast_path(
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         return train_step(state, real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
 
-    return Twin(G, D, step, watch(("G", G, state.optimizer_g), ("D", D, state.optimizer_d)))
+    return Twin(G, D, step, watch(("G", G, state.optimizer_g), ("D", D, state.optimizer_d)), state)
 
 
 def watch(*pairs: tuple[str, nn.Module, torch.optim.Optimizer]) -> dict[str, Tensor]:
