@@ -15,7 +15,7 @@ from fastdcgan.config import TrainConfig
 
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()) -> None:  # noqa: B008
     """Train a DCGAN. Without options: the embedded cartoon faces, in a few minutes on a laptop."""
-    from fastdcgan.trainer import Stopped
+    from fastdcgan.stopping import Stopped
     from fastdcgan.trainer import train as run_training
 
     try:

@@ -14,6 +14,8 @@ from torch import nn
 
 from fastdcgan.config import ExecutionConfig
 
+__all__ = ["Accelerator", "check_agreement", "default_threads", "join", "launcher_precision", "wrap"]
+
 
 def join(request: ExecutionConfig) -> Accelerator:
     """Take our place among the processes of this run: one of one, unless a launcher says otherwise."""

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Command
 from PIL import Image
 
-from fastdcgan import cli
+from fastdcgan import cli, trainer
+from fastdcgan.step import StepMetrics, TrainState, train_step
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -110,6 +112,28 @@ def test_a_checkpoint_of_another_architecture(few: Path, tmp_path: Path, capsys:
     complaint = refusal(capsys, "generate", tmp_path / "a", "--out", tmp_path / "grid.png")
     assert "another architecture" in complaint and "width 8 there, 4 here" in complaint
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses of a step are those before its update, so they can be well when its gradients were not."""
+    steps = 0
+
+    def poisoned(state: TrainState, real_BCHW: torch.Tensor, z_BL: torch.Tensor) -> StepMetrics:
+        nonlocal steps
+        steps += 1
+        metrics = train_step(state, real_BCHW, z_BL)
+        if steps == 4:
+            next(state.generator.parameters()).data[0] = float("nan")
+        return metrics
+
+    monkeypatch.setattr(trainer, "train_step", poisoned)
+    out = tmp_path / "out"
+    options = ("--data", few, "--batch-size", 2, "--out", out, "--arch", "dcgan16", "--width", 4)
+    complaint = refusal(capsys, "train", *options, "--images", 20, "--checkpoint-every", 2)
+    assert "weights" in complaint and "step 4" in complaint and complaint.count("step-00000002") == 1
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002"]
 
 
 def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

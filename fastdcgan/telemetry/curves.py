@@ -22,6 +22,6 @@ def plot_losses(records: Sequence[Record], path: Path) -> None:
     probabilities.set(xlabel="step", ylabel="D's probability of real", ylim=(0, 1))
     for axes in (losses, probabilities):
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper right", frameon=False)
+        axes.legend(loc="center right", frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

@@ -1,0 +1,145 @@
+"""What a run writes down while it trains: figures, sample grids, checkpoints, plots; and its clock."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+
+from fastdcgan import checkpoint
+from fastdcgan.checkpoint import Progress
+from fastdcgan.data.stream import normalise
+from fastdcgan.randomness import Stream, latents
+from fastdcgan.run import Run
+from fastdcgan.sampling import generate, grid, save_grid
+from fastdcgan.step import StepMetrics
+from fastdcgan.telemetry.curves import plot_losses
+from fastdcgan.telemetry.display import Display
+from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
+from fastdcgan.telemetry.tensorboard import TensorBoard
+
+SAMPLES = 64
+"""Pictures in a sample grid."""
+
+
+class Recorder:
+    """Keeps a run's clock and writes its folder. Training time is counted apart from sampling and saving."""
+
+    def __init__(self, run: Run, display: Display) -> None:
+        self._run, self._display = run, display
+        self._main = run.accelerator.is_main_process
+        self._log = StepLog(run.schedule.log_every, run.accelerator.device)
+        self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
+        self._seconds = run.start.seconds
+        self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
+        self._last_good = next(reversed(checkpoint.checkpoints(run.folder.checkpoints)), None)
+        if self._main:
+            self._metrics = MetricsFile(run.folder.metrics, run.start.step)
+            self._tensorboard = (
+                TensorBoard(run.folder.tensorboard, run.start.step) if run.config.run.tensorboard else None
+            )
+            if not run.folder.real.exists():
+                self._show_real()
+            if run.start.step == 0:
+                self.sample(0)
+        self._display.train(None, run.start.step, run.schedule.total)
+        self._window_start = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Remember a step's figures."""
+        self._log.add(metrics)
+
+    def tick(self, step: int) -> None:
+        """Fetch the figures since the last tick, check and write them. The one place where the device is waited for."""
+        steps = step - self._window_step
+        if steps == 0:
+            return
+        rows = self._run.accelerator.reduce(self._log.take(), "mean").cpu()
+        elapsed = time.perf_counter() - self._window_start
+        if bad := first_bad_step(rows, step):
+            self._fail(*bad)
+        batch = cast(int, self._run.config.data.batch_size)
+        loss_d, loss_g, d_real, d_fake = rows.mean(0).tolist()
+        self._seconds += elapsed
+        record = Record(
+            step=step,
+            images=step * batch,
+            epoch=step / self._run.schedule.per_epoch,
+            seconds=self._seconds,
+            loss_d=loss_d,
+            loss_g=loss_g,
+            d_real=d_real,
+            d_fake=d_fake,
+            images_per_sec=steps * batch / elapsed,
+            data_wait_fraction=self._waited / elapsed,
+        )
+        if self._main:
+            self._metrics.write(record)
+            if self._tensorboard:
+                self._tensorboard.write(record)
+            self._display.train(record, step, self._run.schedule.total)
+        self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
+
+    def sample(self, step: int) -> None:
+        """Write a grid from the fixed noise."""
+        with self._off_the_clock():
+            if self._main:
+                pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
+                save_grid(pictures_BCHW, self._run.folder.samples / f"step-{step:08d}.png")
+                if self._tensorboard:
+                    self._tensorboard.show(grid(pictures_BCHW), step)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint and the plot of the losses so far. Raises ValueError if the weights are not finite."""
+        run = self._run
+        if not all_finite(run.state.generator) or not all_finite(run.state.discriminator):
+            # A step's losses are those before its update: they can be well when its gradients were not.
+            self._fail(step, "the weights stopped being finite")
+        with self._off_the_clock():
+            if self._main:
+                images = step * cast(int, run.config.data.batch_size)
+                self._last_good = checkpoint.save(
+                    run.folder.checkpoints,
+                    run.state,
+                    run.arch,
+                    Progress(step=step, images=images, seconds=self._seconds),
+                    keep=run.config.run.keep_checkpoints,
+                )
+                plot_losses(self._metrics.records, run.folder.losses)
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        if self._main:
+            self._metrics.close()
+            if self._tensorboard:
+                self._tensorboard.close()
+
+    def _show_real(self) -> None:
+        count = min(SAMPLES, len(self._run.source))
+        with closing(self._run.source.read([range(count)])) as batches:
+            for pictures_BHWC in batches:
+                save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
+
+    def _fail(self, step: int, what: str) -> None:
+        good = f"the last good checkpoint is {self._last_good}" if self._last_good else "no checkpoint was written yet"
+        raise ValueError(f"{what} at step {step:,}: training has failed; {good}. Try a lower --lr or --precision fp32")
+
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._window_start += time.perf_counter() - start
+
+
+def all_finite(network: nn.Module) -> bool:
+    """Whether every number of a network is finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
