@@ -189,7 +189,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _flush(path: Path) -> None:
-    """Make sure that a file or folder has reached the disk."""
+    """Make sure that a file or folder has reached the disk. Windows has no such thing for folders: there we don't."""
+    if os.name == "nt":
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
