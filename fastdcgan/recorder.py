@@ -89,6 +89,11 @@ class Recorder:
             self._display.train(record, step, self._run.schedule.total)
         self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
 
+    def check_weights(self, step: int) -> None:
+        """Raise ValueError if they are not all finite. Losses don't tell: a step's are those before its update."""
+        if not all_finite(self._run.state.generator) or not all_finite(self._run.state.discriminator):
+            self._fail(step, "the weights stopped being finite")
+
     def sample(self, step: int) -> None:
         """Write a grid from the fixed noise."""
         with self._off_the_clock():
@@ -99,11 +104,8 @@ class Recorder:
                     self._tensorboard.show(grid(pictures_BCHW), step)
 
     def save(self, step: int) -> None:
-        """Write a checkpoint and the plot of the losses so far. Raises ValueError if the weights are not finite."""
+        """Write a checkpoint and the plot of the losses so far."""
         run = self._run
-        if not all_finite(run.state.generator) or not all_finite(run.state.discriminator):
-            # A step's losses are those before its update: they can be well when its gradients were not.
-            self._fail(step, "the weights stopped being finite")
         with self._off_the_clock():
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)

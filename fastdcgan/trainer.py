@@ -174,9 +174,10 @@ def fit(run: Run, display: Display) -> None:
 
             last, stopping = step == schedule.total, stop()
             saving = step % schedule.checkpoint_every == 0 or last or bool(stopping)
-            # Before saving, always: what is saved has been seen to be finite.
             if step % schedule.log_every == 0 or saving:
                 recorder.tick(step)
+            if saving:  # only what has been seen to be finite
+                recorder.check_weights(step)
             if step % schedule.sample_every == 0 or last:
                 recorder.sample(step)
             if saving:
