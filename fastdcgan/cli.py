@@ -42,11 +42,31 @@ def generate(
     print(generate_from_run(run, count=count, seed=seed, out=out))
 
 
+def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 128) -> None:
+    """Say how fast the roofline model lets an architecture train: on this CPU (measured), on known GPUs (predicted).
+
+    Args:
+        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        width: feature maps at the finest hidden level. Default: the architecture's.
+        batch_size: pictures an iteration.
+    """
+    from rich.console import Console
+
+    from fastdcgan.architecture import architecture
+    from fastdcgan.roofline import measure_ceilings
+    from fastdcgan.telemetry.limits import limits_table
+
+    geometry = architecture(arch, width=width)
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size}: must be at least 1")
+    Console().print(limits_table(geometry, batch_size, measure_ceilings()))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `fastdcgan`."""
     _answer(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "generate": generate},
+            {"train": train, "generate": generate, "roofline": roofline},
             prog="fastdcgan",
             description="The fastest honest way to train a DCGAN.",
             args=arguments,

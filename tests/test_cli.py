@@ -142,6 +142,15 @@ def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--count 0" in refusal(capsys, "generate", tmp_path, "--count", 0)
 
 
+def test_the_roofline_of_what_there_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    cli.main(["roofline", "--arch", "dcgan32"])
+    said = capsys.readouterr().out
+    assert "this CPU" in said and "H100" in said and "0.38" in said
+    assert "'vgg'" in refusal(capsys, "roofline", "--arch", "vgg")
+    assert "--batch-size 0" in refusal(capsys, "roofline", "--batch-size", 0)
+
+
 def test_unknown_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
         ["train", "--colour", "red"],

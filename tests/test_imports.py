@@ -22,6 +22,7 @@ LAYERS = (
     "objectives",
     "step",
     "plan",
+    "roofline",
     "data.",
     "distributed",
     "checkpoint",

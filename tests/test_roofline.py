@@ -1,0 +1,86 @@
+"""The yardstick is measured too: arithmetic against PyTorch's own counter and by hand, the machine against sense."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastdcgan import models
+from fastdcgan.architecture import Architecture, architecture
+from fastdcgan.config import RecipeConfig
+from fastdcgan.plan import Plan, prepare
+from fastdcgan.roofline import (
+    KNOWN_GPUS,
+    Ceilings,
+    Work,
+    iteration_flops,
+    limit,
+    measure_ceilings,
+    numbers_moved,
+    pass_flops,
+    work,
+)
+from fastdcgan.step import train_step
+
+NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
+
+
+def counted_by_torch(arch: Architecture, batch: int) -> int:
+    """The arithmetic of a real step."""
+    state = prepare(Plan(), *models.build(arch, 0), RecipeConfig(), torch.device("cpu"))
+    real_BCHW = torch.zeros(batch, arch.channels, arch.resolution, arch.resolution)
+    with FlopCounterMode(display=False) as counter:
+        train_step(state, real_BCHW, torch.zeros(batch, arch.latent_dim))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_arithmetic_is_what_a_real_step_does(name: str) -> None:
+    arch = architecture(name, width=8)
+    assert counted_by_torch(arch, batch=2) == 2 * iteration_flops(*pass_flops(arch))
+
+
+def test_dcgan64_by_hand() -> None:
+    generator, discriminator = pass_flops(architecture("dcgan64"))
+    middle = 2 * 512 * 256 * 16 * 4 * 4  # halving the channels and doubling the side keeps the product
+    assert generator == [2 * 100 * 512 * 16, middle, middle, middle, 2 * 64 * 3 * 16 * 32 * 32]
+    assert discriminator == [2 * 3 * 64 * 16 * 32 * 32, middle, middle, middle, 2 * 512 * 16]
+    assert iteration_flops(generator, discriminator) == pytest.approx(2.29e9, rel=0.01)
+
+
+def test_the_optimizer_is_shared_by_the_batch_and_half_precision_moves_half() -> None:
+    arch = architecture("dcgan32", width=8)
+    small, large = work(arch, 2), work(arch, 64)
+    assert small.flops == large.flops
+    assert small.bytes > large.bytes
+    parameters = sum(models.parameter_count(network) for network in models.build(arch, 0))
+    halved = work(arch, 64, bytes_per_number=2)
+    assert large.bytes - halved.bytes == pytest.approx(2 * numbers_moved(arch, 64) / 64)
+    assert halved.bytes > 7 * 4 * parameters / 64
+
+
+def test_traffic_is_at_least_every_layer_read_and_written() -> None:
+    """D alone writes and reads its feature maps in three forward passes."""
+    arch = architecture("dcgan64")
+    maps = 3 * 64**2 + 64 * 32**2 + 128 * 16**2 + 256 * 8**2 + 512 * 4**2
+    assert 6 * maps < numbers_moved(arch, 4) / 4 < 200 * maps
+
+
+def test_the_lower_roof_binds() -> None:
+    machine = Ceilings(name="paper", flops={"fp32": 100.0, "bf16": 400.0}, bytes=1000.0)
+    needed = Work(flops=10.0, bytes=50.0)
+    assert (limit(needed, machine, "fp32").images_per_sec, limit(needed, machine, "fp32").bound_by) == (
+        10,
+        "arithmetic",
+    )
+    assert (limit(needed, machine, "bf16").images_per_sec, limit(needed, machine, "bf16").bound_by) == (20, "memory")
+
+
+def test_a_fast_gpu_is_bound_by_memory() -> None:
+    needed = work(architecture("dcgan64"), 128, bytes_per_number=2)
+    assert limit(needed, KNOWN_GPUS["H100"], "bf16").bound_by == "memory"
+
+
+def test_the_machine_has_rates() -> None:
+    ceilings = measure_ceilings(seconds=0.02)
+    assert 1e9 < ceilings.flops["fp32"] < 1e15
+    assert 1e8 < ceilings.bytes < 1e13
