@@ -187,7 +187,7 @@ class Limit:
 
 
 def limit(needed: Work, machine: Ceilings, precision: str) -> Limit:
-    """The images per second at the lower of a machine's two roofs: arithmetic, and memory as eager execution uses it."""
+    """The images per second under the lower of a machine's two roofs: arithmetic, and memory as eager code uses it."""
     by_arithmetic, by_memory = machine.flops[precision] / needed.flops, machine.bytes / needed.bytes
     if by_arithmetic <= by_memory:
         return Limit(images_per_sec=by_arithmetic, bound_by="arithmetic")
