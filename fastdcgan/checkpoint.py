@@ -185,7 +185,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
+        raise ValueError(
+            f"{path} can't be read ({error}): remove {path.parent} to go on from the checkpoint before it"
+        ) from error
 
 
 def _flush(path: Path) -> None:
