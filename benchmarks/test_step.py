@@ -15,7 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from benchmarks.paired import Turns
+from fastdcgan.paired import Turns
 from fastdcgan import models, reference
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import ExecutionConfig, RecipeConfig

@@ -16,6 +16,7 @@ ROOT = Path(fastdcgan.__file__).parent
 LAYERS = (
     "architecture",
     "randomness",
+    "paired",
     "config",
     "models",
     "reference",

@@ -1,26 +1,10 @@
-"""The benchmarks' stopwatch, against a clock of our own."""
+"""The stopwatch, against a clock of our own."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-
-def load(path: Path) -> ModuleType:
-    """By its path: the repository's root need not be on the path when tests run."""
-    spec = importlib.util.spec_from_file_location("benchmarks_paired", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-paired = load(Path(__file__).parents[1] / "benchmarks" / "paired.py")
+from fastdcgan import paired
 
 
 class Machine:
