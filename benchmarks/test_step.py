@@ -15,10 +15,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from fastdcgan.paired import Turns
 from fastdcgan import models, reference
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import ExecutionConfig, RecipeConfig
+from fastdcgan.paired import Turns
 from fastdcgan.plan import Plan, choose_plan, prepare
 from fastdcgan.step import StepMetrics, train_step
 
