@@ -1,0 +1,461 @@
+// Convolutions of kernel 4, stride 2, padding 1, with 9 multiplications where the definition has 16.
+//
+// A kernel of 4 with stride 2 is a kernel of 2 with stride 1 over the four phases (py, px) of the padded picture: rows
+// 2i + py, columns 2j + px. Two neighbouring outputs of a kernel of 2, y0 = d0 g0 + d1 g1 and y1 = d1 g0 + d2 g1, need
+// three products instead of four (Winograd 1980; Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural
+// Networks", section 4, F(2, 2)):
+//
+//     m0 = (d0 - d1) g0      m1 = d1 (g0 + g1)      m2 = (d2 - d1) g1      y0 = m0 + m1      y1 = m1 + m2
+//
+// and the same along the other side of the picture. What is left are nine matrix products, summed over phases and
+// channels. The two gradients are the same algorithm transposed. The readable twin is PyTorch's own convolution.
+//
+// Layout: pictures are NHWC ("channels last"); `big` is the side with twice the resolution (C channels), `small` the
+// other (O channels). Numbers are float, or bf16 multiplied in pairs with sums in float. A *word* is 32 bits: one
+// float, or two bf16 that are neighbours in the sum. Panels are 32 columns wide.
+//
+// Plain C interface, OpenMP, GCC's vector types: nothing to link but the compiler's own libraries.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <immintrin.h>
+#include <memory>
+#include <omp.h>
+
+namespace {
+
+typedef float Vector __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+
+constexpr int64_t LANES = 16, PANEL = 32, ROWS = 8, PRODUCTS = 9;
+
+// Tiles and columns worked on at a time. More tiles reuse the weights longer, which come from the third cache or from
+// memory; one product's tiles (64 x 1024 floats) and its panel still fit the second cache.
+constexpr int64_t BLOCK = 64, GROUP = 4 * PANEL;
+
+struct bf16 {
+    uint16_t bits;
+};
+
+template <class T> constexpr int64_t IN_WORD = 4 / sizeof(T);
+
+// Anywhere in memory, whatever else lies there.
+typedef Vector VectorAnywhere __attribute__((aligned(4), may_alias));
+typedef Words WordsAnywhere __attribute__((aligned(4), may_alias));
+
+inline Vector load(const float *from) { return *reinterpret_cast<const VectorAnywhere *>(from); }
+inline Words load(const uint32_t *from) { return *reinterpret_cast<const WordsAnywhere *>(from); }
+inline void store(float *to, Vector v) { *reinterpret_cast<VectorAnywhere *>(to) = v; }
+inline void store(uint32_t *to, Words v) { *reinterpret_cast<WordsAnywhere *>(to) = v; }
+
+#ifdef __AVX512BF16__
+inline Vector load(const bf16 *from) {
+    __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
+    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
+}
+inline __m256i narrowed(Vector v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
+inline void store(bf16 *to, Vector v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), narrowed(v)); }
+
+// first and second are neighbours in the sum
+inline Words words(const bf16 *, Vector first, Vector second) {
+    return (Words)_mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(first)),
+                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrowed(second)), 16));
+}
+inline Vector multiply_add(const bf16 *, uint32_t a, Words b, Vector sum) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
+}
+#endif
+
+inline Words words(const float *, Vector first, Vector) { return (Words)first; }
+inline Vector multiply_add(const float *, uint32_t a, Words b, Vector sum) {
+    float number;
+    std::memcpy(&number, &a, sizeof number);
+    return sum + number * (Vector)b;
+}
+
+// --- Memory that is kept between calls, so that its pages are faulted in once --------------------------------------
+
+struct Scratch {
+    void *memory = nullptr;
+    size_t size = 0;
+    ~Scratch() { std::free(memory); }
+
+    template <class T> T *take(int64_t count) {
+        size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
+        if (bytes > size) {
+            std::free(memory);
+            memory = std::aligned_alloc(4096, bytes);
+            if (!memory) std::abort();
+            size = bytes;
+        }
+        return static_cast<T *>(memory);
+    }
+};
+
+// --- The geometry ---------------------------------------------------------------------------------------------------
+
+struct Shape {
+    int64_t batch, C, O, height, width; // of the big side; height and width are multiples of 4
+
+    int64_t rows() const { return height / 4; }
+    int64_t columns() const { return width / 4; }
+    int64_t in_picture() const { return rows() * columns(); } // tiles
+    int64_t tiles() const { return batch * in_picture(); }
+};
+
+// What a tile sees of the big picture: six by six pixels, of which each phase has three by three.
+template <class T> struct Window {
+    const T *pixel[6][6];
+
+    Window(const T *big, const Shape &shape, int64_t tile, const T *zeros) {
+        int64_t picture = tile / shape.in_picture(), inside = tile % shape.in_picture();
+        int64_t top = 4 * (inside / shape.columns()) - 1, left = 4 * (inside % shape.columns()) - 1;
+        for (int i = 0; i < 6; i++)
+            for (int j = 0; j < 6; j++) {
+                int64_t y = top + i, x = left + j;
+                bool inside_picture = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
+                pixel[i][j] = inside_picture ? big + ((picture * shape.height + y) * shape.width + x) * shape.C : zeros;
+            }
+    }
+
+    // The nine differences of one phase and 16 channels.
+    inline void differences(int py, int px, int64_t channel, Vector out[9]) const {
+        Vector row[3][3];
+        for (int j = 0; j < 3; j++) {
+            Vector d0 = load(pixel[py][2 * j + px] + channel), d1 = load(pixel[2 + py][2 * j + px] + channel),
+                   d2 = load(pixel[4 + py][2 * j + px] + channel);
+            row[0][j] = d0 - d1;
+            row[1][j] = d1;
+            row[2][j] = d2 - d1;
+        }
+        for (int k = 0; k < 3; k++) {
+            out[3 * k] = row[k][0] - row[k][1];
+            out[3 * k + 1] = row[k][1];
+            out[3 * k + 2] = row[k][2] - row[k][1];
+        }
+    }
+};
+
+// The small picture's two by two pixels of a tile, as the nine numbers by which the products are weighted.
+template <class T> inline void weights_of(const T *small, const Shape &shape, int64_t tile, int64_t channel, Vector out[9]) {
+    int64_t picture = tile / shape.in_picture(), inside = tile % shape.in_picture();
+    int64_t top = 2 * (inside / shape.columns()), left = 2 * (inside % shape.columns());
+    Vector y[2][2];
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++)
+            y[i][j] = load(small + ((picture * 2 * shape.rows() + top + i) * 2 * shape.columns() + left + j) * shape.O + channel);
+    Vector row[3][2] = {{y[0][0], y[0][1]}, {y[0][0] + y[1][0], y[0][1] + y[1][1]}, {y[1][0], y[1][1]}};
+    for (int k = 0; k < 3; k++) {
+        out[3 * k] = row[k][0];
+        out[3 * k + 1] = row[k][0] + row[k][1];
+        out[3 * k + 2] = row[k][1];
+    }
+}
+
+// --- A small matrix product: 8 rows, 32 columns ---------------------------------------------------------------------
+
+// C[m][n] (+)= sum over k of A[m][k] B[k][n], in words; `row` and `step` are A's strides.
+template <class T, bool ADD>
+inline void product(int64_t depth, const uint32_t *A, int64_t row, int64_t step, const uint32_t *B, float *C, int64_t ldc) {
+    Vector sum[ROWS][2];
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; m++)
+        for (int n = 0; n < 2; n++) sum[m][n] = ADD ? load(C + m * ldc + n * LANES) : Vector{};
+    for (int64_t k = 0; k < depth; k++) {
+        const Words left = load(B + k * PANEL), right = load(B + k * PANEL + LANES);
+#pragma GCC unroll 8
+        for (int m = 0; m < ROWS; m++) {
+            uint32_t a = A[m * row + k * step];
+            sum[m][0] = multiply_add((const T *)nullptr, a, left, sum[m][0]);
+            sum[m][1] = multiply_add((const T *)nullptr, a, right, sum[m][1]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; m++)
+        for (int n = 0; n < 2; n++) store(C + m * ldc + n * LANES, sum[m][n]);
+}
+
+// The nine products of a block of tiles, for a group of panels: made[9][block][columns] = seen[9][block][row] packed.
+template <class T>
+inline void nine_products(const uint32_t *seen, int64_t row, const uint32_t *packed, int64_t depth, float *made, int64_t columns,
+                          int64_t tiles, int64_t block) {
+    for (int p = 0; p < PRODUCTS; p++)
+        for (int64_t n = 0; n < columns / PANEL; n++)
+            for (int64_t t = 0; t < tiles; t += ROWS)
+                product<T, false>(depth, seen + (p * block + t) * row, row, 1, packed + (n * PRODUCTS + p) * depth * PANEL,
+                                  made + (p * block + t) * columns + n * PANEL, columns);
+}
+
+// --- Weights --------------------------------------------------------------------------------------------------------
+
+// Nine sums of a phase's two by two taps: weight is [O, 4, 4, C] in memory.
+inline void sums_of_taps(const float *weight, int64_t C, int64_t o, int py, int px, int64_t channel, Vector out[9]) {
+    Vector g[2][2];
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) g[i][j] = load(weight + ((o * 4 + 2 * i + py) * 4 + 2 * j + px) * C + channel);
+    Vector row[3][2] = {{g[0][0], g[0][1]}, {g[0][0] + g[1][0], g[0][1] + g[1][1]}, {g[1][0], g[1][1]}};
+    for (int k = 0; k < 3; k++) {
+        out[3 * k] = row[k][0];
+        out[3 * k + 1] = row[k][0] + row[k][1];
+        out[3 * k + 2] = row[k][1];
+    }
+}
+
+// For big -> small: panels of 32 small channels, [O/32][9][4C words][32].
+template <class T> void pack_gather(const float *weight, int64_t C, int64_t O, uint32_t *packed) {
+    int64_t depth = 4 * C / IN_WORD<T>;
+#pragma omp parallel for collapse(2)
+    for (int64_t n = 0; n < O / PANEL; n++)
+        for (int phase = 0; phase < 4; phase++)
+            for (int64_t channel = 0; channel < C; channel += LANES)
+                for (int64_t o = 0; o < PANEL; o++) {
+                    Vector sums[9];
+                    sums_of_taps(weight, C, n * PANEL + o, phase / 2, phase % 2, channel, sums);
+                    for (int p = 0; p < PRODUCTS; p++) {
+                        uint32_t pairs[LANES / IN_WORD<T>];
+                        alignas(64) T row[LANES];
+                        store(row, sums[p]);
+                        std::memcpy(pairs, row, sizeof pairs);
+                        uint32_t *to = packed + ((n * PRODUCTS + p) * depth + (phase * C + channel) / IN_WORD<T>) * PANEL + o;
+                        for (int64_t k = 0; k < LANES / IN_WORD<T>; k++) to[k * PANEL] = pairs[k];
+                    }
+                }
+}
+
+// For small -> big: panels of 32 (phase, big channel), [4C/32][9][O words][32].
+template <class T> void pack_scatter(const float *weight, int64_t C, int64_t O, uint32_t *packed) {
+    int64_t depth = O / IN_WORD<T>;
+#pragma omp parallel for collapse(2)
+    for (int phase = 0; phase < 4; phase++)
+        for (int64_t channel = 0; channel < C; channel += LANES)
+            for (int64_t k = 0; k < depth; k++) {
+                Vector first[9], second[9];
+                sums_of_taps(weight, C, k * IN_WORD<T>, phase / 2, phase % 2, channel, first);
+                sums_of_taps(weight, C, k * IN_WORD<T> + IN_WORD<T> - 1, phase / 2, phase % 2, channel, second);
+                int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
+                for (int p = 0; p < PRODUCTS; p++)
+                    store(packed + ((n * PRODUCTS + p) * depth + k) * PANEL + column, words((const T *)nullptr, first[p], second[p]));
+            }
+}
+
+// --- Big to small: a convolution, or a transposed convolution's gradient ---------------------------------------------
+
+template <class T> void gather(const T *big, const uint32_t *packed, T *small, const Shape &shape) {
+    // A row is a cache line longer than it need be: at a power of two its columns would compete for the same places.
+    const int64_t depth = 4 * shape.C / IN_WORD<T>, row = depth + LANES, tiles = shape.tiles();
+    const int64_t share = (tiles + omp_get_max_threads() - 1) / omp_get_max_threads();
+    const int64_t block = std::min(BLOCK, (share + ROWS - 1) / ROWS * ROWS);
+#pragma omp parallel
+    {
+        static thread_local Scratch kept, kept_zeros;
+        uint32_t *seen = kept.take<uint32_t>(PRODUCTS * block * (row + GROUP));
+        float *made = reinterpret_cast<float *>(seen + PRODUCTS * block * row);
+        T *zeros = kept_zeros.take<T>(shape.C);
+        std::memset(zeros, 0, shape.C * sizeof(T));
+#pragma omp for schedule(dynamic)
+        for (int64_t start = 0; start < tiles; start += block) {
+            const int64_t count = std::min(block, tiles - start);
+            for (int64_t t = 0; t < count; t++) {
+                Window<T> window(big, shape, start + t, zeros);
+                for (int phase = 0; phase < 4; phase++)
+                    for (int64_t channel = 0; channel < shape.C; channel += LANES) {
+                        Vector d[9];
+                        window.differences(phase / 2, phase % 2, channel, d);
+                        for (int p = 0; p < PRODUCTS; p++)
+                            store(reinterpret_cast<T *>(seen + (p * block + t) * row) + phase * shape.C + channel, d[p]);
+                    }
+            }
+            for (int64_t n = 0; n < shape.O; n += GROUP) {
+                const int64_t columns = std::min(GROUP, shape.O - n);
+                nine_products<T>(seen, row, packed + n * PRODUCTS * depth, depth, made, columns, count, block);
+                for (int64_t t = 0; t < count; t++) {
+                    int64_t picture = (start + t) / shape.in_picture(), inside = (start + t) % shape.in_picture();
+                    int64_t top = 2 * (inside / shape.columns()), left = 2 * (inside % shape.columns());
+                    T *corner = small + ((picture * 2 * shape.rows() + top) * 2 * shape.columns() + left) * shape.O + n;
+                    for (int64_t channel = 0; channel < columns; channel += LANES) {
+                        auto m = [&](int k, int l) { return load(made + ((3 * k + l) * block + t) * columns + channel); };
+                        for (int i = 0; i < 2; i++) {
+                            Vector row[3] = {m(i, 0) + m(i + 1, 0), m(i, 1) + m(i + 1, 1), m(i, 2) + m(i + 1, 2)};
+                            for (int j = 0; j < 2; j++)
+                                store(corner + (i * 2 * shape.columns() + j) * shape.O + channel, row[j] + row[j + 1]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+// --- Small to big: a transposed convolution, or a convolution's gradient ---------------------------------------------
+
+// Along one side, the places of the nine products that add up to a position of a phase's grid, and their signs.
+struct Terms {
+    int count;
+    int product[3];
+    int64_t tile[3];
+    float sign[3];
+
+    Terms(int64_t position, int64_t tiles) : count(0) {
+        int64_t tile_here = position / 2;
+        auto add = [&](int p, int64_t t, float s) {
+            if (t < 0 || t >= tiles) return;
+            product[count] = p, tile[count] = t, sign[count++] = s;
+        };
+        if (position % 2) {
+            add(1, tile_here, 1), add(0, tile_here, -1), add(2, tile_here, -1);
+        } else {
+            add(0, tile_here, 1), add(2, tile_here - 1, 1);
+        }
+    }
+};
+
+// One picture's pixels, from the products of its tiles, for some of the (phase, channel)s.
+template <class T>
+inline void add_up(const float *made, int64_t block, int64_t first, int64_t columns, T *big, const Shape &shape) {
+    for (int64_t from = first; from < first + columns;) {
+        const int64_t phase = from / shape.C, until = std::min(first + columns, (phase + 1) * shape.C);
+        for (int64_t y = 1 - phase / 2; y < shape.height; y += 2) {
+            const Terms down((y + 1) / 2, shape.rows());
+            for (int64_t x = 1 - phase % 2; x < shape.width; x += 2) {
+                const Terms across((x + 1) / 2, shape.columns());
+                const float *term[9];
+                float sign[9];
+                int terms = 0;
+                for (int i = 0; i < down.count; i++)
+                    for (int j = 0; j < across.count; j++) {
+                        int64_t tile = down.tile[i] * shape.columns() + across.tile[j];
+                        term[terms] = made + ((3 * down.product[i] + across.product[j]) * block + tile) * columns;
+                        sign[terms++] = down.sign[i] * across.sign[j];
+                    }
+                T *pixel = big + (y * shape.width + x) * shape.C - phase * shape.C;
+                for (int64_t column = from; column < until; column += LANES) {
+                    Vector sum = load(term[0] + column - first) * sign[0];
+                    for (int i = 1; i < terms; i++) sum += load(term[i] + column - first) * sign[i];
+                    store(pixel + column, sum);
+                }
+            }
+        }
+        from = until;
+    }
+}
+
+template <class T> void scatter(const T *small, const uint32_t *packed, T *big, const Shape &shape) {
+    const int64_t depth = shape.O / IN_WORD<T>, row = depth + LANES, in_picture = shape.in_picture();
+    const int64_t share = (shape.batch + omp_get_max_threads() - 1) / omp_get_max_threads();
+    const int64_t pictures = std::max(int64_t(1), std::min(share, BLOCK / in_picture)); // whole ones, as tiles overlap
+    const int64_t block = (pictures * in_picture + ROWS - 1) / ROWS * ROWS;
+#pragma omp parallel
+    {
+        static thread_local Scratch kept;
+        uint32_t *seen = kept.take<uint32_t>(PRODUCTS * block * (row + GROUP));
+        float *made = reinterpret_cast<float *>(seen + PRODUCTS * block * row);
+#pragma omp for schedule(dynamic)
+        for (int64_t first = 0; first < shape.batch; first += pictures) {
+            const int64_t count = std::min(pictures, shape.batch - first), tiles = count * in_picture;
+            for (int64_t t = 0; t < tiles; t++)
+                for (int64_t channel = 0; channel < shape.O; channel += LANES) {
+                    Vector w[9];
+                    weights_of(small, shape, first * in_picture + t, channel, w);
+                    for (int p = 0; p < PRODUCTS; p++)
+                        store(reinterpret_cast<T *>(seen + (p * block + t) * row) + channel, w[p]);
+                }
+            for (int64_t n = 0; n < 4 * shape.C; n += GROUP) {
+                const int64_t columns = std::min(GROUP, 4 * shape.C - n);
+                nine_products<T>(seen, row, packed + n * PRODUCTS * depth, depth, made, columns, tiles, block);
+                for (int64_t picture = 0; picture < count; picture++)
+                    add_up(made + picture * in_picture * columns, block, n, columns,
+                           big + (first + picture) * shape.height * shape.width * shape.C, shape);
+            }
+        }
+    }
+}
+
+// --- Both to the weights' gradient ------------------------------------------------------------------------------------
+
+template <class T> void weight_gradient(const T *big, const T *small, float *gradient, const Shape &shape) {
+    const int64_t C = shape.C, O = shape.O, tiles = shape.tiles(), panels = 4 * C / PANEL;
+    const int64_t chunk = std::min(int64_t(2048), (tiles + 1) / 2 * 2); // tiles at a time, to bound the memory
+    const int64_t most = chunk / IN_WORD<T>;
+    static Scratch kept_big, kept_small, kept_sums, kept_zeros;
+    uint32_t *seen = kept_big.take<uint32_t>(panels * PRODUCTS * most * PANEL);         // [4C/32][9][tiles][32]
+    uint32_t *weighted = kept_small.take<uint32_t>(O / ROWS * PRODUCTS * most * ROWS); // [O/8][9][tiles][8]
+    float *sums = kept_sums.take<float>(panels * PRODUCTS * O * PANEL);                // [4C/32][9][O][32]
+    T *zeros = kept_zeros.take<T>(std::max(C, O));
+    std::memset(zeros, 0, std::max(C, O) * sizeof(T));
+
+    for (int64_t start = 0; start < tiles; start += chunk) {
+        const int64_t count = std::min(chunk, tiles - start), depth = (count + IN_WORD<T> - 1) / IN_WORD<T>;
+#pragma omp parallel for
+        for (int64_t k = 0; k < depth; k++) {
+            int64_t tile = start + k * IN_WORD<T>, next = tile + IN_WORD<T> - 1;
+            bool alone = next >= tiles; // an odd number of tiles: the last one's partner is nothing
+            Window<T> here(big, shape, tile, zeros), there(big, shape, alone ? tile : next, zeros);
+            for (int phase = 0; phase < 4; phase++)
+                for (int64_t channel = 0; channel < C; channel += LANES) {
+                    Vector d[9], e[9];
+                    here.differences(phase / 2, phase % 2, channel, d);
+                    there.differences(phase / 2, phase % 2, channel, e);
+                    int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
+                    for (int p = 0; p < PRODUCTS; p++)
+                        store(seen + ((n * PRODUCTS + p) * most + k) * PANEL + column, words((const T *)nullptr, d[p], e[p]));
+                }
+            for (int64_t channel = 0; channel < O; channel += LANES) {
+                Vector w[9], v[9] = {};
+                weights_of(small, shape, tile, channel, w);
+                if (!alone) weights_of(small, shape, next, channel, v);
+                for (int p = 0; p < PRODUCTS; p++) {
+                    alignas(64) uint32_t both[LANES];
+                    store(both, words((const T *)nullptr, w[p], v[p]));
+                    for (int64_t half = 0; half < LANES; half += ROWS)
+                        std::memcpy(weighted + (((channel + half) / ROWS * PRODUCTS + p) * most + k) * ROWS, both + half,
+                                    ROWS * sizeof(uint32_t));
+                }
+            }
+        }
+        const int64_t slice = 128; // of the sum over tiles, so that a panel's slice stays in the first cache
+#pragma omp parallel for collapse(2) schedule(dynamic)
+        for (int64_t n = 0; n < panels; n++)
+            for (int p = 0; p < PRODUCTS; p++)
+                for (int64_t k = 0; k < depth; k += slice)
+                    for (int64_t o = 0; o < O; o += ROWS) {
+                        const uint32_t *A = weighted + ((o / ROWS * PRODUCTS + p) * most + k) * ROWS;
+                        const uint32_t *B = seen + ((n * PRODUCTS + p) * most + k) * PANEL;
+                        float *sum = sums + ((n * PRODUCTS + p) * O + o) * PANEL;
+                        int64_t length = std::min(slice, depth - k);
+                        if (start == 0 && k == 0)
+                            product<T, false>(length, A, 1, ROWS, B, sum, PANEL);
+                        else
+                            product<T, true>(length, A, 1, ROWS, B, sum, PANEL);
+                    }
+    }
+#pragma omp parallel for collapse(2)
+    for (int64_t o = 0; o < O; o++)
+        for (int phase = 0; phase < 4; phase++)
+            for (int64_t channel = 0; channel < C; channel += LANES) {
+                int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
+                auto u = [&](int k, int l) { return load(sums + ((n * PRODUCTS + 3 * k + l) * O + o) * PANEL + column); };
+                for (int i = 0; i < 2; i++) {
+                    Vector row[3] = {u(i, 0) + u(i + 1, 0), u(i, 1) + u(i + 1, 1), u(i, 2) + u(i + 1, 2)};
+                    for (int j = 0; j < 2; j++)
+                        store(gradient + ((o * 4 + 2 * i + phase / 2) * 4 + 2 * j + phase % 2) * C + channel, row[j] + row[j + 1]);
+                }
+            }
+}
+
+} // namespace
+
+#define EXPORT(NAME, T)                                                                                                \
+    void pack_gather_##NAME(const float *w, int64_t C, int64_t O, uint32_t *packed) { pack_gather<T>(w, C, O, packed); } \
+    void pack_scatter_##NAME(const float *w, int64_t C, int64_t O, uint32_t *packed) { pack_scatter<T>(w, C, O, packed); } \
+    void gather_##NAME(const T *big, const uint32_t *packed, T *small, const Shape *shape) { gather<T>(big, packed, small, *shape); } \
+    void scatter_##NAME(const T *small, const uint32_t *packed, T *big, const Shape *shape) { scatter<T>(small, packed, big, *shape); } \
+    void weight_gradient_##NAME(const T *big, const T *small, float *gradient, const Shape *shape) { weight_gradient<T>(big, small, gradient, *shape); }
+
+extern "C" {
+EXPORT(fp32, float)
+#ifdef __AVX512BF16__
+EXPORT(bf16, bf16)
+#endif
+}
