@@ -8,8 +8,6 @@ fp32 sums are no less exact than the direct ones: fewer terms are added. In bf16
 of taps are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
 """
 
-import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,13 +16,12 @@ from torch.autograd.function import once_differentiable
 
 from fastdcgan import native
 
-_SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+LIBRARY = "winograd"
 
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    library = native.load("winograd")
-    return library is not None and precision in _SUFFIX and hasattr(library, f"gather_{_SUFFIX[precision]}")
+    return native.offers(LIBRARY, "gather", precision)
 
 
 def install(network: nn.Module) -> int:
@@ -58,9 +55,9 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, big_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to [B, O, H/2, W/2]."""
-        if big_BCHW.shape[2] % 4 or big_BCHW.shape[3] % 4 or big_BCHW.dtype not in _SUFFIX:
+        if big_BCHW.shape[2] % 4 or big_BCHW.shape[3] % 4 or not native.knows(big_BCHW):
             return super().forward(big_BCHW)
-        small_BOHW: Tensor = _Gather.apply(_precise(big_BCHW), self.weight, _packed(self))
+        small_BOHW: Tensor = _Gather.apply(native.autocast(big_BCHW), self.weight, _packed(self))
         return small_BOHW
 
 
@@ -69,9 +66,9 @@ class WinogradConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, small_BOHW: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, O, H, W] to [B, C, 2H, 2W]."""
-        if small_BOHW.shape[2] % 2 or small_BOHW.shape[3] % 2 or small_BOHW.dtype not in _SUFFIX:
+        if small_BOHW.shape[2] % 2 or small_BOHW.shape[3] % 2 or not native.knows(small_BOHW):
             return super().forward(small_BOHW, output_size)
-        big_BCHW: Tensor = _Scatter.apply(_precise(small_BOHW), self.weight, _packed(self))
+        big_BCHW: Tensor = _Scatter.apply(native.autocast(small_BOHW), self.weight, _packed(self))
         return big_BCHW
 
 
@@ -85,10 +82,11 @@ class _Packed:
         state = (weight.data_ptr(), weight._version, precision)
         kept = self._kept.get(direction)
         if kept is None or kept[0] != state:
-            O, C = weight.shape[:2]
-            packed = kept[1] if kept and kept[1].dtype == precision else weight.new_empty(36 * O * C, dtype=precision)
+            small, big = weight.shape[:2]
+            reusable = kept is not None and kept[1].dtype == precision
+            packed = kept[1] if kept and reusable else weight.new_empty(36 * small * big, dtype=precision)
             plain = weight.detach().contiguous(memory_format=torch.channels_last)
-            _kernel(f"pack_{direction}", precision)(_at(plain), _long(C), _long(O), _at(packed))
+            native.kernel(LIBRARY, f"pack_{direction}", precision)(plain, big, small, packed)
             self._kept[direction] = kept = (state, packed)
         return kept[1]
 
@@ -143,56 +141,28 @@ class _Scatter(torch.autograd.Function):
 
 def _gather(big_BCHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
     B, C, H, W = big_BCHW.shape
-    O = weight_OCKK.shape[0]
-    small_BOHW = _empty(big_BCHW, B, O, H // 2, W // 2)
+    small = weight_OCKK.shape[0]
+    small_BOHW = native.empty(big_BCHW, B, small, H // 2, W // 2)
     weights = packed.get("gather", weight_OCKK, big_BCHW.dtype)
-    _kernel("gather", big_BCHW.dtype)(_at(big_BCHW), _at(weights), _at(small_BOHW), _Shape(B, C, O, H, W))
+    kernel = native.kernel(LIBRARY, "gather", big_BCHW.dtype)
+    kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, small, H, W))
     return small_BOHW
 
 
 def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
-    B, O, H, W = small_BOHW.shape
+    B, small, H, W = small_BOHW.shape
     C = weight_OCKK.shape[1]
-    big_BCHW = _empty(small_BOHW, B, C, 2 * H, 2 * W)
+    big_BCHW = native.empty(small_BOHW, B, C, 2 * H, 2 * W)
     weights = packed.get("scatter", weight_OCKK, small_BOHW.dtype)
-    _kernel("scatter", small_BOHW.dtype)(_at(small_BOHW), _at(weights), _at(big_BCHW), _Shape(B, C, O, 2 * H, 2 * W))
+    kernel = native.kernel(LIBRARY, "scatter", small_BOHW.dtype)
+    kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, small, 2 * H, 2 * W))
     return big_BCHW
 
 
 def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     """In fp32: the sums are, and are not rounded on their way to the optimizer."""
     B, C, H, W = big_BCHW.shape
-    O = small_BOHW.shape[1]
     gradient_OCKK = torch.empty_like(weight_OCKK, memory_format=torch.channels_last)
-    kernel = _kernel("weight_gradient", big_BCHW.dtype)
-    kernel(_at(big_BCHW), _at(small_BOHW), _at(gradient_OCKK), _Shape(B, C, O, H, W))
+    kernel = native.kernel(LIBRARY, "weight_gradient", big_BCHW.dtype)
+    kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, small_BOHW.shape[1], H, W))
     return gradient_OCKK
-
-
-class _Shape(ctypes.Structure):
-    """Of the big side, as the kernels expect it."""
-
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "C", "O", "height", "width"))
-
-
-def _kernel(name: str, precision: torch.dtype) -> Callable[..., None]:
-    library = native.load("winograd")
-    assert library is not None, "available() was not asked"
-    function: Callable[..., None] = getattr(library, f"{name}_{_SUFFIX[precision]}")
-    return lambda *arguments: function(*(ctypes.byref(a) if isinstance(a, _Shape) else a for a in arguments))
-
-
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
-
-
-def _precise(x: Tensor) -> Tensor:
-    """As autocast would have it."""
-    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
-
-
-def _at(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
-
-
-_long = ctypes.c_int64

@@ -20,6 +20,8 @@ LAYERS = (
     "cache",
     "native.",
     "winograd",
+    "thin",
+    "ends",
     "config",
     "models",
     "reference",

@@ -12,10 +12,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import torch  # noqa: F401  loads its OpenMP library, which ours then shares
+import torch  # loads its OpenMP library, which ours then shares
+from torch import Tensor
 
 from fastdcgan.cache import cache_folder
 
@@ -37,7 +39,8 @@ def load(name: str) -> ctypes.CDLL | None:
     try:
         # The same cache may serve other machines: -march=native means something else there.
         target = _ask(program, "-march=native", "-Q", "--help=target")
-        key = hashlib.sha256("\n".join((source.read_text(), *FLAGS, _ask(program, "--version"), target)).encode())
+        sources = [file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp")))]
+        key = hashlib.sha256("\n".join((*sources, *FLAGS, _ask(program, "--version"), target)).encode())
         library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
         if not library.exists():
             _build(program, source, library)
@@ -57,3 +60,56 @@ def _build(program: str, source: Path, library: Path) -> None:
         unfinished = Path(folder) / library.name
         _ask(program, *FLAGS, "-o", str(unfinished), str(source))
         unfinished.replace(library)
+
+
+# --- What the kernels and PyTorch say to each other -------------------------------------------------------------------
+
+_SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+class Shape(ctypes.Structure):
+    """A convolution's batch, channels on its big and on its small side, and the big side's size."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "C", "O", "height", "width"))
+
+
+def offers(library: str, name: str, precision: torch.dtype) -> bool:
+    """Whether a library can be built here, and has a kernel for a precision: bf16 only where the processor does."""
+    loaded = load(library)
+    return loaded is not None and precision in _SUFFIX and hasattr(loaded, f"{name}_{_SUFFIX[precision]}")
+
+
+def kernel(library: str, name: str, precision: torch.dtype) -> Callable[..., None]:
+    """A kernel that takes tensors (or None) for pointers. They must be contiguous in channels-last order."""
+    loaded = load(library)
+    assert loaded is not None, "offers() was not asked"
+    function = getattr(loaded, f"{name}_{_SUFFIX[precision]}")
+    return lambda *arguments: function(*(_argument(argument) for argument in arguments))
+
+
+def knows(x: Tensor) -> bool:
+    """Whether the kernels can read a tensor."""
+    return x.device.type == "cpu" and x.dtype in _SUFFIX
+
+
+def autocast(x: Tensor) -> Tensor:
+    """As autocast would have it."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def empty(like: Tensor, *shape: int) -> Tensor:
+    """Memory for a result: channels last, of the same type."""
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
+
+
+def _argument(value: object) -> object:
+    match value:
+        case None:
+            return ctypes.c_void_p(None)
+        case Tensor():
+            return ctypes.c_void_p(value.data_ptr())
+        case Shape():
+            return ctypes.byref(value)
+        case int():
+            return ctypes.c_int64(value)
+    return value

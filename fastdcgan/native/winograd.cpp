@@ -11,88 +11,19 @@
 // channels. The two gradients are the same algorithm transposed. The readable twin is PyTorch's own convolution.
 //
 // Layout: pictures are NHWC ("channels last"); `big` is the side with twice the resolution (C channels), `small` the
-// other (O channels). Numbers are float, or bf16 multiplied in pairs with sums in float. A *word* is 32 bits: one
-// float, or two bf16 that are neighbours in the sum. Panels are 32 columns wide.
+// other (O channels). Words and panels: see product.hpp.
 //
 // Plain C interface, OpenMP, GCC's vector types: nothing to link but the compiler's own libraries.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <immintrin.h>
-#include <memory>
-#include <omp.h>
+#include "product.hpp"
 
 namespace {
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-
-constexpr int64_t LANES = 16, PANEL = 32, ROWS = 8, PRODUCTS = 9;
+constexpr int64_t PRODUCTS = 9;
 
 // Tiles and columns worked on at a time. More tiles reuse the weights longer, which come from the third cache or from
 // memory; one product's tiles (64 x 1024 floats) and its panel still fit the second cache.
 constexpr int64_t BLOCK = 64, GROUP = 4 * PANEL;
-
-struct bf16 {
-    uint16_t bits;
-};
-
-template <class T> constexpr int64_t IN_WORD = 4 / sizeof(T);
-
-// Anywhere in memory, whatever else lies there.
-typedef Vector VectorAnywhere __attribute__((aligned(4), may_alias));
-typedef Words WordsAnywhere __attribute__((aligned(4), may_alias));
-
-inline Vector load(const float *from) { return *reinterpret_cast<const VectorAnywhere *>(from); }
-inline Words load(const uint32_t *from) { return *reinterpret_cast<const WordsAnywhere *>(from); }
-inline void store(float *to, Vector v) { *reinterpret_cast<VectorAnywhere *>(to) = v; }
-inline void store(uint32_t *to, Words v) { *reinterpret_cast<WordsAnywhere *>(to) = v; }
-
-#ifdef __AVX512BF16__
-inline Vector load(const bf16 *from) {
-    __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
-    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
-}
-inline __m256i narrowed(Vector v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
-inline void store(bf16 *to, Vector v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), narrowed(v)); }
-
-// first and second are neighbours in the sum
-inline Words words(const bf16 *, Vector first, Vector second) {
-    return (Words)_mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(first)),
-                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrowed(second)), 16));
-}
-inline Vector multiply_add(const bf16 *, uint32_t a, Words b, Vector sum) {
-    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
-}
-#endif
-
-inline Words words(const float *, Vector first, Vector) { return (Words)first; }
-inline Vector multiply_add(const float *, uint32_t a, Words b, Vector sum) {
-    float number;
-    std::memcpy(&number, &a, sizeof number);
-    return sum + number * (Vector)b;
-}
-
-// --- Memory that is kept between calls, so that its pages are faulted in once --------------------------------------
-
-struct Scratch {
-    void *memory = nullptr;
-    size_t size = 0;
-    ~Scratch() { std::free(memory); }
-
-    template <class T> T *take(int64_t count) {
-        size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-        if (bytes > size) {
-            std::free(memory);
-            memory = std::aligned_alloc(4096, bytes);
-            if (!memory) std::abort();
-            size = bytes;
-        }
-        return static_cast<T *>(memory);
-    }
-};
 
 // --- The geometry ---------------------------------------------------------------------------------------------------
 
@@ -152,29 +83,6 @@ template <class T> inline void weights_of(const T *small, const Shape &shape, in
         out[3 * k + 1] = row[k][0] + row[k][1];
         out[3 * k + 2] = row[k][1];
     }
-}
-
-// --- A small matrix product: 8 rows, 32 columns ---------------------------------------------------------------------
-
-// C[m][n] (+)= sum over k of A[m][k] B[k][n], in words; `row` and `step` are A's strides.
-template <class T, bool ADD>
-inline void product(int64_t depth, const uint32_t *A, int64_t row, int64_t step, const uint32_t *B, float *C, int64_t ldc) {
-    Vector sum[ROWS][2];
-#pragma GCC unroll 8
-    for (int m = 0; m < ROWS; m++)
-        for (int n = 0; n < 2; n++) sum[m][n] = ADD ? load(C + m * ldc + n * LANES) : Vector{};
-    for (int64_t k = 0; k < depth; k++) {
-        const Words left = load(B + k * PANEL), right = load(B + k * PANEL + LANES);
-#pragma GCC unroll 8
-        for (int m = 0; m < ROWS; m++) {
-            uint32_t a = A[m * row + k * step];
-            sum[m][0] = multiply_add((const T *)nullptr, a, left, sum[m][0]);
-            sum[m][1] = multiply_add((const T *)nullptr, a, right, sum[m][1]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < ROWS; m++)
-        for (int n = 0; n < 2; n++) store(C + m * ldc + n * LANES, sum[m][n]);
 }
 
 // The nine products of a block of tiles, for a group of panels: made[9][block][columns] = seen[9][block][row] packed.
