@@ -1,116 +1,81 @@
-"""Our training step against the reference's, on this machine: `pytest benchmarks --benchmark-only`.
+"""Our training step against the reference's, in turns in one process: the step alone, without data.
 
-Both start from weights of the same distribution and are fed the same pictures and noise, which are made beforehand:
-this is the step alone, without data. The plan is the one that `fastdcgan train` would choose here; where the hardware
-multiplies bf16, it is not the reference's precision, so read the speedup together with the plan.
+Both enjoy this process's memory allocator, whatever its settings; `test_headline.py` gives the reference its own.
 """
 
-import os
-import platform
-import subprocess
-from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
 
-from fastdcgan import models, reference
+from benchmarks.ceiling import training_ceiling
+from benchmarks.conditions import device
+from benchmarks.contenders import finisher, our_step, reference_step
+from benchmarks.measure import Contender, InProcess, take_turns
+from benchmarks.parity import parity_error
+from benchmarks.plans import TECHNIQUES, tuned_plan
+from benchmarks.results import throughput
 from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.config import ExecutionConfig, RecipeConfig
-from fastdcgan.paired import Turns
-from fastdcgan.plan import Plan, choose_plan, prepare
-from fastdcgan.step import StepMetrics, train_step
-
-BATCH = 64
-WARM_UP = 1
-PAIRS = {"dcgan28": 15, "dcgan64": 5}
+from fastdcgan.plan import Plan, native_precision
+from fastdcgan.roofline import Ceilings
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_step(benchmark: BenchmarkFixture, name: str) -> None:
+@pytest.mark.parametrize("batch", [64, 128, 256])
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan128"])
+def test_step(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: str, batch: int) -> None:
+    """The tuned plan."""
     arch = architecture(name)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = choose_plan(ExecutionConfig(), device)
-    turns = in_turns(arch, plan, device)
-
-    turns.warm_up(WARM_UP)
-    # pytest-benchmark times our turn too, for its table; the reference takes its turn in the untimed setup.
-    benchmark.pedantic(turns.time_ours, setup=turns.time_reference, rounds=PAIRS[name])
-
-    times = turns.result()
+    plan = tuned_plan(arch, batch, device())
+    facts = checked(arch, batch, plan, ceilings)
+    measured = take_turns(benchmark, contenders(arch, batch, ours=plan))
     benchmark.extra_info.update(
-        images_per_sec=round(BATCH / times.our_seconds, 1),
-        reference_images_per_sec=round(BATCH / times.reference_seconds, 1),
-        speedup=round(times.speedup, 3),
-        speedup_quartiles=[round(quartile, 3) for quartile in times.speedup_quartiles],
-        pairs=len(times.ours),
-        batch=BATCH,
-        plan=str(plan),
-        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        threads=torch.get_num_threads(),
-        cpu=cpu_model(),
-        load_average=load_average(),
-        torch=torch.__version__,
-        commit=commit(),
+        throughput(measured, suite="step", case=f"{name}, batch {batch}", images=batch, **facts)
     )
 
 
-def in_turns(arch: Architecture, plan: Plan, device: torch.device) -> Turns:
-    """One step of each implementation, ready to be timed."""
-    rng = torch.Generator().manual_seed(0)
-    real_BCHW = torch.rand(BATCH, arch.channels, arch.resolution, arch.resolution, generator=rng).to(device) * 2 - 1
-    z_BL = torch.randn(BATCH, arch.latent_dim, generator=rng).to(device)
-
-    generator_layers, discriminator_layers = (
-        reference.layers_28()
-        if arch.name == "dcgan28"
-        else reference.layers_64(arch.channels, arch.width, arch.latent_dim)
+@pytest.mark.parametrize("number", range(len(TECHNIQUES)), ids=[technique.name for technique in TECHNIQUES])
+@pytest.mark.parametrize("batch", [128])
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
+def test_technique(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: str, batch: int, number: int) -> None:
+    """A technique together with all before it, against the reference and against all before it without it."""
+    arch, technique = architecture(name), TECHNIQUES[number]
+    if technique.plan.precision == "bf16" and native_precision(device()) == "fp32":
+        pytest.skip("bf16 would be emulated here")
+    facts = checked(arch, batch, technique.plan, ceilings)
+    without = {"without": TECHNIQUES[number - 1].plan} if number else {}
+    measured = take_turns(benchmark, contenders(arch, batch, **without, ours=technique.plan))
+    gain = measured.against("without" if number else "reference")
+    benchmark.extra_info.update(
+        throughput(
+            measured,
+            suite="technique",
+            case=f"{name}, batch {batch}, + {technique.name}",
+            images=batch,
+            technique=technique.name,
+            technique_number=number,
+            predicted_gain=round(technique.predicted_gain, 3),
+            measured_gain=round(gain.speedup, 3),
+            measured_gain_quartiles=[round(quartile, 3) for quartile in gain.speedup_quartiles],
+            **facts,
+        )
     )
-    torch.manual_seed(0)
-    G, D = reference.Generator(generator_layers).to(device), reference.Discriminator(discriminator_layers).to(device)
-    reference.initialise(G)
-    reference.initialise(D)
-    optimizer_g, optimizer_d = reference.adam(G), reference.adam(D)
-
-    state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), device)
-    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
-    our_real_BCHW = real_BCHW.contiguous(memory_format=layout)
-
-    def reference_step() -> dict[str, Tensor]:
-        return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL)
-
-    def our_step() -> StepMetrics:
-        return train_step(state, our_real_BCHW, z_BL)
-
-    def finish() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return Turns(reference_step, our_step, finish=finish)
 
 
-def cpu_model() -> str:
-    """As the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def contenders(arch: Architecture, batch: int, **plans: Plan) -> dict[str, Contender]:
+    """The reference, and our step under each of the plans, by their names."""
+    finish = finisher(device())
+    steps = {"reference": reference_step(arch, batch, device())} | {
+        name: our_step(arch, batch, plan, device()) for name, plan in plans.items()
+    }
+    return {name: InProcess(step, finish) for name, step in steps.items()}
 
 
-def load_average() -> float | None:
-    """Processes that wanted a core over the last minute, ours among them; well above the cores, others were at work."""
-    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-
-
-def commit() -> str:
-    """The commit of this working tree, with a mark if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def checked(arch: Architecture, batch: int, plan: Plan, ceilings: Ceilings | None) -> dict[str, Any]:
+    """What is known of a plan before it is timed. Raises ValueError if it is not the reference's step."""
+    return {
+        "parity_error": parity_error(arch, plan),
+        "ceiling": training_ceiling(ceilings, arch, batch, plan.precision),
+        "plan": str(plan),
+        "arch": arch.name,
+        "batch": batch,
+    }

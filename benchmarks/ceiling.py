@@ -1,0 +1,28 @@
+"""The most images per second that this machine's arithmetic allows."""
+
+import torch
+
+from fastdcgan.architecture import Architecture
+from fastdcgan.roofline import KNOWN_GPUS, Ceilings, measure_ceilings, pass_flops, work
+
+
+def ceilings_of(device: torch.device) -> Ceilings | None:
+    """Measured on a CPU, from a datasheet for a known GPU, else None."""
+    if device.type == "cpu":
+        return measure_ceilings()
+    name = torch.cuda.get_device_name(device)
+    return next((ceilings for key, ceilings in KNOWN_GPUS.items() if key in name), None)
+
+
+def training_ceiling(machine: Ceilings | None, arch: Architecture, batch: int, precision: str) -> float | None:
+    """Images per second if the convolutions of a step ran at the machine's best rate and all else were free."""
+    return _rate(machine, precision) / work(arch, batch).flops if machine else None
+
+
+def sampling_ceiling(machine: Ceilings | None, arch: Architecture, precision: str) -> float | None:
+    """The same for one forward pass of the generator."""
+    return _rate(machine, precision) / sum(pass_flops(arch)[0]) if machine else None
+
+
+def _rate(machine: Ceilings, precision: str) -> float:
+    return machine.flops["bf16" if precision == "fp16" else precision]

@@ -1,0 +1,11 @@
+"""Which questions are asked, in the order in which a report answers them; `suite` in a result's extra_info."""
+
+SUITES = {
+    "headline": "The step, against the reference as its users run it",
+    "step": "The step, both in one process",
+    "technique": "Each technique added in turn",
+    "data": "From a folder of JPEGs to batches, against torchvision's DataLoader",
+    "end to end": "From a folder of JPEGs to updated weights, against the same step on data in memory",
+    "sampling": "Pictures from the generator",
+    "start-up": "From the start of the process to the first step done",
+}

@@ -1,0 +1,77 @@
+"""A folder of JPEGs to updated weights, against the same step on data that is in memory already.
+
+The "reference" of this result is our own step: its speed-up is how much of it is left when pictures must be decoded
+and noise be drawn on the side, and 1 would be perfect.
+"""
+
+import itertools
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from benchmarks.ceiling import training_ceiling
+from benchmarks.conditions import cores, device
+from benchmarks.contenders import finisher, inputs, our_state
+from benchmarks.loading import Stream
+from benchmarks.measure import InProcess, take_turns
+from benchmarks.parity import parity_error
+from benchmarks.plans import tuned_plan
+from benchmarks.results import throughput
+from fastdcgan.architecture import architecture
+from fastdcgan.data import open_source
+from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.randomness import Stream as Randomness
+from fastdcgan.randomness import latents
+from fastdcgan.roofline import Ceilings
+from fastdcgan.step import train_step
+
+
+@pytest.mark.usefixtures("private_cache")
+@pytest.mark.parametrize("batch", [128])
+@pytest.mark.parametrize("name", ["dcgan64"])
+def test_end_to_end(
+    benchmark: BenchmarkFixture, ceilings: Ceilings | None, photographs: Path, name: str, batch: int
+) -> None:
+    """The trainer's loop, in blocks of steps."""
+    arch, where = architecture(name), device()
+    plan = tuned_plan(arch, batch, where)
+    error = parity_error(arch, plan)
+    state = our_state(arch, plan, where)
+    source = open_source(
+        str(photographs), resolution=arch.resolution, channels=3, device=str(where), threads=min(8, cores())
+    )
+    batches = real_batches(source, Batching(seed=0, global_batch=batch), where)
+    in_memory_BCHW, in_memory_BL = next(batches), inputs(arch, batch, where)[1]
+    number = itertools.count(1)
+
+    def step_as_trained(real_BCHW: Tensor) -> None:
+        z_BL = latents(0, Randomness.NOISE, next(number), batch, arch.latent_dim).to(where, non_blocking=True)
+        train_step(state, real_BCHW, z_BL)
+
+    with closing(batches):
+        measured = take_turns(
+            benchmark,
+            {
+                "reference": InProcess(lambda: train_step(state, in_memory_BCHW, in_memory_BL), finisher(where)),
+                # Decoding is quicker than training, so the store is full but for what the last step took.
+                "ours": Stream(batches, step_as_trained, stored=1, refill_seconds=0.5, finish=finisher(where)),
+            },
+            turn_seconds=2.0,
+            budgets=2,
+        )
+    benchmark.extra_info.update(
+        throughput(
+            measured,
+            suite="end to end",
+            case=f"{name}, batch {batch}",
+            images=batch,
+            ceiling=training_ceiling(ceilings, arch, batch, plan.precision),
+            parity_error=error,
+            plan=str(plan),
+            arch=name,
+            batch=batch,
+        )
+    )

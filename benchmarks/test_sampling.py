@@ -1,0 +1,60 @@
+"""Pictures from a trained generator: `sampling.generate` against the reference's generator in evaluation mode."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.ceiling import sampling_ceiling
+from benchmarks.conditions import device
+from benchmarks.contenders import finisher, inputs, our_state, reference_networks
+from benchmarks.measure import InProcess, take_turns
+from benchmarks.parity import ROUNDING, relative_error
+from benchmarks.plans import tuned_plan
+from benchmarks.results import throughput
+from fastdcgan.architecture import architecture
+from fastdcgan.roofline import Ceilings
+from fastdcgan.sampling import generate
+
+
+@pytest.mark.parametrize("batch", [64])
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan128"])
+def test_sampling(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: str, batch: int) -> None:
+    """A grid as training makes it, with the plan's memory layout, in fp32."""
+    arch = architecture(name)
+    plan = tuned_plan(arch, batch, device())
+    twin = reference_networks(arch)[0]
+    generator = our_state(arch, plan, device()).generator
+    generator.load_state_dict(twin.state_dict())
+    twin.to(device()).eval()
+    z_BL = inputs(arch, batch, torch.device("cpu"))[1]
+
+    def reference_generate() -> torch.Tensor:
+        with torch.no_grad():
+            pictures_BCHW: torch.Tensor = twin(z_BL.to(device())).cpu()
+        return pictures_BCHW
+
+    error = relative_error(generate(generator, z_BL), reference_generate())
+    if not error <= ROUNDING:
+        raise ValueError(f"{plan}: not timed, because {name}'s pictures are off by {error:.1e}")
+    measured = take_turns(
+        benchmark,
+        {
+            "reference": InProcess(reference_generate, finisher(device())),
+            "ours": InProcess(lambda: generate(generator, z_BL), finisher(device())),
+        },
+    )
+    benchmark.extra_info.update(
+        throughput(
+            measured,
+            suite="sampling",
+            case=f"{name}, {batch} pictures",
+            images=batch,
+            ceiling=sampling_ceiling(ceilings, arch, "fp32"),
+            parity_error=error,
+            plan=str(replace(plan, precision="fp32")),
+            arch=name,
+            batch=batch,
+        )
+    )

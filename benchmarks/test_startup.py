@@ -1,0 +1,101 @@
+"""From the start of the process to the first step done, as `fastdcgan train` on a folder that it has seen before.
+
+`import torch` alone, in a process of its own, takes turns with it and is subtracted: it's nothing that we could help.
+"""
+
+import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.conditions import ROOT, device
+from benchmarks.measure import take_turns
+from benchmarks.photographs import write_photographs
+from benchmarks.plans import tuned_plan
+from benchmarks.results import duration
+from fastdcgan.architecture import architecture
+
+PAIRS = 5
+
+
+class FirstStep:
+    """Processes that train, each timed until its first line of metrics is there, as a contender."""
+
+    def __init__(self, pictures: Path, runs: Path, arch: str, batch: int) -> None:
+        self._options = ["--data", str(pictures), "--arch", arch, "--batch-size", str(batch), "--images", str(batch)]
+        runs.mkdir()
+        self._runs, self._number = runs, itertools.count()
+
+    def time(self, steps: int) -> float:
+        """See `measure.Contender`; a step is one start. Raises RuntimeError if the process gets nowhere."""
+        return sum(self._once() for _ in range(steps))
+
+    def _once(self) -> float:
+        out = self._runs / str(next(self._number))
+        metrics, log = out / "metrics.jsonl", self._runs / "log"
+        start = time.perf_counter()
+        with (
+            log.open("w") as file,
+            subprocess.Popen(
+                [sys.executable, "-m", "fastdcgan", "train", *self._options, "--out", str(out)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            ) as process,
+        ):
+            while not (metrics.exists() and metrics.stat().st_size):
+                if process.poll() is not None:
+                    raise RuntimeError(f"training ended with {process.returncode}: {log.read_text()[-200:]}")
+                time.sleep(0.005)
+            seconds = time.perf_counter() - start
+            process.kill()  # sampling and saving are another matter
+        return seconds
+
+
+class ImportTorch:
+    """Processes that import PyTorch, each timed until it says that it has, as a contender."""
+
+    def time(self, steps: int) -> float:
+        """See `measure.Contender`; a step is one start."""
+        return sum(self._once() for _ in range(steps))
+
+    def _once(self) -> float:
+        start = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-c", "import torch; print(flush=True)"], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout
+            process.stdout.readline()
+            return time.perf_counter() - start
+
+
+@pytest.mark.usefixtures("private_cache")
+@pytest.mark.parametrize("batch", [128])
+@pytest.mark.parametrize("name", ["dcgan64"])
+def test_startup(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch: int) -> None:
+    """Caches are warm: the files, the folder's index, and compiled code where the plan has any."""
+    write_photographs(tmp_path / "pictures", 2 * batch)
+    measured = take_turns(
+        benchmark,
+        {
+            "import torch": ImportTorch(),
+            "ours": FirstStep(tmp_path / "pictures", tmp_path / "runs", name, batch),
+        },
+        most_pairs=PAIRS,
+    )
+    benchmark.extra_info.update(
+        duration(
+            measured,
+            less="import torch",
+            suite="start-up",
+            case=f"{name}, batch {batch}, less import torch",
+            plan=str(tuned_plan(architecture(name), batch, device())),
+            arch=name,
+            batch=batch,
+        )
+    )
