@@ -22,9 +22,11 @@ def install(network: nn.Module) -> int:
 
 def fits(module: nn.Module) -> bool:
     """Whether a layer has no stride and no padding: it may have a single pixel on one side, checked at each call."""
+    if type(module) not in (nn.Conv2d, nn.ConvTranspose2d):
+        return False
+    assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
     return (
-        type(module) in (nn.Conv2d, nn.ConvTranspose2d)
-        and (module.stride, module.padding, module.dilation) == ((1, 1), (0, 0), (1, 1))
+        (module.stride, module.padding, module.dilation) == ((1, 1), (0, 0), (1, 1))
         and module.groups == 1
         and module.bias is None
     )
@@ -51,4 +53,5 @@ class EndConvTranspose2d(nn.ConvTranspose2d):
             return super().forward(x_BCHW, output_size)
         weight_NC = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         y_BN = F.linear(x_BCHW.flatten(1), weight_NC)
-        return y_BN.unflatten(1, (*self.kernel_size, self.out_channels)).permute(0, 3, 1, 2)
+        y_BKKO: Tensor = y_BN.unflatten(1, (*self.kernel_size, self.out_channels))
+        return y_BKKO.permute(0, 3, 1, 2)

@@ -12,8 +12,11 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
+from fastdcgan import ends, thin, winograd
 from fastdcgan.config import ExecutionConfig, RecipeConfig
+from fastdcgan.memory import keep_freed_memory
 from fastdcgan.objectives import objective
 from fastdcgan.step import TrainState
 
@@ -24,6 +27,16 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+KernelName = Literal["ends", "thin", "winograd"]
+
+INSTALL: dict[KernelName, Callable[[nn.Module], int]] = {
+    "ends": ends.install,
+    "thin": thin.install,
+    "winograd": winograd.install,
+}
+"""Our own ways to do some of the layers, each a function that changes a network from outside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +50,27 @@ class Plan:
 
     fused_adam: bool = True
 
+    kernels: tuple[KernelName, ...] = ()
+    """Which layers are done our own way instead of PyTorch's: CPU, channels last, not compiled."""
+
+    keep_memory: bool = False
+    """Whether the process keeps freed memory instead of handing it back to the system: for the rest of its life."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernels", tuple(self.kernels))  # a list, where it was read from JSON
+        if self.kernels and (not self.channels_last or self.backend):
+            raise ValueError("our own kernels need channels-last memory and can't be compiled")
+
     def __str__(self) -> str:
-        """A line for people: "bf16, channels-last, eager, fused Adam"."""
+        """A line for people: "bf16, channels-last, eager, fused Adam, memory kept"."""
         return ", ".join(
             (
                 self.precision,
                 "channels-last" if self.channels_last else "channels-first",
                 f"compiled by {self.backend}" if self.backend else "eager",
                 "fused Adam" if self.fused_adam else "plain Adam",
+                *([f"own kernels ({', '.join(self.kernels)})"] if self.kernels else []),
+                *(["memory kept"] if self.keep_memory else []),
             )
         )
 
@@ -70,7 +96,26 @@ def choose_plan(request: ExecutionConfig, device: torch.device, launcher_precisi
     compiled = request.compile == "on" or (request.compile == "auto" and device.type == "cuda")
     if compiled and device.type == "cpu" and not has_cpp_compiler():
         raise ValueError("--compile on needs a C++ compiler on the CPU: install g++ or set CXX, or use --compile off")
-    return Plan(precision=precision, backend="inductor" if compiled else None)
+    return Plan(
+        precision=precision,
+        backend="inductor" if compiled else None,
+        kernels=() if compiled else own_kernels(device, precision),
+        keep_memory=device.type == "cpu",
+    )
+
+
+def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:
+    """Those of our kernels that are expected to be faster here.
+
+    They are written for vectors of 512 bits, and know nothing of the matrix units that some processors have for bf16.
+    """
+    if device.type != "cpu" or precision == "fp16":
+        return ()
+    dtype, capabilities = _DTYPES[precision], torch.cpu.get_capabilities()
+    suited = capabilities.get("avx512_f") and not (precision == "bf16" and capabilities.get("amx_bf16"))
+    if suited and winograd.available(dtype) and thin.available(dtype):
+        return ("ends", "thin", "winograd")
+    return ("ends",)
 
 
 def has_cpp_compiler() -> bool:
@@ -111,9 +156,15 @@ def prepare(
         device: where to run.
         wrap: applied to the network as it is called in training: DDP's place, outside of the compiled module.
     """
+    if plan.keep_memory:
+        keep_freed_memory()
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     generator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     discriminator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+    for name in plan.kernels:
+        INSTALL[name](generator)
+        INSTALL[name](discriminator)
 
     def called(network: nn.Module) -> nn.Module:
         if plan.backend is None:
@@ -122,12 +173,16 @@ def prepare(
         return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))
 
     def adam(network: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             network.parameters(),
             lr=recipe.lr,
             betas=(recipe.beta1, recipe.beta2),
             fused=plan.fused_adam,
         )
+        if "winograd" in plan.kernels:
+            # It keeps what it made of the weights until they change, and the fused step changes them without a trace.
+            optimizer.register_step_post_hook(lambda *_: increment_version(list(network.parameters())))
+        return optimizer
 
     def scaler() -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")

@@ -41,7 +41,7 @@ def install(network: nn.Module) -> int:
         assert isinstance(module, ThinConv2d)
         if isinstance(following, nn.LeakyReLU):
             module.slope = following.negative_slope
-            following.__class__ = nn.Identity
+            following.__class__ = nn.Identity  # type: ignore[assignment]
         else:
             module.slope = 1.0
     return count

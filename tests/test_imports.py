@@ -18,6 +18,7 @@ LAYERS = (
     "randomness",
     "paired",
     "cache",
+    "memory",
     "native.",
     "winograd",
     "thin",

@@ -1,0 +1,175 @@
+"""Our own kernels are PyTorch's convolutions and activations: each layer alone, and whole steps."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from test_parity import check_in_fp32, distance, doubled, run
+from torch import Tensor, nn
+from twins import inputs, relative_error, the_fast_path, the_reference
+
+from fastdcgan import ends, native, thin, winograd
+from fastdcgan.architecture import architecture
+from fastdcgan.config import ExecutionConfig
+from fastdcgan.plan import INSTALL, Plan, choose_plan
+
+needs_compiler = pytest.mark.skipif(not winograd.available(), reason="our kernels need g++ and an x86-64 processor")
+needs_bf16 = pytest.mark.skipif(not winograd.available(torch.bfloat16), reason="bf16 kernels need AVX512_BF16")
+
+OWN = Plan(kernels=tuple(INSTALL))
+
+
+def conv(channels: int, maps: int) -> nn.Module:
+    return nn.Conv2d(channels, maps, 4, 2, 1, bias=False)
+
+
+def transposed(maps: int, channels: int) -> nn.Module:
+    return nn.ConvTranspose2d(maps, channels, 4, 2, 1, bias=False)
+
+
+LAYERS = {
+    # Batches and sizes that fill no block, and channels that end in the middle of a panel.
+    "winograd, one tile": (winograd, lambda: conv(16, 32), (1, 16, 4, 4)),
+    "winograd, not square": (winograd, lambda: conv(48, 64), (3, 48, 12, 8)),
+    "winograd, many tiles": (winograd, lambda: conv(16, 32), (21, 16, 32, 32)),
+    "winograd, transposed": (winograd, lambda: transposed(32, 16), (5, 32, 2, 6)),
+    "winograd, transposed, many tiles": (winograd, lambda: transposed(64, 16), (9, 64, 16, 16)),
+    "thin": (thin, lambda: nn.Sequential(conv(3, 32), nn.LeakyReLU(0.2, inplace=True)), (3, 3, 10, 14)),
+    "thin, grey": (thin, lambda: nn.Sequential(conv(1, 64), nn.LeakyReLU(0.2, inplace=True)), (2, 1, 28, 28)),
+    "thin, alpha, no activation": (thin, lambda: nn.Sequential(conv(4, 32)), (2, 4, 6, 6)),
+    "thin, transposed": (thin, lambda: transposed(32, 3), (3, 32, 5, 9)),
+    "thin, transposed, grey": (thin, lambda: transposed(32, 1), (2, 32, 14, 14)),
+    "ends, first": (ends, lambda: nn.ConvTranspose2d(10, 32, 4, 1, 0, bias=False), (5, 10, 1, 1)),
+    "ends, last": (ends, lambda: nn.Conv2d(32, 1, 4, 1, 0, bias=False), (5, 32, 4, 4)),
+}
+
+
+def results(layer: nn.Module, x: Tensor, direction: Tensor, autocast: bool = False) -> dict[str, Tensor]:
+    """Output and both gradients."""
+    x = x.detach().clone().requires_grad_()
+    layer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = layer(x)
+    y.backward(direction.to(y.dtype))
+    (weight,) = layer.parameters()
+    assert x.grad is not None
+    assert weight.grad is not None
+    return {"output": y.detach(), "input's gradient": x.grad, "weight's gradient": weight.grad.clone()}
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_is_pytorchs(name: str, precision: str) -> None:
+    kernels, make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    own = make()
+    direct, exact = copy.deepcopy(own), copy.deepcopy(own).double()
+    own.to(memory_format=torch.channels_last)
+    assert kernels.install(own) == 1
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    bf16 = precision == "bf16"
+    if bf16:
+        x = x.bfloat16()
+    direction = torch.randn_like(exact(x.double()))
+    if bf16:
+        direction = direction.bfloat16().double()
+
+    truth = results(exact, x.double(), direction)
+    found, wanted = results(own, x, direction, bf16), results(direct, x, direction, bf16)
+    for what, value in truth.items():
+        # Winograd's sums of pixels and of taps are rounded to bf16 before they are multiplied: about a bit is lost.
+        bound = max(3 * relative_error(wanted[what], value), 1e-6)
+        assert relative_error(found[what], value) <= bound, what
+
+
+@needs_compiler
+def test_every_layer_of_dcgan64_but_the_activations_is_ours_and_nothing_is_renamed() -> None:
+    arch = architecture("dcgan64")
+    plain, own = the_fast_path(arch, the_reference(arch), Plan()), the_fast_path(arch, the_reference(arch), OWN)
+    for network, twin in ((own.G, plain.G), (own.D, plain.D)):
+        assert list(network.state_dict()) == list(twin.state_dict())
+        kinds = {type(m) for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
+        assert not kinds & {nn.Conv2d, nn.ConvTranspose2d}
+
+
+@needs_compiler
+def test_weights_that_change_are_packed_again() -> None:
+    layer = conv(16, 32).to(memory_format=torch.channels_last)
+    winograd.install(layer)
+    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    before = layer(x).detach()
+    (weight,) = layer.parameters()
+    with torch.no_grad():
+        weight.mul_(2)
+    assert torch.allclose(layer(x), 2 * before, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("fused", [True, False])
+def test_after_a_step_the_new_weights_are_used(fused: bool) -> None:
+    """The fused optimizer changes weights without leaving a trace in their version."""
+    arch = architecture("dcgan32", width=16)
+    own = the_fast_path(arch, the_reference(arch), replace(OWN, fused_adam=fused))
+    x_BCHW, z_BL = inputs(arch)
+    for step in range(2):
+        own.step(*inputs(arch, step))
+    for network, x in ((own.G, z_BL), (own.D, x_BCHW.contiguous(memory_format=torch.channels_last))):
+        fresh = copy.deepcopy(network)
+        for module in fresh.modules():
+            module.__dict__.pop("_winograd_packed", None)
+        assert torch.equal(network.eval()(x), fresh.eval()(x))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64"])
+def test_a_step_in_fp32(name: str) -> None:
+    check_in_fp32(architecture(name, width=32), OWN)
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64"])
+def test_a_step_in_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
+    arch = architecture(name, width=32)
+    truth = run(doubled(the_reference(arch)), arch, 1, double=True)
+    found = run(the_fast_path(arch, the_reference(arch), Plan(precision="bf16", kernels=OWN.kernels)), arch, 1)
+    wanted = run(the_reference(arch, autocast=True), arch, 1)
+    for prefix in ("loss", "grad.D", "grad.G"):
+        assert distance(found, truth, prefix) <= max(1e-3, 1.5 * distance(wanted, truth, prefix)), prefix
+
+
+@needs_compiler
+def test_twenty_steps_go_the_same_way() -> None:
+    """Losses, not weights: fp32 paths with different kernels drift apart, as two runs of anything do."""
+    arch = architecture("dcgan32", width=16)
+    twin = the_reference(arch)
+    own = the_fast_path(arch, twin, OWN)
+    found, wanted = run(own, arch, 20), run(twin, arch, 20)
+    for key in ("loss_d", "loss_g", "d_real", "d_fake"):
+        assert found[key].item() == pytest.approx(wanted[key].item(), rel=0.05), key
+
+
+@needs_compiler
+def test_the_same_step_twice_gives_the_same_bits() -> None:
+    """Threads take turns at the work; the order of the sums must not depend on who is first."""
+    arch = architecture("dcgan64", width=32)
+    runs = [run(the_fast_path(arch, the_reference(arch), OWN), arch, 3) for _ in range(2)]
+    assert all(torch.equal(runs[0][key], value) for key, value in runs[1].items())
+
+
+def test_without_a_compiler_pytorchs_kernels_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    native.load.cache_clear()
+    try:
+        assert not winograd.available()
+        assert not set(choose_plan(ExecutionConfig(), torch.device("cpu")).kernels) & {"winograd", "thin"}
+    finally:
+        monkeypatch.undo()
+        native.load.cache_clear()
+
+
+def test_a_plan_from_json_is_the_plan() -> None:
+    assert Plan(kernels=["ends"]) == Plan(kernels=("ends",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="channels-last"):
+        Plan(kernels=("ends",), channels_last=False)
