@@ -23,6 +23,7 @@ LAYERS = (
     "objectives",
     "step",
     "plan",
+    "capture",
     "roofline",
     "data.",
     "distributed",
