@@ -152,6 +152,7 @@ def test_the_roofline_of_what_there_is(capsys: pytest.CaptureFixture[str], monke
     cli.main(["roofline", "--arch", "dcgan32"])
     said = capsys.readouterr().out
     assert "this CPU" in said and "H100" in said and "0.38" in said
+    assert "predicted and not measured" in said and "launches" in said
     assert "'vgg'" in refusal(capsys, "roofline", "--arch", "vgg")
     assert "--batch-size 0" in refusal(capsys, "roofline", "--batch-size", 0)
 
