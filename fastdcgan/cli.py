@@ -54,12 +54,12 @@ def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 
 
     from fastdcgan.architecture import architecture
     from fastdcgan.roofline import measure_ceilings
-    from fastdcgan.telemetry.limits import limits_table
+    from fastdcgan.telemetry.limits import limits_table, prediction_table
 
     geometry = architecture(arch, width=width)
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size}: must be at least 1")
-    Console().print(limits_table(geometry, batch_size, measure_ceilings()))
+    Console().print(limits_table(geometry, batch_size, measure_ceilings()), prediction_table(geometry, batch_size))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

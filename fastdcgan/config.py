@@ -100,8 +100,10 @@ class ExecutionConfig:
     precision: PrecisionRequest = "auto"
     """Autocast precision. auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32."""
 
-    compile: Literal["auto", "on", "off"] = field(default="auto", metadata=FREE)
-    """torch.compile both networks. auto: on CUDA only; on CPUs Inductor's BatchNorm measured slower than eager's."""
+    compile: Literal["auto", "on", "step", "off"] = field(default="auto", metadata=FREE)
+    """on: torch.compile both networks. step: the whole iteration, optimizers included, as one graph, replayed without
+    launches on CUDA (not for fp16): predicted to be the fastest on GPUs, but not measured there yet. auto: on for CUDA
+    only; on CPUs Inductor's BatchNorm measured slower than eager's."""
 
     threads: int | None = field(default=None, metadata=FREE)
     """Threads for arithmetic on a CPU, per process. Default: OMP_NUM_THREADS, else this process's share of the

@@ -48,6 +48,9 @@ class Plan:
     backend: str | None = None
     """torch.compile's backend for both networks; None runs them eagerly."""
 
+    capture: bool = False
+    """The backend gets the whole iteration as one graph (`capture.py`), instead of the two networks."""
+
     fused_adam: bool = True
 
     kernels: tuple[KernelName, ...] = ()
@@ -67,8 +70,8 @@ class Plan:
             (
                 self.precision,
                 "channels-last" if self.channels_last else "channels-first",
-                f"compiled by {self.backend}" if self.backend else "eager",
-                "fused Adam" if self.fused_adam else "plain Adam",
+                f"{'captured whole' if self.capture else 'compiled'} by {self.backend}" if self.backend else "eager",
+                "Adam in the graph" if self.capture else "fused Adam" if self.fused_adam else "plain Adam",
                 *([f"own kernels ({', '.join(self.kernels)})"] if self.kernels else []),
                 *(["memory kept"] if self.keep_memory else []),
             )
@@ -93,12 +96,18 @@ def choose_plan(request: ExecutionConfig, device: torch.device, launcher_precisi
         precision = native_precision(device)
     if precision == "fp16" and device.type == "mps":
         raise ValueError("--precision fp16 needs a gradient scaler, which MPS has not: use fp32 or bf16")
-    compiled = request.compile == "on" or (request.compile == "auto" and device.type == "cuda")
+    capture = request.compile == "step"
+    compiled = capture or request.compile == "on" or (request.compile == "auto" and device.type == "cuda")
     if compiled and device.type == "cpu" and not has_cpp_compiler():
-        raise ValueError("--compile on needs a C++ compiler on the CPU: install g++ or set CXX, or use --compile off")
+        raise ValueError(
+            f"--compile {request.compile} needs a C++ compiler on the CPU: install g++ or set CXX, or use --compile off"
+        )
+    if capture and precision == "fp16":
+        raise ValueError("--compile step has no gradient scaler, which fp16 needs: use --precision bf16 or fp32")
     return Plan(
         precision=precision,
         backend="inductor" if compiled else None,
+        capture=capture,
         kernels=() if compiled else own_kernels(device, precision),
         keep_memory=device.type == "cpu",
     )
@@ -138,13 +147,17 @@ def autocast(precision: Precision, device: torch.device) -> Callable[[], Abstrac
     return lambda: torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
 
 
+def _as_it_is(network: nn.Module) -> nn.Module:
+    return network
+
+
 def prepare(
     plan: Plan,
     generator: nn.Module,
     discriminator: nn.Module,
     recipe: RecipeConfig,
     device: torch.device,
-    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+    wrap: Callable[[nn.Module], nn.Module] = _as_it_is,
 ) -> TrainState:
     """Put a pair of networks on a device, laid out, compiled and with optimizers, as the plan says.
 
@@ -154,10 +167,13 @@ def prepare(
         discriminator: likewise.
         recipe: objective and optimizer.
         device: where to run.
-        wrap: applied to the network as it is called in training: DDP's place, outside of the compiled module.
+        wrap: applied to the network as it is called in training: DDP's place, outside of the compiled module. A
+            captured step averages gradients by itself and is not wrapped.
     """
     if plan.keep_memory:
         keep_freed_memory()
+    if plan.capture:
+        wrap = _as_it_is
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     generator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     discriminator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
@@ -167,7 +183,7 @@ def prepare(
         INSTALL[name](discriminator)
 
     def called(network: nn.Module) -> nn.Module:
-        if plan.backend is None:
+        if plan.backend is None or plan.capture:
             return network
         # Shapes never change during training, so symbolic ones would only cost speed.
         return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fastdcgan import checkpoint, models
+from fastdcgan.capture import step_function
 from fastdcgan.checkpoint import Progress
 from fastdcgan.config import TrainConfig
 from fastdcgan.data import open_source
@@ -25,7 +26,6 @@ from fastdcgan.randomness import Stream, latents
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
 from fastdcgan.run_folder import RunFolder, check_writable, choose, create, write_config
-from fastdcgan.step import train_step
 from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
 
@@ -153,7 +153,8 @@ def fit(run: Run, display: Display) -> None:
         ValueError: when a loss stops being finite, naming the step and the last good checkpoint.
         Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
     """
-    schedule, accelerator, state = run.schedule, run.accelerator, run.state
+    schedule, accelerator = run.schedule, run.accelerator
+    take_step = step_function(run.plan, run.state)
     batching = Batching(
         seed=run.config.run.seed,
         global_batch=cast(int, run.config.data.batch_size),
@@ -170,7 +171,7 @@ def fit(run: Run, display: Display) -> None:
         for step in range(run.start.step + 1, schedule.total + 1):
             with recorder.waiting():
                 real_BCHW = next(batches)
-            recorder.add(train_step(state, real_BCHW, noise(run, step)))
+            recorder.add(take_step(real_BCHW, noise(run, step)))
 
             last, stopping = step == schedule.total, stop()
             saving = step % schedule.checkpoint_every == 0 or last or bool(stopping)

@@ -9,6 +9,8 @@ from conftest import Command
 from PIL import Image
 
 from fastdcgan import cli, trainer
+from fastdcgan.capture import TakeStep
+from fastdcgan.plan import Plan
 from fastdcgan.step import StepMetrics, TrainState, train_step
 
 
@@ -120,15 +122,18 @@ def test_weights_that_are_no_numbers_are_never_saved(
     """The losses of a step are those before its update, so they can be well when its gradients were not."""
     steps = 0
 
-    def poisoned(state: TrainState, real_BCHW: torch.Tensor, z_BL: torch.Tensor) -> StepMetrics:
-        nonlocal steps
-        steps += 1
-        metrics = train_step(state, real_BCHW, z_BL)
-        if steps == 4:
-            next(state.generator.parameters()).data[0] = float("nan")
-        return metrics
+    def poisoned(plan: Plan, state: TrainState) -> TakeStep:
+        def take(real_BCHW: torch.Tensor, z_BL: torch.Tensor) -> StepMetrics:
+            nonlocal steps
+            steps += 1
+            metrics = train_step(state, real_BCHW, z_BL)
+            if steps == 4:
+                next(state.generator.parameters()).data[0] = float("nan")
+            return metrics
 
-    monkeypatch.setattr(trainer, "train_step", poisoned)
+        return take
+
+    monkeypatch.setattr(trainer, "step_function", poisoned)
     out = tmp_path / "out"
     options = ("--data", few, "--batch-size", 2, "--out", out, "--arch", "dcgan16", "--width", 4)
     complaint = refusal(capsys, "train", *options, "--images", 20, "--checkpoint-every", 2)
@@ -147,6 +152,7 @@ def test_the_roofline_of_what_there_is(capsys: pytest.CaptureFixture[str], monke
     cli.main(["roofline", "--arch", "dcgan32"])
     said = capsys.readouterr().out
     assert "this CPU" in said and "H100" in said and "0.38" in said
+    assert "predicted and not measured" in said and "launches" in said
     assert "'vgg'" in refusal(capsys, "roofline", "--arch", "vgg")
     assert "--batch-size 0" in refusal(capsys, "roofline", "--batch-size", 0)
 

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from fastdcgan.architecture import Architecture
+from fastdcgan.gpu_prediction import ATTAINABLE, LAUNCH_SECONDS, predict
 from fastdcgan.roofline import KNOWN_GPUS, Ceilings, limit, work
 
 _BYTES = {"fp32": 4, "bf16": 2}
@@ -30,5 +31,31 @@ def limits_table(arch: Architecture, batch: int, here: Ceilings) -> Table:
                 f"{machine.bytes / 1e9:,.0f}",
                 f"{most.images_per_sec:,.0f}",
                 most.bound_by,
+            )
+    return table
+
+
+def prediction_table(arch: Architecture, batch: int) -> Table:
+    """One row a known GPU and precision: a step in eager execution and captured whole, predicted kernel by kernel."""
+    table = Table(
+        title=f"{arch.name}, width {arch.width}, batch {batch}: a step on GPUs, predicted and not measured",
+        caption="The sum over kernels of the longer of their arithmetic and their memory traffic, at "
+        f"{ATTAINABLE:.0%} of datasheet peaks. Eager also has to launch each operator, {1e6 * LAUNCH_SECONDS:.0f} us "
+        "apiece; a step captured whole (--compile step) is replayed without.",
+    )
+    text = ("GPU", "precision", "eager bound by", "captured bound by")
+    for heading in (*text[:2], "eager ms", text[2], "captured ms", "captured images/s", text[3]):
+        table.add_column(heading, justify="left" if heading in text else "right")
+    for gpu in KNOWN_GPUS.values():
+        for precision in gpu.flops:
+            step = predict(arch, batch, gpu, precision)
+            table.add_row(
+                gpu.name,
+                precision,
+                f"{1e3 * step.eager:.2f}",
+                step.eager_bound_by,
+                f"{1e3 * step.captured:.2f}",
+                f"{batch / step.captured:,.0f}",
+                step.captured_bound_by,
             )
     return table

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from fastdcgan import models, reference
 from fastdcgan.architecture import Architecture, architecture
+from fastdcgan.capture import step_function
 from fastdcgan.config import ObjectiveName, RecipeConfig
 from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState, train_step
+from fastdcgan.step import TrainState
 
 CPU = torch.device("cpu")
 
@@ -74,11 +76,30 @@ def the_fast_path(
     recipe = RecipeConfig(objective=objective, label_smoothing=label_smoothing)
     state = prepare(plan, G, D, recipe, CPU)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+    take_step = cache(lambda: step_function(plan, state))  # only when called: a test may change the precision first
+    networks = (("G", G, state.optimizer_g), ("D", D, state.optimizer_d))
+    gradients = {} if plan.capture else watch(*networks)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
-        return train_step(state, real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
+        before = moments(*networks) if plan.capture else {}
+        metrics = take_step()(real_BCHW.contiguous(memory_format=layout), z_BL)
+        if plan.capture:  # there is no .grad: what Adam's running mean took in
+            for name, mean in moments(*networks).items():
+                beta1 = state.optimizer_g.param_groups[0]["betas"][0]
+                gradients[name] = (mean - beta1 * before.get(name, torch.zeros(()))) / (1 - beta1)
+        return metrics._asdict()
 
-    return Twin(G, D, step, watch(("G", G, state.optimizer_g), ("D", D, state.optimizer_d)), state)
+    return Twin(G, D, step, gradients, state)
+
+
+def moments(*networks: tuple[str, nn.Module, torch.optim.Optimizer], key: str = "exp_avg") -> dict[str, Tensor]:
+    """A copy of one kind of Adam's running means, by the parameter's name; nothing before the first step."""
+    return {
+        f"{label}.{name}": optimizer.state[parameter][key].clone()
+        for label, network, optimizer in networks
+        for name, parameter in network.named_parameters()
+        if parameter in optimizer.state
+    }
 
 
 def watch(*pairs: tuple[str, nn.Module, torch.optim.Optimizer]) -> dict[str, Tensor]:
