@@ -1,0 +1,56 @@
+"""How much memory something needs at its peak."""
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """Memory in use at the most since this was made, above what was in use then.
+
+    On CUDA what tensors take; on Linux the process's resident memory; elsewhere unknown.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: int | None = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+        elif device.type == "cpu" and sys.platform == "linux":
+            _return_free_memory()
+            try:
+                _CLEAR_REFS.write_text("5")  # the peak begins anew
+            except OSError:
+                return
+            self._before = _kib("VmRSS")
+
+    def mib(self) -> float | None:
+        """The peak so far, or None where it can't be known."""
+        if self._before is None:
+            return None
+        if self._device.type == "cuda":
+            return (torch.cuda.max_memory_allocated(self._device) - self._before) / 2**20
+        peak = _kib("VmHWM")
+        return None if peak is None else max(0, peak - self._before) / 2**10
+
+
+def _return_free_memory() -> None:
+    """What was freed may still be resident, and would be used again without being counted."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:  # not glibc
+        return
+
+
+def _kib(name: str) -> int | None:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return None
