@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fastdcgan import models, reference
 from fastdcgan.architecture import Architecture
+from fastdcgan.capture import step_function
 from fastdcgan.config import RecipeConfig
 from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState, train_step
+from fastdcgan.step import TrainState
 
 Step = Callable[[], object]
 
@@ -65,7 +66,8 @@ def our_step(arch: Architecture, batch: int, plan: Plan, device: torch.device) -
     real_BCHW, z_BL = inputs(arch, batch, device)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     real_BCHW = real_BCHW.contiguous(memory_format=layout)
-    return lambda: train_step(state, real_BCHW, z_BL)
+    take_step = step_function(plan, state)
+    return lambda: take_step(real_BCHW, z_BL)
 
 
 def finisher(device: torch.device) -> Callable[[], None]:

@@ -97,8 +97,14 @@ class ExecutionConfig:
     device: Literal["auto", "cpu"] = field(default="auto", metadata=FREE)
     """auto: CUDA, else MPS, else the CPU."""
 
+    plan: Literal["auto", "default"] = field(default="auto", metadata=FREE)
+    """Which of the ways to carry out a step is used here. auto: the one that a run was begun with, else the fastest as
+    measured here before (`fastdcgan tune`), else, for a run of more than five minutes, it is measured now, in about
+    half a minute. default: by the rules that --precision and --compile state."""
+
     precision: PrecisionRequest = "auto"
-    """Autocast precision. auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32."""
+    """Autocast precision. auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32; or the
+    plan's."""
 
     compile: Literal["auto", "on", "step", "off"] = field(default="auto", metadata=FREE)
     """on: torch.compile both networks. step: the whole iteration, optimizers included, as one graph, replayed without

@@ -6,15 +6,17 @@ compilation and gradient scaling are the plan's, so that they are the same with 
 
 import os
 import warnings
+from dataclasses import replace
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import nn
 
-from fastdcgan.config import ExecutionConfig
+from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
-__all__ = ["Accelerator", "check_agreement", "default_threads", "join", "launcher_precision", "wrap"]
+__all__ = ["Accelerator", "check_agreement", "default_threads", "join", "requested", "wrap"]
 
 
 def join(request: ExecutionConfig) -> Accelerator:
@@ -50,9 +52,12 @@ def check_agreement(accelerator: Accelerator, step: int) -> None:
         raise ValueError(f"the processes see different checkpoints (steps {steps}): --out must be on a shared disk")
 
 
-def launcher_precision() -> str:
-    """What `accelerate launch --mixed_precision` asked for: "no", "bf16", "fp16" ..."""
-    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+def requested(request: ExecutionConfig) -> ExecutionConfig:
+    """The request, with the precision that `accelerate launch --mixed_precision` asked for where it has none."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if request.precision == "auto" and said in ("bf16", "fp16"):
+        return replace(request, precision=cast(PrecisionRequest, said))
+    return request
 
 
 def default_threads() -> int:

@@ -1,27 +1,56 @@
-"""How this process's allocator treats memory that was freed, on Linux with glibc."""
+"""How much memory something needs at its peak."""
 
 import ctypes
+import gc
 import sys
-from contextlib import suppress
+from pathlib import Path
 
-# From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+import torch
+
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def keep_freed_memory() -> bool:
-    """Keep freed memory for the next allocation, for the rest of this process's life.
+class PeakMemory:
+    """Memory in use at the most since this was made, above what was in use then.
 
-    By default every large tensor is mapped when it is made and unmapped when it is freed, and the system clears each of
-    its pages at the first touch: on some machines a fifth of a training step. A step allocates what the one before it
-    freed, so keeping costs no more than the peak.
-
-    Returns:
-        whether the allocator took it: False where it isn't glibc's.
+    On CUDA what tensors take; on Linux the process's resident memory; elsewhere unknown.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20))
-        return all(mallopt(parameter, value) == 1 for parameter, value in settings)
-    return False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: int | None = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+        elif device.type == "cpu" and sys.platform == "linux":
+            _return_free_memory()
+            try:
+                _CLEAR_REFS.write_text("5")  # the peak begins anew
+            except OSError:
+                return
+            self._before = _kib("VmRSS")
+
+    def mib(self) -> float | None:
+        """The peak so far, or None where it can't be known."""
+        if self._before is None:
+            return None
+        if self._device.type == "cuda":
+            return (torch.cuda.max_memory_allocated(self._device) - self._before) / 2**20
+        peak = _kib("VmHWM")
+        return None if peak is None else max(0, peak - self._before) / 2**10
+
+
+def _return_free_memory() -> None:
+    """What was freed may still be resident, and would be used again without being counted."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:  # not glibc
+        return
+
+
+def _kib(name: str) -> int | None:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    return None

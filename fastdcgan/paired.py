@@ -1,4 +1,4 @@
-"""Two implementations timed in turns: A B A B ... in one process.
+"""Implementations timed in turns: A B A B ..., or A B C A B C ..., in one process.
 
 A machine's speed drifts: it heats up, and others use it. Two steps taken one after the other see nearly the same
 machine, so their ratio says more than the ratio of two means, and the spread of the ratios says how much.
@@ -6,7 +6,7 @@ machine, so their ratio says more than the ratio of two means, and the spread of
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -73,19 +73,65 @@ class Turns:
 
     def time_reference(self) -> None:
         """The reference's turn."""
-        self._reference_seconds.append(self._time(self.reference))
+        self._reference_seconds.append(seconds_of(self.reference, self.clock, self.finish))
 
     def time_ours(self) -> None:
         """Our turn."""
-        self._our_seconds.append(self._time(self.ours))
+        self._our_seconds.append(seconds_of(self.ours, self.clock, self.finish))
 
     def result(self) -> Paired:
         """All turns so far."""
         return Paired(tuple(self._reference_seconds), tuple(self._our_seconds))
 
-    def _time(self, function: Callable[[], object]) -> float:
-        self.finish()
-        start = self.clock()
-        function()
-        self.finish()
-        return self.clock() - start
+
+@dataclass
+class Rounds:
+    """A stopwatch for a reference and any number of contenders: in a round each has its turn, the reference first."""
+
+    reference: Callable[[], object]
+    contenders: Mapping[str, Callable[[], object]]
+    """By name; they take their turns in this order."""
+
+    clock: Callable[[], float] = time.perf_counter
+    finish: Callable[[], None] = lambda: None
+    """As in `Turns`."""
+
+    running: list[str] = field(init=False)
+    """Those who still get turns."""
+
+    reference_seconds: list[float] = field(default_factory=list, init=False)
+    """Of each of the reference's turns."""
+
+    _seconds: dict[str, list[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.running = list(self.contenders)
+        self._seconds = {name: [] for name in self.contenders}
+
+    def time_round(self) -> None:
+        """A turn for everyone who is still running."""
+        self.reference_seconds.append(seconds_of(self.reference, self.clock, self.finish))
+        for name in self.running:
+            self._seconds[name].append(seconds_of(self.contenders[name], self.clock, self.finish))
+
+    def drop(self, name: str) -> None:
+        """No more turns for this one; those it has had are kept."""
+        self.running.remove(name)
+
+    def result(self, name: str) -> Paired:
+        """A contender's turns so far, each with the reference's of the same round."""
+        ours = self._seconds[name]
+        return Paired(tuple(self.reference_seconds[: len(ours)]), tuple(ours))
+
+
+def seconds_of(
+    function: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
+    finish: Callable[[], None] = lambda: None,
+) -> float:
+    """How long a call takes, with the work that it gives to the device."""
+    finish()
+    start = clock()
+    function()
+    finish()
+    return clock() - start

@@ -15,8 +15,8 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from fastdcgan import ends, thin, winograd
+from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
-from fastdcgan.memory import keep_freed_memory
 from fastdcgan.objectives import objective
 from fastdcgan.step import TrainState
 
@@ -78,20 +78,17 @@ class Plan:
         )
 
 
-def choose_plan(request: ExecutionConfig, device: torch.device, launcher_precision: str = "no") -> Plan:
+def choose_plan(request: ExecutionConfig, device: torch.device) -> Plan:
     """Turn a request with its `auto`s into a plan for a device.
 
     Args:
         request: what the user asked for.
         device: where the step runs.
-        launcher_precision: what `accelerate launch --mixed_precision` said: used where the request is `auto`.
 
     Raises:
         ValueError: if the device can't do what was asked for.
     """
     precision = request.precision
-    if precision == "auto" and launcher_precision in ("bf16", "fp16"):
-        precision = cast(Precision, launcher_precision)
     if precision == "auto":
         precision = native_precision(device)
     if precision == "fp16" and device.type == "mps":

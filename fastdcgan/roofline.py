@@ -142,6 +142,14 @@ KNOWN_GPUS = {
 }
 
 
+def ceilings_of(device: torch.device) -> Ceilings | None:
+    """What a device can do: measured for a CPU, from the datasheet for a known GPU, None for others."""
+    if device.type == "cpu":
+        return measure_ceilings(0.2)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((ceilings for known, ceilings in KNOWN_GPUS.items() if known in name), None)
+
+
 def measure_ceilings(seconds: float = 0.5) -> Ceilings:
     """This CPU's best rates, as PyTorch's own kernels reach them: the best of many tries, each of a few milliseconds.
 

@@ -59,6 +59,7 @@ class Run:
     accelerator: Accelerator
     source: ImageSource
     plan: Plan
+    why_this_plan: str
     state: TrainState
     schedule: Schedule
     start: Progress

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,6 +77,8 @@ def choose(config: TrainConfig, today: date) -> RunFolder:
 
     A run of today with the same configuration is gone on with, so that the same command continues what was cut short.
 
+    A precision of `auto` fits any run.
+
     Raises:
         ValueError: if `--out` holds a run that this one cannot continue, naming the fields, or isn't a folder.
     """
@@ -142,6 +144,14 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
 
+def begun_with(folder: RunFolder) -> object:
+    """The fields of the plan with which a run was last carried out; None if there is no run or it doesn't say."""
+    try:
+        return json.loads(folder.config.read_text())["conditions"]["plan_fields"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _check_continues(folder: RunFolder, config: TrainConfig) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the output folder {folder.path} is a file")
@@ -149,7 +159,10 @@ def _check_continues(folder: RunFolder, config: TrainConfig) -> None:
         return
     if config.run.resume == "off":
         raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
-    if differing := differing_fields(read_config(folder), config):
+    begun = read_config(folder)
+    if config.execution.precision == "auto":
+        config = replace(config, execution=replace(config.execution, precision=begun.execution.precision))
+    if differing := differing_fields(begun, config):
         raise ValueError(
             f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
             "choose another --out, or the same options"

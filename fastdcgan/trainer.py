@@ -13,19 +13,21 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fastdcgan import checkpoint, models
+from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
 from fastdcgan.checkpoint import Progress
+from fastdcgan.choice import Choice, as_fields, choose_tuned
 from fastdcgan.config import TrainConfig
 from fastdcgan.data import open_source
 from fastdcgan.data.order import rank_slice
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed import check_agreement, join, launcher_precision, wrap
+from fastdcgan.distributed import check_agreement, join, requested, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
-from fastdcgan.run_folder import RunFolder, check_writable, choose, create, write_config
+from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
 from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
 
@@ -71,10 +73,13 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             f"--batch-size {global_batch} is the global batch and must be a multiple of the "
             f"{accelerator.num_processes} processes"
         )
-    plan = choose_plan(config.execution, accelerator.device, launcher_precision())
-    config = replace(config, execution=replace(config.execution, precision=plan.precision))
+    config = replace(config, execution=requested(config.execution))
+    choose_plan(config.execution, accelerator.device)  # what can't be done here is said before there is work
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
+    if config.execution.precision == "auto" and folder.config.exists():  # a run goes on in its own precision
+        precision = read_config(folder).execution.precision
+        config = replace(config, execution=replace(config.execution, precision=precision))
 
     with accelerator.local_main_process_first():  # one process a machine draws and checks; the others find it done
         source = open_source(
@@ -87,6 +92,9 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             on_progress=display.advance,
         )
     schedule = Schedule.of(config, len(source))
+    chosen = _agree_on_plan(config, arch, schedule, folder, accelerator, display)
+    plan = chosen.plan
+    config = replace(config, execution=replace(config.execution, precision=plan.precision))
 
     generator, discriminator = models.build(arch, config.run.seed)
     state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=partial(wrap, accelerator))
@@ -101,6 +109,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "plan": str(plan),
+            "plan_fields": as_fields(plan),
             "data": source.description,
             "pictures": len(source),
             "skipped": len(source.skipped),
@@ -117,6 +126,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
         accelerator=accelerator,
         source=source,
         plan=plan,
+        why_this_plan=chosen.why,
         state=state,
         schedule=schedule,
         start=start,
@@ -135,7 +145,8 @@ def describe(run: Run, display: Display) -> None:
         f"D {models.parameter_count(run.state.discriminator):,} parameters"
     )
     threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
-    display.say(f"device    {accelerator.device}{ranks}{threads}, {run.plan}")
+    display.say(f"device    {accelerator.device}{ranks}{threads}")
+    display.say(f"plan      {run.plan}: {run.why_this_plan}")
     batch = cast(int, run.config.data.batch_size)
     display.say(
         f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "
@@ -198,6 +209,33 @@ def noise(run: Run, step: int) -> Tensor:
 def _agree_on_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
     """Every rank checks, the first one's choice counts: ranks may start on two sides of midnight."""
     chosen = [choose(config, date.today())]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def _agree_on_plan(
+    config: TrainConfig,
+    arch: Architecture,
+    schedule: Schedule,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    display: Display,
+) -> Choice:
+    """Every rank chooses, the first one's choice counts: caches may differ between machines."""
+    batch = cast(int, config.data.batch_size)
+    chosen = [
+        choose_tuned(
+            config.execution,
+            accelerator.device,
+            arch,
+            batch,
+            images=schedule.total * batch,
+            world_size=accelerator.num_processes,
+            begun_with=begun_with(folder),
+            say=display.say,
+        )
+    ]
     if accelerator.num_processes > 1:
         broadcast_object_list(chosen)
     return chosen[0]

@@ -11,6 +11,7 @@ from PIL import Image
 from fastdcgan import cli, trainer
 from fastdcgan.capture import TakeStep
 from fastdcgan.plan import Plan
+from fastdcgan.roofline import KNOWN_GPUS
 from fastdcgan.step import StepMetrics, TrainState, train_step
 
 
@@ -155,6 +156,45 @@ def test_the_roofline_of_what_there_is(capsys: pytest.CaptureFixture[str], monke
     assert "predicted and not measured" in said and "launches" in said
     assert "'vgg'" in refusal(capsys, "roofline", "--arch", "vgg")
     assert "--batch-size 0" in refusal(capsys, "roofline", "--batch-size", 0)
+
+
+def test_tuning_prints_a_table_and_training_uses_it(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fastdcgan.plan.native_precision", lambda device: "bf16")
+    monkeypatch.setattr("fastdcgan.roofline.measure_ceilings", lambda seconds: KNOWN_GPUS["A100"])
+    networks = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2)
+    cli.main([str(a) for a in ("tune", *networks, "--seconds", 1, "--json", tmp_path / "t.json", "--device", "cpu")])
+    said = capsys.readouterr().out
+    assert "the reference" in said and "> " in said and "parity" in said
+    assert max(map(len, said.splitlines()[:-1])) <= 100
+    rows = json.loads((tmp_path / "t.json").read_text())["plans"]
+    assert [row["plan"].split(",")[0] for row in rows] == ["reference", "bf16", "fp32"]
+    (chosen,) = (row for row in rows if row["chosen"])
+    assert chosen["speedup"] == max(row["speedup"] for row in rows[1:])
+    assert chosen["parity_error"] <= chosen["parity_allowed"] and 0 < chosen["ceiling_fraction"] < 1
+
+    options = ("--data", few, "--out", tmp_path / "out", *networks, "--images", 2, "--device", "cpu")
+    cli.main([str(a) for a in ("train", *options)])
+    assert f"plan      {chosen['plan']}: chosen on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--arch", "vgg"), "'vgg'"),
+        (("--channels", 2), "--channels 2"),
+        (("--batch-size", 0), "--batch-size 0"),
+        (("--seconds", 0), "--seconds 0"),
+        (("--threads", 0), "--threads 0"),
+    ],
+)
+def test_tuning_what_makes_no_sense(
+    options: tuple[object, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refusal(capsys, "tune", *options)
 
 
 def test_unknown_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:

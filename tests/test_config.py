@@ -133,6 +133,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "decoder": "pillow",
     "data_threads": 5,
     "device": "cpu",
+    "plan": "default",
     "compile": "on",
     "threads": 5,
     "out": Path("elsewhere"),

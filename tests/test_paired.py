@@ -1,5 +1,7 @@
 """The stopwatch, against a clock of our own."""
 
+import random
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -116,3 +118,50 @@ def test_turns_that_are_no_pairs_are_refused(reference_turns: int, our_turns: in
 
     with pytest.raises(ValueError, match="are no pairs"):
         turns.result()
+
+
+def test_rounds_pair_every_contender_with_the_reference_beside_it() -> None:
+    machine = Machine()
+    drift = [1.0, 2.0, 4.0]
+    rounds = paired.Rounds(
+        machine.step("reference", *(6.0 * factor for factor in drift)),
+        {"a": machine.step("a", *(2.0 * factor for factor in drift)), "b": machine.step("b", 3.0, 6.0)},
+        clock=machine.clock,
+    )
+    rounds.time_round()
+    rounds.time_round()
+    rounds.drop("b")
+    rounds.time_round()
+
+    assert machine.log == ["reference", "a", "b"] * 2 + ["reference", "a"]
+    assert rounds.running == ["a"]
+    assert rounds.reference_seconds == [6.0, 12.0, 24.0]
+    assert rounds.result("a") == paired.Paired((6.0, 12.0, 24.0), (2.0, 4.0, 8.0))
+    assert rounds.result("b") == paired.Paired((6.0, 12.0), (3.0, 6.0))
+    assert rounds.result("b").speedup == 2.0
+
+
+def test_known_durations_come_out_right_on_a_noisy_machine() -> None:
+    """Drift, jitter of a tenth, and every seventh turn disturbed: rates and ratios stay within 2 %."""
+    rng = random.Random(0)
+    machine = Machine()
+
+    def disturbed(seconds: float) -> Callable[[], None]:
+        def take() -> None:
+            slow = 3.0 if rng.random() < 1 / 7 else 1.0
+            machine.now += seconds * slow * rng.uniform(0.95, 1.05) * (1 + 0.0002 * machine.now)
+
+        return take
+
+    true = {"a": 0.120, "b": 0.300}
+    rounds = paired.Rounds(
+        disturbed(0.360), {name: disturbed(seconds) for name, seconds in true.items()}, clock=machine.clock
+    )
+    for _ in range(101):
+        rounds.time_round()
+
+    for name, seconds in true.items():
+        assert rounds.result(name).speedup == pytest.approx(0.360 / seconds, rel=0.02)
+    drift = 1 + 0.0002 * (100 + (machine.now - 100) / 2)
+    assert rounds.result("a").our_seconds == pytest.approx(0.120 * drift, rel=0.02)
+    assert statistics.median(rounds.reference_seconds) == pytest.approx(0.360 * drift, rel=0.02)

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-
+from fastdcgan import cache
 from fastdcgan.data import portrait
 from fastdcgan.data.portrait import DRAWING_VERSION, file_name, save_faces
 
@@ -50,10 +49,7 @@ def faces_folder(
     Raises:
         ValueError: a number is below its range, the cache folder can't be written, or the set in it is damaged.
     """
-    if cache_folder is None:
-        chosen = os.environ.get("FASTDCGAN_CACHE")
-        cache_folder = Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("fastdcgan")
-    folder = cache_folder / f"faces-v{DRAWING_VERSION}-{size}px-seed{seed}-{count}"
+    folder = (cache_folder or cache.cache_folder()) / f"faces-v{DRAWING_VERSION}-{size}px-seed{seed}-{count}"
     try:
         return write_faces(folder, count, seed, size, on_progress)
     except OSError as error:

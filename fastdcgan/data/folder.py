@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import PIL
-import platformdirs
 
+from fastdcgan.cache import cache_folder
 from fastdcgan.data.ahead import work_ahead
 from fastdcgan.data.picture import examine
 from fastdcgan.data.source import Skipped
@@ -135,12 +135,6 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         more = f" (and {len(reasons) - 1:,} more)" if len(reasons) > 1 else ""
         raise ValueError(f"no usable picture in {printable(folder)}; {reasons[0].path}: {reasons[0].reason}{more}")
     return FolderIndex(folder=folder, pictures=tuple(pictures), skipped=reasons)
-
-
-def cache_folder() -> Path:
-    """Where this package keeps what it can make again: $FASTDCGAN_CACHE, or the user's cache folder."""
-    chosen = os.environ.get("FASTDCGAN_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("fastdcgan")
 
 
 def printable(path: str | Path) -> str:

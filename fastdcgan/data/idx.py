@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdcgan.cache import cache_folder
 from fastdcgan.data.array import ArraySource
-from fastdcgan.data.folder import cache_folder, printable
+from fastdcgan.data.folder import printable
 
 FILE_NAME = "train-images-idx3-ubyte"
 """With or without .gz after it."""

@@ -9,8 +9,9 @@ import pytest
 from corpus import PHOTOS, encode, write_corpus
 from PIL import Image
 
+from fastdcgan.cache import cache_folder
 from fastdcgan.data import folder as folder_module
-from fastdcgan.data.folder import FolderIndex, cache_folder, printable, scan_folder
+from fastdcgan.data.folder import FolderIndex, printable, scan_folder
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 

@@ -1,0 +1,31 @@
+"""What the machine is, in words that tell it from another: measurements hold for the hardware they were made on."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """The device's model; for a CPU also its instruction set, and the cores and threads that we use of it."""
+    if device.type == "cuda":
+        return {"gpu": torch.cuda.get_device_name(device)}
+    if device.type == "mps":
+        return {"gpu": cpu_model()}  # one chip
+    return {
+        "cpu": cpu_model(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cpu_model() -> str:
+    """As the system names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,132 @@
+"""The check that plans have to pass on a user's machine: right ones pass, wrong ones don't, bad luck is forgiven."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastdcgan import contender, parity
+from fastdcgan.architecture import architecture
+from fastdcgan.contender import Contender
+from fastdcgan.parity import ParityCheck
+from fastdcgan.plan import Plan
+from fastdcgan.step import TrainState
+
+CPU = torch.device("cpu")
+NARROW = architecture("dcgan32", width=8)
+
+PLANS = {
+    "plain": Plan(channels_last=False, fused_adam=False),
+    "channels-last": Plan(),
+    "bf16": Plan(precision="bf16"),
+    "fp16": Plan(precision="fp16"),
+}
+
+
+@pytest.fixture(scope="module")
+def check() -> ParityCheck:
+    return ParityCheck(NARROW, CPU)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_what_computes_the_same_passes(check: ParityCheck, plan: Plan) -> None:
+    found = check(plan)
+    assert found.passed and not found.beyond
+    assert 0 < found.error <= found.allowed
+    assert found.error < (1e-5 if plan.precision == "fp32" else 0.3)
+
+
+def steeper(state: TrainState) -> TrainState:
+    for module in state.discriminator.modules():
+        if isinstance(module, nn.LeakyReLU):
+            module.negative_slope = 0.21
+    return state
+
+
+def forgetful(state: TrainState) -> TrainState:
+    for module in state.discriminator.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.2
+    return state
+
+
+def lazy(state: TrainState) -> TrainState:
+    state.optimizer_d.param_groups[0]["lr"] = 0.0
+    return state
+
+
+def stacked(state: TrainState) -> TrainState:
+    """Real and fake in one batch of D's: BatchNorm mixes them. Here: its statistics are another batch's."""
+
+    def mixed(pictures_BCHW: Tensor) -> Tensor:
+        both = torch.cat([pictures_BCHW, -pictures_BCHW])
+        logits: Tensor = state.discriminator(both)
+        return logits[: len(pictures_BCHW)]
+
+    return replace(state, call_discriminator=mixed)
+
+
+def broken(state: TrainState) -> TrainState:
+    return replace(state, call_generator=lambda z_BL: state.generator(z_BL) * float("nan"))
+
+
+FAULTS: dict[str, tuple[Callable[[TrainState], TrainState], str]] = {
+    "slope": (steeper, "gradients of D"),
+    "momentum": (forgetful, "D after the step"),
+    "no update": (lazy, "D after the step"),
+    "statistics": (stacked, "gradients of D"),
+    "nan": (broken, "gradients of G"),
+}
+
+
+@pytest.mark.parametrize(("fault", "where"), FAULTS.values(), ids=FAULTS)
+def test_what_computes_something_else_does_not(
+    check: ParityCheck, monkeypatch: pytest.MonkeyPatch, fault: Callable[[TrainState], TrainState], where: str
+) -> None:
+    prepare = contender.prepare
+
+    def wrong(*arguments: Any) -> TrainState:
+        return fault(prepare(*arguments))
+
+    monkeypatch.setattr(contender, "prepare", wrong)
+    found = check(Plan())
+    assert not found.passed
+    assert where in found.beyond
+
+
+@pytest.mark.parametrize(("unlucky", "passed"), [(5, True), (100, False)])
+def test_bad_luck_is_forgiven_and_a_habit_is_not(
+    check: ParityCheck, monkeypatch: pytest.MonkeyPatch, unlucky: int, passed: bool
+) -> None:
+    """Five tries out of eight with a flipped slope somewhere."""
+    the_plan, steps = parity.the_plan, 0
+
+    def gambler(*arguments: Any) -> Contender:
+        honest = the_plan(*arguments)
+
+        def step(real_BCHW: Tensor, z_BL: Tensor) -> Mapping[str, Tensor]:
+            nonlocal steps
+            steps += 1
+            return honest.step(real_BCHW * (1.01 if steps <= unlucky else 1.0), z_BL)
+
+        return replace(honest, step=step)
+
+    monkeypatch.setattr(parity, "the_plan", gambler)
+    assert check(Plan()).passed is passed
+    assert steps == (6 if passed else 8)
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    ParityCheck(architecture("dcgan16", width=2), CPU)(Plan())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "arch", [architecture("dcgan28", channels=3, width=4, latent_dim=7), architecture("dcgan16", width=4)]
+)
+def test_geometries_that_the_references_own_tables_lack(arch: Any) -> None:
+    assert ParityCheck(arch, CPU)(Plan()).passed

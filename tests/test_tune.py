@@ -1,0 +1,175 @@
+"""Measuring plans: what may take part, who is timed, who is fastest. On a clock of our own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastdcgan import contender, plan, tune
+from fastdcgan.architecture import architecture
+from fastdcgan.config import ExecutionConfig
+from fastdcgan.parity import Parity
+from fastdcgan.plan import Plan
+from fastdcgan.step import TrainState
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ARCH = architecture("dcgan16", width=2)
+
+REFERENCE = 6.0
+SLOW, FAST, FAULTY = Plan(channels_last=False), Plan(), Plan(fused_adam=False)
+PASSED, FAILED = (
+    Parity(error=1e-6, allowed=1e-5, beyond=()),
+    Parity(error=1.0, allowed=1e-5, beyond=("gradients of D",)),
+)
+
+
+class Machine:
+    """Steps that take a known time, on a clock that only they and the parity checks move on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, durations: Mapping[Plan, float], check_seconds: float = 0.0):
+        self.now = 0.0
+        self.log: list[Plan | None] = []
+        self.durations = durations
+        self.check_seconds = check_seconds
+        monkeypatch.setattr(tune, "the_plan", lambda plan, arch, device: FakeContender(self, plan))
+        monkeypatch.setattr(tune, "the_reference", lambda arch, device: FakeContender(self, None))
+        monkeypatch.setattr(tune, "PeakMemory", FakeMemory)
+        monkeypatch.setattr(tune, "_forget_compiled", lambda: None)
+        monkeypatch.setattr(tune, "ParityCheck", lambda arch, device: self.check)
+
+    def check(self, plan: Plan) -> Parity:
+        self.now += self.check_seconds
+        return FAILED if plan == FAULTY else PASSED
+
+    def measure(self, plans: list[Plan], seconds: float) -> tune.Tuning:
+        return tune.measure(plans, ARCH, 4, CPU, seconds, clock=lambda: self.now)
+
+
+class FakeMemory:
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def mib(self) -> float:
+        return 7.0
+
+
+class FakeContender:
+    def __init__(self, machine: Machine, plan: Plan | None) -> None:
+        self.machine, self.plan, self.steps = machine, plan, 0
+
+    def step(self, real_BCHW: Tensor, z_BL: Tensor) -> None:
+        self.steps += 1
+        self.machine.log.append(self.plan)
+        warm_up = 5.0 if self.steps == 1 else 0.0
+        self.machine.now += warm_up + (REFERENCE if self.plan is None else self.machine.durations[self.plan])
+
+
+def test_the_fastest_is_chosen_and_all_figures_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 4.5})
+    tuning = machine.measure([SLOW, FAST], seconds=1000.0)
+    slow, fast = tuning.plans
+    assert tuning.chosen is fast and fast.plan == FAST and slow.plan == SLOW
+    assert fast.speedup == pytest.approx(REFERENCE / 4.5, rel=0.02)
+    assert slow.speedup == pytest.approx(REFERENCE / 5.0, rel=0.02)
+    assert fast.times and fast.times.our_seconds == pytest.approx(4.5, rel=0.02)
+    assert tuning.reference.times and tuning.reference.times.our_seconds == pytest.approx(REFERENCE, rel=0.02)
+    assert (fast.warm_up_seconds, slow.warm_up_seconds) == (9.5, 10.0)
+    assert tuning.seconds == machine.now
+    turns = machine.log[6:]  # after two steps each to warm up
+    assert turns[:6] == [None, SLOW, FAST] * 2
+
+
+def test_a_plan_that_fails_parity_is_neither_timed_nor_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {SLOW: 5.0, FAULTY: 0.1})
+    tuning = machine.measure([SLOW, FAULTY], seconds=100.0)
+    assert FAULTY not in machine.log
+    assert tuning.chosen and tuning.chosen.plan == SLOW
+    faulty = tuning.plans[1]
+    assert faulty.plan == FAULTY and faulty.parity == FAILED and faulty.times is None and faulty.speedup == 0
+
+    only = machine.measure([FAULTY], seconds=100.0)
+    assert only.chosen is None and FAULTY not in machine.log
+
+
+def test_a_fault_planted_in_a_real_plan_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, timed = contender.prepare, []
+
+    def wrong(plan: Plan, *arguments: Any) -> TrainState:
+        state = prepare(plan, *arguments)
+        if plan == FAST:
+            state.discriminator.layers[1].negative_slope = 0.3
+        return state
+
+    def the_plan(plan: Plan, *arguments: Any) -> contender.Contender:
+        timed.append(plan)
+        return contender.the_plan(plan, *arguments)
+
+    monkeypatch.setattr(contender, "prepare", wrong)
+    monkeypatch.setattr(tune, "the_plan", the_plan)
+    tuning = tune.measure([FAST, SLOW], ARCH, 4, CPU, seconds=0.1)
+    assert tuning.chosen and tuning.chosen.plan == SLOW
+    assert timed == [SLOW]
+    assert tuning.plans[0].parity and "gradients of D" in tuning.plans[0].parity.beyond
+
+
+def test_the_time_is_kept_to_but_for_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 5.0})
+    tuning = machine.measure([SLOW, FAST], seconds=200.0)
+    assert 180 < tuning.seconds <= 200
+    hasty = machine.measure([SLOW, FAST], seconds=1.0)
+    assert hasty.plans[0].times and len(hasty.plans[0].times.ours) == tune.LEAST_ROUNDS
+
+
+def test_the_hopeless_get_no_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 1.0})
+    slow, fast = machine.measure([SLOW, FAST], seconds=200.0).plans
+    assert slow.times and len(slow.times.ours) == tune.LEAST_ROUNDS
+    assert fast.times and len(fast.times.ours) > 2 * tune.LEAST_ROUNDS
+    assert slow.speedup == pytest.approx(REFERENCE / 5.0)
+
+
+def test_more_plans_than_are_held_together_take_part_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "TOGETHER", 1)
+    machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 4.5})
+    tuning = machine.measure([SLOW, FAST], seconds=400.0)
+    assert tuning.chosen and tuning.chosen.plan == FAST
+    assert tuning.seconds <= 400
+    first_of_fast = machine.log.index(FAST)
+    assert SLOW not in machine.log[first_of_fast:]
+    assert tuning.reference.times and len(tuning.reference.times.ours) == sum(
+        len(measured.times.ours) for measured in tuning.plans if measured.times
+    )
+
+
+def test_plans_that_time_does_not_suffice_for_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 1.0}, check_seconds=60.0)
+    slow, fast = machine.measure([SLOW, FAST], seconds=100.0).plans
+    assert slow.times is not None
+    assert fast.parity is None and fast.times is None
+
+
+def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    def possible(device: torch.device = CPU, **request: Any) -> list[tuple[str, str | None]]:
+        return [(p.precision, p.backend) for p in tune.candidates(ExecutionConfig(**request), device)]
+
+    monkeypatch.setattr(plan, "has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(plan, "native_precision", lambda device: "fp32")
+    assert possible() == [("fp32", None)], "emulated bf16 is slower"
+    assert possible(precision="bf16") == [("bf16", None)]
+
+    monkeypatch.setattr(plan, "native_precision", lambda device: "bf16")
+    assert possible() == [("bf16", None), ("fp32", None)]
+    assert possible(precision="fp32") == [("fp32", None)]
+    assert possible(compile="on") == [("bf16", "inductor"), ("fp32", "inductor")]
+    assert set(possible(CUDA)) == {(p, b) for p in ("bf16", "fp32") for b in ("inductor", None)}
+    assert possible(CUDA)[0] == ("bf16", "inductor"), "what the rules take comes first"
+    assert set(possible(CUDA, compile="off")) == {("bf16", None), ("fp32", None)}
+
+
+def test_a_real_measurement_has_all_figures() -> None:
+    tuning = tune.measure([FAST], architecture("dcgan32", width=8), 16, CPU, seconds=0.1)
+    (fast,) = tuning.plans
+    assert fast.parity and fast.parity.passed and fast.speedup > 0
+    assert fast.warm_up_seconds and fast.warm_up_seconds > 0
