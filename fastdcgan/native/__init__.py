@@ -37,7 +37,8 @@ def load(name: str) -> ctypes.CDLL | None:
     try:
         # The same cache may serve other machines: -march=native means something else there.
         target = _ask(program, "-march=native", "-Q", "--help=target")
-        key = hashlib.sha256("\n".join((source.read_text(), *FLAGS, _ask(program, "--version"), target)).encode())
+        sources = (file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp"))))
+        key = hashlib.sha256("\n".join((*sources, *FLAGS, _ask(program, "--version"), target)).encode())
         library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
         if not library.exists():
             _build(program, source, library)

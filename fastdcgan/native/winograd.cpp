@@ -16,48 +16,23 @@
 //
 // Plain C interface, OpenMP, GCC's vector types: nothing to link but the compiler's own libraries.
 
+#include "vector.hpp"
+
 #include <algorithm>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <immintrin.h>
-#include <memory>
 #include <omp.h>
 
 namespace {
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-
-constexpr int64_t LANES = 16, PANEL = 32, ROWS = 8, PRODUCTS = 9;
+constexpr int64_t PANEL = 32, ROWS = 8, PRODUCTS = 9;
 
 // Tiles and columns worked on at a time. More tiles reuse the weights longer, which come from the third cache or from
 // memory; one product's tiles (64 x 1024 floats) and its panel still fit the second cache.
 constexpr int64_t BLOCK = 64, GROUP = 4 * PANEL;
 
-struct bf16 {
-    uint16_t bits;
-};
-
 template <class T> constexpr int64_t IN_WORD = 4 / sizeof(T);
 
-// Anywhere in memory, whatever else lies there.
-typedef Vector VectorAnywhere __attribute__((aligned(4), may_alias));
-typedef Words WordsAnywhere __attribute__((aligned(4), may_alias));
-
-inline Vector load(const float *from) { return *reinterpret_cast<const VectorAnywhere *>(from); }
-inline Words load(const uint32_t *from) { return *reinterpret_cast<const WordsAnywhere *>(from); }
-inline void store(float *to, Vector v) { *reinterpret_cast<VectorAnywhere *>(to) = v; }
-inline void store(uint32_t *to, Words v) { *reinterpret_cast<WordsAnywhere *>(to) = v; }
-
 #ifdef __AVX512BF16__
-inline Vector load(const bf16 *from) {
-    __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
-    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
-}
-inline __m256i narrowed(Vector v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
-inline void store(bf16 *to, Vector v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), narrowed(v)); }
-
 // first and second are neighbours in the sum
 inline Words words(const bf16 *, Vector first, Vector second) {
     return (Words)_mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(first)),
@@ -74,25 +49,6 @@ inline Vector multiply_add(const float *, uint32_t a, Words b, Vector sum) {
     std::memcpy(&number, &a, sizeof number);
     return sum + number * (Vector)b;
 }
-
-// --- Memory that is kept between calls, so that its pages are faulted in once --------------------------------------
-
-struct Scratch {
-    void *memory = nullptr;
-    size_t size = 0;
-    ~Scratch() { std::free(memory); }
-
-    template <class T> T *take(int64_t count) {
-        size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-        if (bytes > size) {
-            std::free(memory);
-            memory = std::aligned_alloc(4096, bytes);
-            if (!memory) std::abort();
-            size = bytes;
-        }
-        return static_cast<T *>(memory);
-    }
-};
 
 // --- The geometry ---------------------------------------------------------------------------------------------------
 
