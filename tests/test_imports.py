@@ -20,6 +20,7 @@ LAYERS = (
     "cache",
     "native.",
     "winograd",
+    "fused_norm",
     "config",
     "models",
     "reference",
