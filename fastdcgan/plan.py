@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from fastdcgan import ends, thin, winograd
+from fastdcgan import ends, fused_norm, thin, winograd
 from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.objectives import objective
@@ -29,10 +29,11 @@ _DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
-KernelName = Literal["ends", "thin", "winograd"]
+KernelName = Literal["ends", "norm", "thin", "winograd"]
 
 INSTALL: dict[KernelName, Callable[[nn.Module], int]] = {
     "ends": ends.install,
+    "norm": fused_norm.install,
     "thin": thin.install,
     "winograd": winograd.install,
 }
@@ -119,8 +120,8 @@ def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName,
         return ()
     dtype, capabilities = _DTYPES[precision], torch.cpu.get_capabilities()
     suited = capabilities.get("avx512_f") and not (precision == "bf16" and capabilities.get("amx_bf16"))
-    if suited and winograd.available(dtype) and thin.available(dtype):
-        return ("ends", "thin", "winograd")
+    if suited and all(kernels.available(dtype) for kernels in (fused_norm, thin, winograd)):
+        return ("ends", "norm", "thin", "winograd")
     return ("ends",)
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     "winograd",
     "thin",
     "ends",
+    "fused_norm",
     "hardware",
     "config",
     "models",

@@ -108,7 +108,7 @@ def _argument(value: object) -> object:
             return ctypes.c_void_p(None)
         case Tensor():
             return ctypes.c_void_p(value.data_ptr())
-        case Shape():
+        case ctypes.Structure():
             return ctypes.byref(value)
         case int():
             return ctypes.c_int64(value)

@@ -1,4 +1,6 @@
-// Vectors of 16 floats, and bf16 numbers where the processor multiplies them. GCC's vector types; to be included once.
+// Sixteen numbers at a time, in float, from and to memory that holds float or bf16; and memory kept between calls.
+//
+// In an anonymous namespace, as each library is built from one file. bf16 only where the processor multiplies it.
 #pragma once
 
 #include <algorithm>
@@ -63,8 +65,19 @@ inline Vector multiply_add(const float *, uint32_t a, Words b, Vector sum) {
     return sum + number * (Vector)b;
 }
 
-// --- Memory that is kept between calls, so that its pages are faulted in once --------------------------------------
+// To memory past the caches, which then need not read it first; `to` is aligned to the vector as it is stored. For what
+// is not read soon. Before another thread may read it, settle().
+#ifdef __AVX512F__
+inline void stream(float *to, Vector v) { _mm512_stream_ps(to, (__m512)v); }
+#else
+inline void stream(float *to, Vector v) { store(to, v); }
+#endif
+#ifdef __AVX512BF16__
+inline void stream(bf16 *to, Vector v) { _mm256_stream_si256(reinterpret_cast<__m256i *>(to), narrowed(v)); }
+#endif
+inline void settle() { _mm_sfence(); }
 
+// Kept between calls, so that its pages are faulted in once.
 struct Scratch {
     void *memory = nullptr;
     size_t size = 0;
