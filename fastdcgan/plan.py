@@ -66,17 +66,15 @@ class Plan:
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
 
     def __str__(self) -> str:
-        """A line for people: "bf16, channels-last, eager, fused Adam, memory kept"."""
-        return ", ".join(
-            (
-                self.precision,
-                "channels-last" if self.channels_last else "channels-first",
-                f"{'captured whole' if self.capture else 'compiled'} by {self.backend}" if self.backend else "eager",
-                "Adam in the graph" if self.capture else "fused Adam" if self.fused_adam else "plain Adam",
-                *([f"own kernels ({', '.join(self.kernels)})"] if self.kernels else []),
-                *(["memory kept"] if self.keep_memory else []),
-            )
+        """A line for people, which names what departs from the usual: "bf16 + ends + norm + thin + winograd"."""
+        ways = (
+            "" if self.channels_last else "channels first",
+            f"{'captured whole' if self.capture else 'compiled'} by {self.backend}" if self.backend else "",
+            "" if self.fused_adam or self.capture else "plain Adam",
+            *self.kernels,
+            "memory kept" if self.keep_memory else "",
         )
+        return " + ".join((self.precision, *filter(None, ways)))
 
 
 def choose_plan(request: ExecutionConfig, device: torch.device) -> Plan:

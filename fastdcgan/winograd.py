@@ -37,12 +37,13 @@ def install(network: nn.Module) -> int:
 
 
 def fits(module: nn.Module) -> bool:
-    """Whether the kernels can do a layer's work. The big side must also be a multiple of 4: checked at each call."""
+    """Whether the kernels can do a layer's work. The picture's size is checked at each call."""
     if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return False
     small, big = module.weight.shape[:2]  # so for both kinds: a transposed convolution's input is the small side
     return (
-        (module.kernel_size, module.stride, module.padding, module.dilation) == ((4, 4), (2, 2), (1, 1), (1, 1))
+        module.kernel_size in ((4, 4), (3, 3))
+        and (module.stride, module.padding, module.dilation) == ((2, 2), (1, 1), (1, 1))
         and module.groups == 1
         and module.bias is None
         and big % 16 == 0
@@ -54,8 +55,10 @@ class WinogradConv2d(nn.Conv2d):
     """A convolution from the big side to the small one."""
 
     def forward(self, big_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, O, H/2, W/2]."""
-        if big_BCHW.shape[2] % 4 or big_BCHW.shape[3] % 4 or not native.knows(big_BCHW):
+        """[B, C, H, W] to [B, O, H/2, W/2], rounded up."""
+        # A kernel of 4 is for even sides, one of 3 for odd ones: then the small side is half the big one, rounded up.
+        odd = self.kernel_size[0] % 2
+        if any(side % 2 != odd for side in big_BCHW.shape[2:]) or not native.knows(big_BCHW):
             return super().forward(big_BCHW)
         small_BOHW: Tensor = _Gather.apply(native.autocast(big_BCHW), self.weight, _packed(self))
         return small_BOHW
@@ -65,8 +68,8 @@ class WinogradConvTranspose2d(nn.ConvTranspose2d):
     """A transposed convolution from the small side to the big one."""
 
     def forward(self, small_BOHW: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """[B, O, H, W] to [B, C, 2H, 2W]."""
-        if small_BOHW.shape[2] % 2 or small_BOHW.shape[3] % 2 or not native.knows(small_BOHW):
+        """[B, O, H, W] to [B, C, 2H, 2W], or one less for a kernel of 3."""
+        if not native.knows(small_BOHW):
             return super().forward(small_BOHW, output_size)
         big_BCHW: Tensor = _Scatter.apply(native.autocast(small_BOHW), self.weight, _packed(self))
         return big_BCHW
@@ -85,7 +88,9 @@ class _Packed:
             small, big = weight.shape[:2]
             reusable = kept is not None and kept[1].dtype == precision
             packed = kept[1] if kept and reusable else weight.new_empty(36 * small * big, dtype=precision)
-            plain = weight.detach().contiguous(memory_format=torch.channels_last)
+            missing = 4 - weight.shape[2]  # the last taps of a kernel of 3
+            whole = nn.functional.pad(weight.detach(), (0, missing, 0, missing))
+            plain = whole.contiguous(memory_format=torch.channels_last)
             native.kernel(LIBRARY, f"pack_{direction}", precision)(plain, big, small, packed)
             self._kept[direction] = kept = (state, packed)
         return kept[1]
@@ -142,7 +147,7 @@ class _Scatter(torch.autograd.Function):
 def _gather(big_BCHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
     B, C, H, W = big_BCHW.shape
     small = weight_OCKK.shape[0]
-    small_BOHW = native.empty(big_BCHW, B, small, H // 2, W // 2)
+    small_BOHW = native.empty(big_BCHW, B, small, (H + 1) // 2, (W + 1) // 2)
     weights = packed.get("gather", weight_OCKK, big_BCHW.dtype)
     kernel = native.kernel(LIBRARY, "gather", big_BCHW.dtype)
     kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, small, H, W))
@@ -152,17 +157,20 @@ def _gather(big_BCHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
 def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
     B, small, H, W = small_BOHW.shape
     C = weight_OCKK.shape[1]
-    big_BCHW = native.empty(small_BOHW, B, C, 2 * H, 2 * W)
+    odd = weight_OCKK.shape[2] % 2
+    height, width = 2 * H - odd, 2 * W - odd
+    big_BCHW = native.empty(small_BOHW, B, C, height, width)
     weights = packed.get("scatter", weight_OCKK, small_BOHW.dtype)
     kernel = native.kernel(LIBRARY, "scatter", small_BOHW.dtype)
-    kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, small, 2 * H, 2 * W))
+    kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, small, height, width))
     return big_BCHW
 
 
 def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     """In fp32: the sums are, and are not rounded on their way to the optimizer."""
     B, C, H, W = big_BCHW.shape
-    gradient_OCKK = torch.empty_like(weight_OCKK, memory_format=torch.channels_last)
+    gradient_OCKK = torch.empty((*weight_OCKK.shape[:2], 4, 4), dtype=torch.float32, memory_format=torch.channels_last)
     kernel = native.kernel(LIBRARY, "weight_gradient", big_BCHW.dtype)
     kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, small_BOHW.shape[1], H, W))
-    return gradient_OCKK
+    kernel_size = weight_OCKK.shape[2]
+    return gradient_OCKK[:, :, :kernel_size, :kernel_size]

@@ -10,6 +10,9 @@
 // and the same along the other side of the picture. What is left are nine matrix products, summed over phases and
 // channels. The two gradients are the same algorithm transposed. The readable twin is PyTorch's own convolution.
 //
+// A kernel of 3 with stride 2 and padding 1 on an odd side is one of 4 whose last taps are zero, on a side one longer.
+// Nothing is saved there but the time that other kernels take.
+//
 // Layout: pictures are NHWC ("channels last"); `big` is the side with twice the resolution (C channels), `small` the
 // other (O channels). Words and panels: see product.hpp.
 //
@@ -28,10 +31,12 @@ constexpr int64_t BLOCK = 64, GROUP = 4 * PANEL;
 // --- The geometry ---------------------------------------------------------------------------------------------------
 
 struct Shape {
-    int64_t batch, C, O, height, width; // of the big side; height and width are multiples of 4
+    int64_t batch, C, O, height, width; // of the big side
 
-    int64_t rows() const { return height / 4; }
-    int64_t columns() const { return width / 4; }
+    int64_t small_height() const { return (height + 1) / 2; }
+    int64_t small_width() const { return (width + 1) / 2; }
+    int64_t rows() const { return (small_height() + 1) / 2; } // of tiles: the last may reach beyond the edge
+    int64_t columns() const { return (small_width() + 1) / 2; }
     int64_t in_picture() const { return rows() * columns(); } // tiles
     int64_t tiles() const { return batch * in_picture(); }
 };
@@ -76,7 +81,10 @@ template <class T> inline void weights_of(const T *small, const Shape &shape, in
     Vector y[2][2];
     for (int i = 0; i < 2; i++)
         for (int j = 0; j < 2; j++)
-            y[i][j] = load(small + ((picture * 2 * shape.rows() + top + i) * 2 * shape.columns() + left + j) * shape.O + channel);
+            if (top + i < shape.small_height() && left + j < shape.small_width())
+                y[i][j] = load(small + ((picture * shape.small_height() + top + i) * shape.small_width() + left + j) * shape.O + channel);
+            else
+                y[i][j] = Vector{};
     Vector row[3][2] = {{y[0][0], y[0][1]}, {y[0][0] + y[1][0], y[0][1] + y[1][1]}, {y[1][0], y[1][1]}};
     for (int k = 0; k < 3; k++) {
         out[3 * k] = row[k][0];
@@ -181,13 +189,15 @@ template <class T> void gather(const T *big, const uint32_t *packed, T *small, c
                 for (int64_t t = 0; t < count; t++) {
                     int64_t picture = (start + t) / shape.in_picture(), inside = (start + t) % shape.in_picture();
                     int64_t top = 2 * (inside / shape.columns()), left = 2 * (inside % shape.columns());
-                    T *corner = small + ((picture * 2 * shape.rows() + top) * 2 * shape.columns() + left) * shape.O + n;
+                    const int64_t down = std::min(int64_t(2), shape.small_height() - top);
+                    const int64_t across = std::min(int64_t(2), shape.small_width() - left);
+                    T *corner = small + ((picture * shape.small_height() + top) * shape.small_width() + left) * shape.O + n;
                     for (int64_t channel = 0; channel < columns; channel += LANES) {
                         auto m = [&](int k, int l) { return load(made + ((3 * k + l) * block + t) * columns + channel); };
-                        for (int i = 0; i < 2; i++) {
+                        for (int i = 0; i < down; i++) {
                             Vector row[3] = {m(i, 0) + m(i + 1, 0), m(i, 1) + m(i + 1, 1), m(i, 2) + m(i + 1, 2)};
-                            for (int j = 0; j < 2; j++)
-                                store(corner + (i * 2 * shape.columns() + j) * shape.O + channel, row[j] + row[j + 1]);
+                            for (int j = 0; j < across; j++)
+                                store(corner + (i * shape.small_width() + j) * shape.O + channel, row[j] + row[j + 1]);
                         }
                     }
                 }
