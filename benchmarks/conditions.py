@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fastdcgan.hardware import cpu_model
+
 ROOT = Path(__file__).parents[1]
 
 ALLOCATOR_SETTINGS = ("THP_MEM_ALLOC_ENABLE", "GLIBC_TUNABLES", "MALLOC_", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF")
@@ -42,16 +44,6 @@ def conditions() -> dict[str, Any]:
 def device() -> torch.device:
     """Where everything is timed: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def cpu_model() -> str:
-    """As the system names it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def cores() -> int:

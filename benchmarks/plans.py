@@ -5,8 +5,12 @@ from typing import NamedTuple
 import torch
 
 from fastdcgan.architecture import Architecture
+from fastdcgan.choice import choose_tuned
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
-from fastdcgan.plan import Plan, choose_plan
+from fastdcgan.plan import Plan
+
+LONG = 10**9
+"""Images of a run in which measuring pays."""
 
 
 class Technique(NamedTuple):
@@ -20,18 +24,23 @@ class Technique(NamedTuple):
     """With this technique and all those before it."""
 
 
-# The predictions: D's unused weight gradients are 1 of 12 convolution passes. oneDNN copies every contiguous tensor
-# into channels-last blocks and back. Adam moves 7 numbers a parameter when fused and about 20 when not, of some 30
-# million numbers that a picture moves. bf16 halves the bytes and doubles the rate, except of what autocast leaves fp32.
+# The predictions. D's unused weight gradients are 1 of 12 convolution passes. The next three are what an experiment
+# had found on another machine. The rest was reckoned from a profile of the step before each was written: the ends took
+# 17 + 6 ms of 780 and should take 4; the thin layers 90 and should take 45; normalising and activations 70 and should
+# take 40; Winograd's kernels, at 85 % of the best rate and with 9 of 16 multiplications, leave 620 ms of 880.
 TECHNIQUES: list[Technique] = [
     Technique("D frozen while G learns", 12 / 11, Plan(channels_last=False, fused_adam=False)),
     Technique("channels-last", 1.3, Plan(fused_adam=False)),
     Technique("fused Adam", 1.02, Plan()),
     Technique("bf16", 1.8, Plan(precision="bf16")),
+    Technique("ends as products", 1.04, Plan(precision="bf16", kernels=("ends",))),
+    Technique("fused normalising", 1.04, Plan(precision="bf16", kernels=("ends", "norm"))),
+    Technique("thin layers", 1.09, Plan(precision="bf16", kernels=("ends", "norm", "thin"))),
+    Technique("Winograd", 1.43, Plan(precision="bf16", kernels=("ends", "norm", "thin", "winograd"))),
 ]
 
 
 def tuned_plan(arch: Architecture, batch: int, device: torch.device, precision: PrecisionRequest = "auto") -> Plan:
-    """The plan that `fastdcgan train` uses for this architecture and batch on this device."""
-    del arch, batch  # the choice does not depend on them yet
-    return choose_plan(ExecutionConfig(precision=precision), device)
+    """The plan that a long `fastdcgan train` uses for this architecture and batch: as measured here before, or now."""
+    request = ExecutionConfig(precision=precision)
+    return choose_tuned(request, device, arch, batch, images=LONG).plan

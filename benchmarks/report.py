@@ -125,12 +125,20 @@ def throughputs(infos: Sequence[Info]) -> str:
         "ratio": lambda info: spread(info["speedup"], info["speedup_quartiles"]),
         "pairs": lambda info: str(info["pairs"]),
         "of the ceiling": lambda info: percent(info.get("ceiling_fraction")),
-        "parity error": lambda info: f"{info['parity_error']:.0e}" if "parity_error" in info else "",
+        "parity error (of what is allowed)": parity,
         "peak memory, MiB": memory,
         "first step, s": lambda info: f"{info['warm_up_seconds']:.1f}",
         "plan": lambda info: info.get("plan", ""),
     }
     return table(columns, infos)
+
+
+def parity(info: Info) -> str:
+    """The error, and what it may be."""
+    if "parity_error" not in info:
+        return ""
+    allowed = f" of {info['parity_allowed']:.0e}" if "parity_allowed" in info else ""
+    return f"{info['parity_error']:.0e}{allowed}"
 
 
 def techniques(infos: Sequence[Info]) -> str:

@@ -17,7 +17,7 @@ from benchmarks.conditions import cores, device
 from benchmarks.contenders import finisher, inputs, our_state
 from benchmarks.loading import Stream
 from benchmarks.measure import InProcess, take_turns
-from benchmarks.parity import parity_error
+from benchmarks.parity import parity
 from benchmarks.plans import tuned_plan
 from benchmarks.results import throughput
 from fastdcgan.architecture import architecture
@@ -38,7 +38,7 @@ def test_end_to_end(
     """The trainer's loop, in blocks of steps."""
     arch, where = architecture(name), device()
     plan = tuned_plan(arch, batch, where)
-    error = parity_error(arch, plan)
+    facts = parity(arch, plan)
     state = our_state(arch, plan, where)
     source = open_source(
         str(photographs), resolution=arch.resolution, channels=3, device=str(where), threads=min(8, cores())
@@ -69,7 +69,7 @@ def test_end_to_end(
             case=f"{name}, batch {batch}",
             images=batch,
             ceiling=training_ceiling(ceilings, arch, batch, plan.precision),
-            parity_error=error,
+            **facts,
             plan=str(plan),
             arch=name,
             batch=batch,

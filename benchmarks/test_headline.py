@@ -10,7 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.ceiling import training_ceiling
 from benchmarks.conditions import device
 from benchmarks.measure import take_turns
-from benchmarks.parity import parity_error
+from benchmarks.parity import parity
 from benchmarks.plans import tuned_plan
 from benchmarks.processes import default_environment, worker
 from benchmarks.results import throughput
@@ -34,7 +34,7 @@ def test_headline(
     plan = tuned_plan(arch, batch, device(), precision)
     if precision == "auto" and plan.precision == "fp32":
         pytest.skip("fp32 is what is chosen here: see the other")
-    error = parity_error(arch, plan)
+    facts = parity(arch, plan)
     env = default_environment()
     with (
         worker(command("reference", name, batch), env) as reference,
@@ -51,7 +51,7 @@ def test_headline(
             case=f"{name}, batch {batch}, {plan.precision}",
             images=batch,
             ceiling=training_ceiling(ceilings, arch, batch, plan.precision),
-            parity_error=error,
+            **facts,
             peak_memory_mib=round(peak, 1),
             reference_peak_memory_mib=round(reference_peak, 1),
             idle_shares=[round(share, 4) for share in idle_shares],

@@ -12,11 +12,11 @@ from benchmarks.ceiling import training_ceiling
 from benchmarks.conditions import device
 from benchmarks.contenders import finisher, our_step, reference_step
 from benchmarks.measure import Contender, InProcess, take_turns
-from benchmarks.parity import parity_error
+from benchmarks.parity import parity
 from benchmarks.plans import TECHNIQUES, tuned_plan
 from benchmarks.results import throughput
 from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.plan import Plan, native_precision
+from fastdcgan.plan import Plan, native_precision, own_kernels
 from fastdcgan.roofline import Ceilings
 
 
@@ -41,6 +41,8 @@ def test_technique(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name:
     arch, technique = architecture(name), TECHNIQUES[number]
     if technique.plan.precision == "bf16" and native_precision(device()) == "fp32":
         pytest.skip("bf16 would be emulated here")
+    if not set(technique.plan.kernels) <= set(own_kernels(device(), technique.plan.precision)):
+        pytest.skip("our kernels are not for this machine")
     facts = checked(arch, batch, technique.plan, ceilings)
     without = {"without": TECHNIQUES[number - 1].plan} if number else {}
     measured = take_turns(benchmark, contenders(arch, batch, **without, ours=technique.plan))
@@ -73,7 +75,7 @@ def contenders(arch: Architecture, batch: int, **plans: Plan) -> dict[str, Conte
 def checked(arch: Architecture, batch: int, plan: Plan, ceilings: Ceilings | None) -> dict[str, Any]:
     """What is known of a plan before it is timed. Raises ValueError if it is not the reference's step."""
     return {
-        "parity_error": parity_error(arch, plan),
+        **parity(arch, plan),
         "ceiling": training_ceiling(ceilings, arch, batch, plan.precision),
         "plan": str(plan),
         "arch": arch.name,

@@ -12,7 +12,6 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
-from torch.autograd.graph import increment_version
 
 from fastdcgan import ends, fused_norm, thin, winograd
 from fastdcgan.allocator import keep_freed_memory
@@ -185,16 +184,12 @@ def prepare(
         return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))
 
     def adam(network: nn.Module) -> torch.optim.Adam:
-        optimizer = torch.optim.Adam(
+        return torch.optim.Adam(
             network.parameters(),
             lr=recipe.lr,
             betas=(recipe.beta1, recipe.beta2),
             fused=plan.fused_adam,
         )
-        if "winograd" in plan.kernels:
-            # It keeps what it made of the weights until they change, and the fused step changes them without a trace.
-            optimizer.register_step_post_hook(lambda *_: increment_version(list(network.parameters())))
-        return optimizer
 
     def scaler() -> torch.amp.GradScaler:
         return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")

@@ -60,7 +60,7 @@ class WinogradConv2d(nn.Conv2d):
         odd = self.kernel_size[0] % 2
         if any(side % 2 != odd for side in big_BCHW.shape[2:]) or not native.knows(big_BCHW):
             return super().forward(big_BCHW)
-        small_BOHW: Tensor = _Gather.apply(native.autocast(big_BCHW), self.weight, _packed(self))
+        small_BOHW: Tensor = _Gather.apply(native.autocast(big_BCHW), self.weight)
         return small_BOHW
 
 
@@ -71,96 +71,65 @@ class WinogradConvTranspose2d(nn.ConvTranspose2d):
         """[B, O, H, W] to [B, C, 2H, 2W], or one less for a kernel of 3."""
         if not native.knows(small_BOHW):
             return super().forward(small_BOHW, output_size)
-        big_BCHW: Tensor = _Scatter.apply(native.autocast(small_BOHW), self.weight, _packed(self))
+        big_BCHW: Tensor = _Scatter.apply(native.autocast(small_BOHW), self.weight)
         return big_BCHW
-
-
-class _Packed:
-    """A layer's weights as the kernels want them, made anew when the weights have changed."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[object, Tensor]] = {}
-
-    def get(self, direction: str, weight: Tensor, precision: torch.dtype) -> Tensor:
-        state = (weight.data_ptr(), weight._version, precision)
-        kept = self._kept.get(direction)
-        if kept is None or kept[0] != state:
-            small, big = weight.shape[:2]
-            reusable = kept is not None and kept[1].dtype == precision
-            packed = kept[1] if kept and reusable else weight.new_empty(36 * small * big, dtype=precision)
-            missing = 4 - weight.shape[2]  # the last taps of a kernel of 3
-            whole = nn.functional.pad(weight.detach(), (0, missing, 0, missing))
-            plain = whole.contiguous(memory_format=torch.channels_last)
-            native.kernel(LIBRARY, f"pack_{direction}", precision)(plain, big, small, packed)
-            self._kept[direction] = kept = (state, packed)
-        return kept[1]
-
-
-def _packed(module: nn.Module) -> _Packed:
-    packed = module.__dict__.get("_winograd_packed")
-    if packed is None:
-        packed = module.__dict__["_winograd_packed"] = _Packed()
-    assert isinstance(packed, _Packed)
-    return packed
 
 
 class _Gather(torch.autograd.Function):
     """From the big side to the small one."""
 
     @staticmethod
-    def forward(ctx: Any, big_BCHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
+    def forward(ctx: Any, big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
         big_BCHW = big_BCHW.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(big_BCHW, weight_OCKK)
-        ctx.packed = packed
-        return _gather(big_BCHW, weight_OCKK, packed)
+        return _gather(big_BCHW, weight_OCKK)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BOHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_BOHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         big_BCHW, weight_OCKK = ctx.saved_tensors
         grad_BOHW = grad_BOHW.to(big_BCHW.dtype).contiguous(memory_format=torch.channels_last)
-        grad_big = _scatter(grad_BOHW, weight_OCKK, ctx.packed) if ctx.needs_input_grad[0] else None
+        grad_big = _scatter(grad_BOHW, weight_OCKK) if ctx.needs_input_grad[0] else None
         grad_weight = _weight_gradient(big_BCHW, grad_BOHW, weight_OCKK) if ctx.needs_input_grad[1] else None
-        return grad_big, grad_weight, None
+        return grad_big, grad_weight
 
 
 class _Scatter(torch.autograd.Function):
     """From the small side to the big one."""
 
     @staticmethod
-    def forward(ctx: Any, small_BOHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
+    def forward(ctx: Any, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
         small_BOHW = small_BOHW.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(small_BOHW, weight_OCKK)
-        ctx.packed = packed
-        return _scatter(small_BOHW, weight_OCKK, packed)
+        return _scatter(small_BOHW, weight_OCKK)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         small_BOHW, weight_OCKK = ctx.saved_tensors
         grad_BCHW = grad_BCHW.to(small_BOHW.dtype).contiguous(memory_format=torch.channels_last)
-        grad_small = _gather(grad_BCHW, weight_OCKK, ctx.packed) if ctx.needs_input_grad[0] else None
+        grad_small = _gather(grad_BCHW, weight_OCKK) if ctx.needs_input_grad[0] else None
         grad_weight = _weight_gradient(grad_BCHW, small_BOHW, weight_OCKK) if ctx.needs_input_grad[1] else None
-        return grad_small, grad_weight, None
+        return grad_small, grad_weight
 
 
-def _gather(big_BCHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
+def _gather(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     B, C, H, W = big_BCHW.shape
     small = weight_OCKK.shape[0]
     small_BOHW = native.empty(big_BCHW, B, small, (H + 1) // 2, (W + 1) // 2)
-    weights = packed.get("gather", weight_OCKK, big_BCHW.dtype)
+    weights = _packed("gather", weight_OCKK, big_BCHW.dtype)
     kernel = native.kernel(LIBRARY, "gather", big_BCHW.dtype)
     kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, small, H, W))
     return small_BOHW
 
 
-def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor, packed: _Packed) -> Tensor:
+def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     B, small, H, W = small_BOHW.shape
     C = weight_OCKK.shape[1]
     odd = weight_OCKK.shape[2] % 2
     height, width = 2 * H - odd, 2 * W - odd
     big_BCHW = native.empty(small_BOHW, B, C, height, width)
-    weights = packed.get("scatter", weight_OCKK, small_BOHW.dtype)
+    weights = _packed("scatter", weight_OCKK, small_BOHW.dtype)
     kernel = native.kernel(LIBRARY, "scatter", small_BOHW.dtype)
     kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, small, height, width))
     return big_BCHW
@@ -174,3 +143,14 @@ def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) 
     kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, small_BOHW.shape[1], H, W))
     kernel_size = weight_OCKK.shape[2]
     return gradient_OCKK[:, :, :kernel_size, :kernel_size]
+
+
+def _packed(direction: str, weight_OCKK: Tensor, precision: torch.dtype) -> Tensor:
+    """The weights as the kernels want them. Made anew each time: that is quick, and keeping them would take memory."""
+    small, big, kernel_size, _ = weight_OCKK.shape
+    missing = 4 - kernel_size  # the last taps of a kernel of 3
+    whole = nn.functional.pad(weight_OCKK.detach(), (0, missing, 0, missing))
+    packed = torch.empty(36 * small * big, dtype=precision)
+    kernel = native.kernel(LIBRARY, f"pack_{direction}", precision)
+    kernel(whole.contiguous(memory_format=torch.channels_last), big, small, packed)
+    return packed

@@ -152,7 +152,8 @@ def test_plans_that_time_does_not_suffice_for_are_left_out(monkeypatch: pytest.M
 
 def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     def possible(device: torch.device = CPU, **request: Any) -> list[tuple[str, str | None]]:
-        return [(p.precision, p.backend) for p in tune.candidates(ExecutionConfig(**request), device)]
+        plans = tune.candidates(ExecutionConfig(**request), device)
+        return list(dict.fromkeys((p.precision, p.backend) for p in plans))
 
     monkeypatch.setattr(plan, "has_cpp_compiler", lambda: True)
     monkeypatch.setattr(plan, "native_precision", lambda device: "fp32")
@@ -166,6 +167,13 @@ def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.Monk
     assert set(possible(CUDA)) == {(p, b) for p in ("bf16", "fp32") for b in ("inductor", None)}
     assert possible(CUDA)[0] == ("bf16", "inductor"), "what the rules take comes first"
     assert set(possible(CUDA, compile="off")) == {("bf16", None), ("fp32", None)}
+
+
+def test_our_kernels_are_candidates_with_and_without_the_boldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "own_kernels", lambda device, precision: ("ends", "thin", "winograd"))
+    plans = tune.candidates(ExecutionConfig(precision="fp32"), CPU)
+    assert {p.kernels for p in plans} == {plans[0].kernels, ("ends", "thin", "winograd"), ("ends", "thin"), ()}
+    assert not [p for p in tune.candidates(ExecutionConfig(compile="on"), CPU) if p.kernels]
 
 
 def test_a_real_measurement_has_all_figures() -> None:

@@ -294,7 +294,7 @@ template <class T> void scatter(const T *small, const uint32_t *packed, T *big, 
 
 template <class T> void weight_gradient(const T *big, const T *small, float *gradient, const Shape &shape) {
     const int64_t C = shape.C, O = shape.O, tiles = shape.tiles(), panels = 4 * C / PANEL;
-    const int64_t chunk = std::min(int64_t(2048), (tiles + 1) / 2 * 2); // tiles at a time, to bound the memory
+    const int64_t chunk = std::min(int64_t(512), (tiles + 1) / 2 * 2); // tiles at a time, to bound the memory
     const int64_t most = chunk / IN_WORD<T>;
     static Scratch kept_big, kept_small, kept_sums, kept_zeros;
     uint32_t *seen = kept_big.take<uint32_t>(panels * PRODUCTS * most * PANEL);         // [4C/32][9][tiles][32]
