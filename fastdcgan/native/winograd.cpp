@@ -28,6 +28,10 @@ constexpr int64_t PRODUCTS = 9;
 // memory; one product's tiles (64 x 1024 floats) and its panel still fit the second cache.
 constexpr int64_t BLOCK = 64, GROUP = 4 * PANEL;
 
+// Arrays of rows or of planes are a cache line longer than they need be: at powers of two, what is worked on together
+// would compete for the same places in the first cache.
+constexpr int64_t APART = LANES;
+
 // --- The geometry ---------------------------------------------------------------------------------------------------
 
 struct Shape {
@@ -97,11 +101,12 @@ template <class T> inline void weights_of(const T *small, const Shape &shape, in
 template <class T>
 inline void nine_products(const uint32_t *seen, int64_t row, const uint32_t *packed, int64_t depth, float *made, int64_t columns,
                           int64_t tiles, int64_t block) {
+    const int64_t seen_plane = block * row + APART, made_plane = block * columns + APART;
     for (int p = 0; p < PRODUCTS; p++)
         for (int64_t n = 0; n < columns / PANEL; n++)
             for (int64_t t = 0; t < tiles; t += ROWS)
-                product<T, false>(depth, seen + (p * block + t) * row, row, 1, packed + (n * PRODUCTS + p) * depth * PANEL,
-                                  made + (p * block + t) * columns + n * PANEL, columns);
+                product<T, false>(depth, seen + p * seen_plane + t * row, row, 1, packed + (n * PRODUCTS + p) * depth * PANEL,
+                                  made + p * made_plane + t * columns + n * PANEL, columns);
 }
 
 // --- Weights --------------------------------------------------------------------------------------------------------
@@ -159,15 +164,14 @@ template <class T> void pack_scatter(const float *weight, int64_t C, int64_t O, 
 // --- Big to small: a convolution, or a transposed convolution's gradient ---------------------------------------------
 
 template <class T> void gather(const T *big, const uint32_t *packed, T *small, const Shape &shape) {
-    // A row is a cache line longer than it need be: at a power of two its columns would compete for the same places.
-    const int64_t depth = 4 * shape.C / IN_WORD<T>, row = depth + LANES, tiles = shape.tiles();
+    const int64_t depth = 4 * shape.C / IN_WORD<T>, row = depth + APART, tiles = shape.tiles();
     const int64_t share = (tiles + omp_get_max_threads() - 1) / omp_get_max_threads();
-    const int64_t block = std::min(BLOCK, (share + ROWS - 1) / ROWS * ROWS);
+    const int64_t block = std::min(BLOCK, (share + ROWS - 1) / ROWS * ROWS), plane = block * row + APART;
 #pragma omp parallel
     {
         static thread_local Scratch kept, kept_zeros;
-        uint32_t *seen = kept.take<uint32_t>(PRODUCTS * block * (row + GROUP));
-        float *made = reinterpret_cast<float *>(seen + PRODUCTS * block * row);
+        uint32_t *seen = kept.take<uint32_t>(PRODUCTS * (block * (row + GROUP) + 2 * APART));
+        float *made = reinterpret_cast<float *>(seen + PRODUCTS * plane);
         T *zeros = kept_zeros.take<T>(shape.C);
         std::memset(zeros, 0, shape.C * sizeof(T));
 #pragma omp for schedule(dynamic)
@@ -180,11 +184,11 @@ template <class T> void gather(const T *big, const uint32_t *packed, T *small, c
                         Vector d[9];
                         window.differences(phase / 2, phase % 2, channel, d);
                         for (int p = 0; p < PRODUCTS; p++)
-                            store(reinterpret_cast<T *>(seen + (p * block + t) * row) + phase * shape.C + channel, d[p]);
+                            store(reinterpret_cast<T *>(seen + p * plane + t * row) + phase * shape.C + channel, d[p]);
                     }
             }
             for (int64_t n = 0; n < shape.O; n += GROUP) {
-                const int64_t columns = std::min(GROUP, shape.O - n);
+                const int64_t columns = std::min(GROUP, shape.O - n), made_plane = block * columns + APART;
                 nine_products<T>(seen, row, packed + n * PRODUCTS * depth, depth, made, columns, count, block);
                 for (int64_t t = 0; t < count; t++) {
                     int64_t picture = (start + t) / shape.in_picture(), inside = (start + t) % shape.in_picture();
@@ -193,7 +197,7 @@ template <class T> void gather(const T *big, const uint32_t *packed, T *small, c
                     const int64_t across = std::min(int64_t(2), shape.small_width() - left);
                     T *corner = small + ((picture * shape.small_height() + top) * shape.small_width() + left) * shape.O + n;
                     for (int64_t channel = 0; channel < columns; channel += LANES) {
-                        auto m = [&](int k, int l) { return load(made + ((3 * k + l) * block + t) * columns + channel); };
+                        auto m = [&](int k, int l) { return load(made + (3 * k + l) * made_plane + t * columns + channel); };
                         for (int i = 0; i < down; i++) {
                             Vector row[3] = {m(i, 0) + m(i + 1, 0), m(i, 1) + m(i + 1, 1), m(i, 2) + m(i + 1, 2)};
                             for (int j = 0; j < across; j++)
@@ -208,67 +212,64 @@ template <class T> void gather(const T *big, const uint32_t *packed, T *small, c
 
 // --- Small to big: a transposed convolution, or a convolution's gradient ---------------------------------------------
 
-// Along one side, the places of the nine products that add up to a position of a phase's grid, and their signs.
-struct Terms {
-    int count;
-    int product[3];
-    int64_t tile[3];
-    float sign[3];
-
-    Terms(int64_t position, int64_t tiles) : count(0) {
-        int64_t tile_here = position / 2;
-        auto add = [&](int p, int64_t t, float s) {
-            if (t < 0 || t >= tiles) return;
-            product[count] = p, tile[count] = t, sign[count++] = s;
-        };
-        if (position % 2) {
-            add(1, tile_here, 1), add(0, tile_here, -1), add(2, tile_here, -1);
-        } else {
-            add(0, tile_here, 1), add(2, tile_here - 1, 1);
-        }
-    }
-};
-
 // One picture's pixels, from the products of its tiles, for some of the (phase, channel)s.
+//
+// Along one side, position 2a of a phase's grid is m0 of tile a and m2 of the tile before it; position 2a + 1 is
+// m1 - m0 - m2 of tile a.
 template <class T>
 inline void add_up(const float *made, int64_t block, int64_t first, int64_t columns, T *big, const Shape &shape) {
-    for (int64_t from = first; from < first + columns;) {
-        const int64_t phase = from / shape.C, until = std::min(first + columns, (phase + 1) * shape.C);
-        for (int64_t y = 1 - phase / 2; y < shape.height; y += 2) {
-            const Terms down((y + 1) / 2, shape.rows());
-            for (int64_t x = 1 - phase % 2; x < shape.width; x += 2) {
-                const Terms across((x + 1) / 2, shape.columns());
-                const float *term[9];
-                float sign[9];
-                int terms = 0;
-                for (int i = 0; i < down.count; i++)
-                    for (int j = 0; j < across.count; j++) {
-                        int64_t tile = down.tile[i] * shape.columns() + across.tile[j];
-                        term[terms] = made + ((3 * down.product[i] + across.product[j]) * block + tile) * columns;
-                        sign[terms++] = down.sign[i] * across.sign[j];
+    static const float nothing[GROUP] = {};
+    struct Tile {
+        const float *at;
+        int64_t plane; // 0 where there is no tile, and nothing at all
+        Vector operator()(int k, int l, int64_t column) const { return load(at + (3 * k + l) * plane + column); }
+    };
+    auto tile = [&](int64_t a, int64_t b) {
+        bool there = a >= 0 && b >= 0 && a < shape.rows() && b < shape.columns();
+        return there ? Tile{made + (a * shape.columns() + b) * columns, block * columns + APART} : Tile{nothing, 0};
+    };
+    for (int64_t from = first, until; from < first + columns; from = until) {
+        const int64_t phase = from / shape.C, length = std::min(first + columns, (phase + 1) * shape.C) - from;
+        until = from + length;
+        for (int64_t a = 0; a <= shape.rows(); a++)
+            for (int64_t b = 0; b <= shape.columns(); b++) {
+                const Tile here = tile(a, b), above = tile(a - 1, b), before = tile(a, b - 1), both = tile(a - 1, b - 1);
+                T *pixel[2][2];
+                for (int i = 0; i < 2; i++)
+                    for (int j = 0; j < 2; j++) {
+                        int64_t y = 4 * a + 2 * i + phase / 2 - 1, x = 4 * b + 2 * j + phase % 2 - 1;
+                        bool inside = y >= 0 && x >= 0 && y < shape.height && x < shape.width;
+                        pixel[i][j] = inside ? big + (y * shape.width + x) * shape.C + from - phase * shape.C : nullptr;
                     }
-                T *pixel = big + (y * shape.width + x) * shape.C - phase * shape.C;
-                for (int64_t column = from; column < until; column += LANES) {
-                    Vector sum = load(term[0] + column - first) * sign[0];
-                    for (int i = 1; i < terms; i++) sum += load(term[i] + column - first) * sign[i];
-                    store(pixel + column, sum);
+                for (int64_t k = 0; k < length; k += LANES) {
+                    const int64_t column = from - first + k;
+                    Vector even[3], odd[3]; // this tile's rows, added up
+                    for (int l = 0; l < 3; l++) {
+                        const Vector m0 = here(0, l, column);
+                        even[l] = m0 + above(2, l, column);
+                        odd[l] = here(1, l, column) - m0 - here(2, l, column);
+                    }
+                    const Vector even_before = before(0, 2, column) + both(2, 2, column);
+                    const Vector odd_before = before(1, 2, column) - before(0, 2, column) - before(2, 2, column);
+                    if (pixel[0][0]) store(pixel[0][0] + k, even[0] + even_before);
+                    if (pixel[0][1]) store(pixel[0][1] + k, even[1] - even[0] - even[2]);
+                    if (pixel[1][0]) store(pixel[1][0] + k, odd[0] + odd_before);
+                    if (pixel[1][1]) store(pixel[1][1] + k, odd[1] - odd[0] - odd[2]);
                 }
             }
-        }
-        from = until;
     }
 }
 
 template <class T> void scatter(const T *small, const uint32_t *packed, T *big, const Shape &shape) {
-    const int64_t depth = shape.O / IN_WORD<T>, row = depth + LANES, in_picture = shape.in_picture();
+    const int64_t depth = shape.O / IN_WORD<T>, row = depth + APART, in_picture = shape.in_picture();
     const int64_t share = (shape.batch + omp_get_max_threads() - 1) / omp_get_max_threads();
     const int64_t pictures = std::max(int64_t(1), std::min(share, BLOCK / in_picture)); // whole ones, as tiles overlap
-    const int64_t block = (pictures * in_picture + ROWS - 1) / ROWS * ROWS;
+    const int64_t block = (pictures * in_picture + ROWS - 1) / ROWS * ROWS, plane = block * row + APART;
 #pragma omp parallel
     {
         static thread_local Scratch kept;
-        uint32_t *seen = kept.take<uint32_t>(PRODUCTS * block * (row + GROUP));
-        float *made = reinterpret_cast<float *>(seen + PRODUCTS * block * row);
+        uint32_t *seen = kept.take<uint32_t>(PRODUCTS * (block * (row + GROUP) + 2 * APART));
+        float *made = reinterpret_cast<float *>(seen + PRODUCTS * plane);
 #pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < shape.batch; first += pictures) {
             const int64_t count = std::min(pictures, shape.batch - first), tiles = count * in_picture;
@@ -277,7 +278,7 @@ template <class T> void scatter(const T *small, const uint32_t *packed, T *big, 
                     Vector w[9];
                     weights_of(small, shape, first * in_picture + t, channel, w);
                     for (int p = 0; p < PRODUCTS; p++)
-                        store(reinterpret_cast<T *>(seen + (p * block + t) * row) + channel, w[p]);
+                        store(reinterpret_cast<T *>(seen + p * plane + t * row) + channel, w[p]);
                 }
             for (int64_t n = 0; n < 4 * shape.C; n += GROUP) {
                 const int64_t columns = std::min(GROUP, 4 * shape.C - n);
@@ -297,8 +298,9 @@ template <class T> void weight_gradient(const T *big, const T *small, float *gra
     const int64_t chunk = std::min(int64_t(512), (tiles + 1) / 2 * 2); // tiles at a time, to bound the memory
     const int64_t most = chunk / IN_WORD<T>;
     static Scratch kept_big, kept_small, kept_sums, kept_zeros;
-    uint32_t *seen = kept_big.take<uint32_t>(panels * PRODUCTS * most * PANEL);         // [4C/32][9][tiles][32]
-    uint32_t *weighted = kept_small.take<uint32_t>(O / ROWS * PRODUCTS * most * ROWS); // [O/8][9][tiles][8]
+    const int64_t seen_plane = most * PANEL + APART, weighted_plane = most * ROWS + APART;
+    uint32_t *seen = kept_big.take<uint32_t>(panels * PRODUCTS * seen_plane);             // [4C/32][9][tiles][32]
+    uint32_t *weighted = kept_small.take<uint32_t>(O / ROWS * PRODUCTS * weighted_plane); // [O/8][9][tiles][8]
     float *sums = kept_sums.take<float>(panels * PRODUCTS * O * PANEL);                // [4C/32][9][O][32]
     T *zeros = kept_zeros.take<T>(std::max(C, O));
     std::memset(zeros, 0, std::max(C, O) * sizeof(T));
@@ -317,7 +319,7 @@ template <class T> void weight_gradient(const T *big, const T *small, float *gra
                     there.differences(phase / 2, phase % 2, channel, e);
                     int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
                     for (int p = 0; p < PRODUCTS; p++)
-                        store(seen + ((n * PRODUCTS + p) * most + k) * PANEL + column, words((const T *)nullptr, d[p], e[p]));
+                        store(seen + (n * PRODUCTS + p) * seen_plane + k * PANEL + column, words((const T *)nullptr, d[p], e[p]));
                 }
             for (int64_t channel = 0; channel < O; channel += LANES) {
                 Vector w[9], v[9] = {};
@@ -327,7 +329,7 @@ template <class T> void weight_gradient(const T *big, const T *small, float *gra
                     alignas(64) uint32_t both[LANES];
                     store(both, words((const T *)nullptr, w[p], v[p]));
                     for (int64_t half = 0; half < LANES; half += ROWS)
-                        std::memcpy(weighted + (((channel + half) / ROWS * PRODUCTS + p) * most + k) * ROWS, both + half,
+                        std::memcpy(weighted + ((channel + half) / ROWS * PRODUCTS + p) * weighted_plane + k * ROWS, both + half,
                                     ROWS * sizeof(uint32_t));
                 }
             }
@@ -338,8 +340,8 @@ template <class T> void weight_gradient(const T *big, const T *small, float *gra
             for (int p = 0; p < PRODUCTS; p++)
                 for (int64_t k = 0; k < depth; k += slice)
                     for (int64_t o = 0; o < O; o += ROWS) {
-                        const uint32_t *A = weighted + ((o / ROWS * PRODUCTS + p) * most + k) * ROWS;
-                        const uint32_t *B = seen + ((n * PRODUCTS + p) * most + k) * PANEL;
+                        const uint32_t *A = weighted + (o / ROWS * PRODUCTS + p) * weighted_plane + k * ROWS;
+                        const uint32_t *B = seen + (n * PRODUCTS + p) * seen_plane + k * PANEL;
                         float *sum = sums + ((n * PRODUCTS + p) * O + o) * PANEL;
                         int64_t length = std::min(slice, depth - k);
                         if (start == 0 && k == 0)
