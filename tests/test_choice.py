@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdcgan import choice, cli, plan
+from fastdcgan import choice, cli, plan, tune
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.choice import Choice, as_fields, choose_tuned, conditions_of, recall, remember
 from fastdcgan.config import ExecutionConfig
@@ -22,14 +22,16 @@ from fastdcgan.tune import Measured, Tuning
 CPU = torch.device("cpu")
 ARCH = architecture("dcgan64")
 DAYS = 10**9  # images
-BF16, FP32 = Plan(precision="bf16"), Plan()
+BF16, FP32 = Plan(precision="bf16", keep_memory=True), Plan(keep_memory=True)
 PASSED = Parity(error=1e-6, allowed=1e-5, beyond=())
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, on a machine that multiplies bf16."""
+    """An empty cache, on a machine that multiplies bf16 and that our own kernels are not for."""
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    for module in (plan, tune):
+        monkeypatch.setattr(module, "own_kernels", lambda device, precision: ())
     monkeypatch.setattr(plan, "native_precision", lambda device: "bf16")
     return tmp_path / "cache"
 

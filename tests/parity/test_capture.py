@@ -277,7 +277,7 @@ def test_going_back_to_a_checkpoint_in_the_same_process(tmp_path: Path) -> None:
 def test_capture_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastdcgan.plan.has_cpp_compiler", lambda: True)
     plan = choose_plan(ExecutionConfig(compile="step", precision="bf16"), CPU)
-    assert plan == Plan(precision="bf16", backend="inductor", capture=True)
+    assert plan == Plan(precision="bf16", backend="inductor", capture=True, keep_memory=True)
     assert "captured whole by inductor" in str(plan)
     assert not choose_plan(ExecutionConfig(compile="on", precision="bf16"), CPU).capture
     with pytest.raises(ValueError, match=r"--compile step .* fp16"):

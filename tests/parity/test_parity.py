@@ -6,6 +6,8 @@ flips its slope, and Adam's first step is the *sign* of a gradient. So they are 
 where 20 steps leave no room for doubt, and in fp32 against the fp64 truth, where they may err as the reference does.
 """
 
+from statistics import median
+
 import pytest
 import torch
 from twins import (
@@ -38,9 +40,9 @@ INDUCTOR = Plan(backend="inductor")
 needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="Inductor needs a C++ compiler")
 
 
-def run(twin: Twin, arch: Architecture, steps: int, double: bool = False) -> dict[str, torch.Tensor]:
-    """Take steps; returns the last one's metrics, gradients and numbers."""
-    for step in range(steps):
+def run(twin: Twin, arch: Architecture, steps: int, double: bool = False, first: int = 0) -> dict[str, torch.Tensor]:
+    """Take steps on the inputs of `first` and after; returns the last one's metrics, gradients and numbers."""
+    for step in range(first, first + steps):
         real_BCHW, z_BL = inputs(arch, step)
         metrics = twin.step(real_BCHW.double(), z_BL.double()) if double else twin.step(real_BCHW, z_BL)
     return {**metrics, **{f"grad.{k}": v for k, v in twin.gradients.items()}, **numbers(twin)}
@@ -215,13 +217,19 @@ def test_inductor_in_fp64(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
+    """The median over a few batches: on a single one either may be lucky with the roundings of a loss."""
     arch = narrow(name)
-    twin = the_reference(arch)
-    truth = run(doubled(the_reference(arch)), arch, 1, double=True)
-    found = run(the_fast_path(arch, twin, Plan(precision="bf16")), arch, 1)
-    wanted = run(the_reference(arch, autocast=True), arch, 1)
-    for prefix in ("loss", "grad.D", "grad.G"):
-        assert distance(found, truth, prefix) <= max(1e-3, 1.5 * distance(wanted, truth, prefix)), prefix
+    ours: dict[str, list[float]] = {"loss": [], "grad.D": [], "grad.G": []}
+    references: dict[str, list[float]] = {prefix: [] for prefix in ours}
+    for batch in range(5):
+        truth = run(doubled(the_reference(arch)), arch, 1, double=True, first=batch)
+        found = run(the_fast_path(arch, the_reference(arch), Plan(precision="bf16")), arch, 1, first=batch)
+        wanted = run(the_reference(arch, autocast=True), arch, 1, first=batch)
+        for prefix in ours:
+            ours[prefix].append(distance(found, truth, prefix))
+            references[prefix].append(distance(wanted, truth, prefix))
+    for prefix in ours:
+        assert median(ours[prefix]) <= max(1e-3, 1.5 * median(references[prefix])), prefix
 
 
 def test_bf16_learns_from_the_updated_discriminator() -> None:
