@@ -1,4 +1,4 @@
-"""Memory that was freed is used again instead of being mapped and cleared anew. In processes of their own: it is for life."""
+"""Memory that was freed is used again instead of being mapped anew. In processes of their own: it is for life."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import resource, torch
 from fastdcgan.allocator import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 assert kept == {keep}
-for _ in range(2):
+for _ in range(10):  # small tensors settle in the gaps at first
     torch.ones(64 * 2**18)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
@@ -27,5 +27,6 @@ def page_faults(keep: bool) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator only")
 def test_pages_are_faulted_in_once() -> None:
-    assert page_faults(keep=True) < 100
-    assert page_faults(keep=False) >= 5 * 32, "then there is nothing to gain here"
+    once = page_faults(keep=False)
+    assert once >= 5 * 32, "huge pages at the least"
+    assert page_faults(keep=True) <= once / 4
