@@ -16,8 +16,10 @@ from torch import nn
 from fastdcgan import ends, fused_norm, thin, winograd
 from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
+from fastdcgan.models import Discriminator
 from fastdcgan.objectives import objective
-from fastdcgan.step import TrainState
+from fastdcgan.stacked import Stacked
+from fastdcgan.step import TrainState, apart, together
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -53,6 +55,9 @@ class Plan:
 
     fused_adam: bool = True
 
+    stacked: bool = False
+    """D sees real and fake pictures in one call, its BatchNorm still each by itself."""
+
     kernels: tuple[KernelName, ...] = ()
     """Which layers are done our own way instead of PyTorch's: CPU, channels last, not compiled."""
 
@@ -63,6 +68,8 @@ class Plan:
         object.__setattr__(self, "kernels", tuple(self.kernels))  # a list, where it was read from JSON
         if self.kernels and (not self.channels_last or self.backend):
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
+        if self.stacked and self.backend:
+            raise ValueError("the stacked call is not for compiled plans")
 
     def __str__(self) -> str:
         """A line for people, which names what departs from the usual: "bf16 + ends + norm + thin + winograd"."""
@@ -70,6 +77,7 @@ class Plan:
             "" if self.channels_last else "channels first",
             f"{'captured whole' if self.capture else 'compiled'} by {self.backend}" if self.backend else "",
             "" if self.fused_adam or self.capture else "plain Adam",
+            "stacked" if self.stacked else "",
             *self.kernels,
             "memory kept" if self.keep_memory else "",
         )
@@ -199,7 +207,8 @@ def prepare(
         generator=generator,
         discriminator=discriminator,
         call_generator=wrap(called(generator)),
-        call_discriminator=wrap(called_discriminator),
+        call_discriminator=wrap(Stacked(cast(Discriminator, discriminator)) if plan.stacked else called_discriminator),
+        judge=together if plan.stacked else apart,
         call_frozen_discriminator=called_discriminator,
         optimizer_g=adam(generator),
         optimizer_d=adam(discriminator),

@@ -17,6 +17,9 @@ from fastdcgan.objectives import Objective
 
 Network = Callable[[Tensor], Tensor]
 
+Judge = Callable[[Network, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""How D is asked about a real and a fake batch: its logits [B] for each."""
+
 
 class StepMetrics(NamedTuple):
     """Scalars on the device, fp32; D's probabilities are those before its update."""
@@ -41,6 +44,8 @@ class TrainState:
 
     call_discriminator: Network
 
+    judge: Judge
+
     call_frozen_discriminator: Network
     """D without DDP: while G learns, D has no gradients to average."""
 
@@ -56,16 +61,28 @@ class TrainState:
     objective: Objective
 
 
+def apart(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """One after the other."""
+    logits_real_B = D(real_BCHW)
+    logits_fake_B = D(fake_BCHW)
+    return logits_real_B, logits_fake_B
+
+
+def together(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """As one stack: D must keep its halves apart, as `stacked.Stacked` does."""
+    logits_real_B, logits_fake_B = D(torch.cat((real_BCHW, fake_BCHW.to(real_BCHW.dtype)))).chunk(2)
+    return logits_real_B, logits_fake_B
+
+
 def discriminator_loss(
-    D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, objective: Objective
+    D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, objective: Objective, judge: Judge = apart
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """D's loss on a real and a fake batch, in two passes: BatchNorm must see real and fake apart.
+    """D's loss on a real and a fake batch: BatchNorm must see real and fake apart.
 
     Returns:
         the loss (scalar, fp32), and D's logits [B] for real and for fake.
     """
-    logits_real_B = D(real_BCHW)
-    logits_fake_B = D(fake_BCHW)
+    logits_real_B, logits_fake_B = judge(D, real_BCHW, fake_BCHW)
     return objective.discriminator(logits_real_B, logits_fake_B), logits_real_B, logits_fake_B
 
 
@@ -89,7 +106,7 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
     with state.autocast():
         fake_BCHW = state.call_generator(z_BL)
         loss_d, logits_real_B, logits_fake_B = discriminator_loss(
-            state.call_discriminator, real_BCHW, fake_BCHW.detach(), state.objective
+            state.call_discriminator, real_BCHW, fake_BCHW.detach(), state.objective, state.judge
         )
     _update(loss_d, state.optimizer_d, state.scaler_d)
 

@@ -97,7 +97,8 @@ def candidates(request: ExecutionConfig, device: torch.device) -> list[Plan]:
             # All of our kernels, all but Winograd's, none: what gains on one machine may lose on another.
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
                 every.append(replace(default, precision=precision, backend=backend, kernels=kernels))
-    return list(dict.fromkeys([default, *every]))
+    stacked = [replace(default, stacked=True)] if default.backend is None else []
+    return list(dict.fromkeys([default, *stacked, *every]))
 
 
 def measure(

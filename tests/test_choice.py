@@ -53,7 +53,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     log: list[str] = []
 
     def measure(plans: list[Plan], *_: Any) -> Tuning:
-        assert plans == [BF16, FP32]
+        assert plans == [BF16, replace(BF16, stacked=True), FP32]
         log.append("measured")
         return tuning(FP32)
 
@@ -105,7 +105,7 @@ def test_short_runs_use_what_was_measured_before(measured: list[str]) -> None:
     assert chosen(images=1).plan == FP32
 
 
-@pytest.mark.parametrize("options", [{"plan": "default"}, {"world_size": 2}, {"precision": "bf16"}])
+@pytest.mark.parametrize("options", [{"plan": "default"}, {"world_size": 2}])
 def test_where_nothing_is_measured_the_rules_decide(measured: list[str], options: dict[str, Any]) -> None:
     assert chosen(**options).plan == BF16
     assert measured == []

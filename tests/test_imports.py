@@ -31,6 +31,7 @@ LAYERS = (
     "reference",
     "objectives",
     "step",
+    "stacked",
     "plan",
     "capture",
     "roofline",

@@ -1,6 +1,7 @@
 """Measuring plans: what may take part, who is timed, who is fastest. On a clock of our own."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -172,6 +173,7 @@ def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.Monk
 def test_our_kernels_are_candidates_with_and_without_the_boldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "own_kernels", lambda device, precision: ("ends", "thin", "winograd"))
     plans = tune.candidates(ExecutionConfig(precision="fp32"), CPU)
+    assert plans[1] == replace(plans[0], stacked=True)
     assert {p.kernels for p in plans} == {plans[0].kernels, ("ends", "thin", "winograd"), ("ends", "thin"), ()}
     assert not [p for p in tune.candidates(ExecutionConfig(compile="on"), CPU) if p.kernels]
 

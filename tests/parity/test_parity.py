@@ -34,6 +34,7 @@ OBJECTIVES: tuple[ObjectiveName, ...] = ("bce", "minimax", "hinge", "lsgan")
 PLAIN = Plan(channels_last=False, fused_adam=False)
 FUSED = Plan(channels_last=False)
 CHANNELS_LAST = Plan()
+STACKED = Plan(stacked=True)
 TRACED = Plan(backend="aot_eager")  # the compiler's front end: graph breaks fail here, cheaply
 INDUCTOR = Plan(backend="inductor")
 
@@ -167,6 +168,11 @@ def check_in_fp32(arch: Architecture, plan: Plan) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_channels_last_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), CHANNELS_LAST)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_stacked_call_in_fp64(name: str) -> None:
+    check_in_fp64(narrow(name), STACKED)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
