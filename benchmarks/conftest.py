@@ -1,7 +1,5 @@
 """Shared by all benchmarks: this machine's ceilings, measured once, and a cache of their own."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,14 +26,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Indexes of temporary folders stay out of the user's cache."""
-    before = os.environ.get("FASTDCGAN_CACHE")
-    folder = tmp_path_factory.mktemp("cache")
-    os.environ["FASTDCGAN_CACHE"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["FASTDCGAN_CACHE"]
-    else:
-        os.environ["FASTDCGAN_CACHE"] = before
+@pytest.fixture
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Indexes of temporary folders stay out of the user's cache. Measured plans and built kernels are kept there."""
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

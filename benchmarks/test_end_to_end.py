@@ -14,19 +14,20 @@ from torch import Tensor
 
 from benchmarks.ceiling import training_ceiling
 from benchmarks.conditions import cores, device
-from benchmarks.contenders import finisher, inputs, our_state
+from benchmarks.contenders import finisher, our_state
 from benchmarks.loading import Stream
 from benchmarks.measure import InProcess, take_turns
 from benchmarks.parity import parity
 from benchmarks.plans import tuned_plan
 from benchmarks.results import throughput
 from fastdcgan.architecture import architecture
+from fastdcgan.capture import step_function
+from fastdcgan.contender import inputs
 from fastdcgan.data import open_source
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.randomness import Stream as Randomness
 from fastdcgan.randomness import latents
 from fastdcgan.roofline import Ceilings
-from fastdcgan.step import train_step
 
 
 @pytest.mark.usefixtures("private_cache")
@@ -39,7 +40,7 @@ def test_end_to_end(
     arch, where = architecture(name), device()
     plan = tuned_plan(arch, batch, where)
     facts = parity(arch, plan)
-    state = our_state(arch, plan, where)
+    take_step = step_function(plan, our_state(arch, plan, where))
     source = open_source(
         str(photographs), resolution=arch.resolution, channels=3, device=str(where), threads=min(8, cores())
     )
@@ -49,13 +50,13 @@ def test_end_to_end(
 
     def step_as_trained(real_BCHW: Tensor) -> None:
         z_BL = latents(0, Randomness.NOISE, next(number), batch, arch.latent_dim).to(where, non_blocking=True)
-        train_step(state, real_BCHW, z_BL)
+        take_step(real_BCHW, z_BL)
 
     with closing(batches):
         measured = take_turns(
             benchmark,
             {
-                "reference": InProcess(lambda: train_step(state, in_memory_BCHW, in_memory_BL), finisher(where)),
+                "reference": InProcess(lambda: take_step(in_memory_BCHW, in_memory_BL), finisher(where)),
                 # Decoding is quicker than training, so the store is full but for what the last step took.
                 "ours": Stream(batches, step_as_trained, stored=1, refill_seconds=0.5, finish=finisher(where)),
             },

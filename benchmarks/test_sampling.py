@@ -8,12 +8,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.ceiling import sampling_ceiling
 from benchmarks.conditions import device
-from benchmarks.contenders import finisher, inputs, our_state, reference_networks
+from benchmarks.contenders import finisher, our_state
 from benchmarks.measure import InProcess, take_turns
 from benchmarks.parity import ROUNDING, relative_error
 from benchmarks.plans import tuned_plan
 from benchmarks.results import throughput
 from fastdcgan.architecture import architecture
+from fastdcgan.contender import inputs, the_reference
 from fastdcgan.roofline import Ceilings
 from fastdcgan.sampling import generate
 
@@ -24,10 +25,10 @@ def test_sampling(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: 
     """A grid as training makes it, with the plan's memory layout, in fp32."""
     arch = architecture(name)
     plan = tuned_plan(arch, batch, device())
-    twin = reference_networks(arch)[0]
+    twin = the_reference(arch, device()).generator
     generator = our_state(arch, plan, device()).generator
     generator.load_state_dict(twin.state_dict())
-    twin.to(device()).eval()
+    twin.eval()
     z_BL = inputs(arch, batch, torch.device("cpu"))[1]
 
     def reference_generate() -> torch.Tensor:

@@ -131,10 +131,11 @@ def the_plan(plan: Plan, arch: Architecture, device: torch.device) -> Contender:
             scaler.load_state_dict({**scaler.state_dict(), "scale": _SCALE})
 
     take_step = step_function(plan, state)
+    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
-        # As a run's data comes; pictures that are channels-last already are not copied.
-        return take_step(real_BCHW.contiguous(memory_format=torch.channels_last), z_BL)._asdict()
+        # Pictures that lie as the plan wants them already are not copied.
+        return take_step(real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
 
     return Contender(
         generator=state.generator,

@@ -24,8 +24,8 @@ def plans_table(tuning: Tuning, machine: Ceilings | None) -> Table:
     table = Table(
         title=f"{tuning.arch.name}, width {tuning.arch.width}, batch {tuning.batch}",
         caption="In turns with the reference, in one process: medians, quartiles in brackets. Ceiling: the roofline of "
-        "this machine in the plan's precision. Parity: distance of the gradients from those in fp64, and what it may "
-        "be. Warm-up: the first step.",
+        "this machine in the plan's precision; Winograd's kernels multiply less than it counts. Parity: distance of "
+        "the gradients from those in fp64, and what it may be. Warm-up: the first step.",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("plan")
