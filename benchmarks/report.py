@@ -94,7 +94,7 @@ def report(infos: Sequence[Info]) -> str:
         "Ratios are medians over pairs of turns, taken one after the other; in brackets their quartiles. The ceiling "
         "is what the best convolution or matrix product in that precision reaches here, as if the step did nothing "
         "else; Winograd's kernels multiply less than it counts, and may exceed it. The parity error is the relative "
-        "distance of the gradients from those in fp64; what is allowed is 1.5 times the reference's own in that precision."
+        "distance of the gradients from those in fp64; allowed is 1.5 times the reference's own in that precision."
     )
     return "\n\n".join(parts) + "\n"
 
