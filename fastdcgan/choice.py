@@ -29,6 +29,10 @@ BRIEFLY = 30.0
 WORTH_MEASURING = 300.0
 """Seconds that a run must last for that: half a minute is a tenth of it, and plans differ by more than a tenth."""
 
+# The reference takes two steps to warm up and three in turns, each about as long as four of the default plan, and so do
+# at least two plans to choose from. Where that alone is more than what is allowed, nothing is measured.
+_STEPS_TO_MEASURE = 5 * (4 + 2)
+
 # Slower than any machine we know trains: what is short at this rate is short, and no step need be timed to know it.
 _SLOWEST_FLOPS_A_THREAD, _SLOWEST_FLOPS_A_GPU = 5e9, 5e11
 
@@ -86,9 +90,15 @@ def choose_tuned(
         return Choice(plan=default, why=f"{changed}the only one possible here")
     if world_size > 1:
         return Choice(plan=default, why=f"{changed}by the rules: only runs of one process measure plans")
-    if _is_short(images, default, arch, batch, device):
+    short = f"{changed}by the rules: too short a run to measure plans (fastdcgan tune does)"
+    if _is_surely_short(images, arch, device):
+        return Choice(plan=default, why=short)
+    step_seconds = seconds_a_step(default, arch, batch, device)
+    if images / batch * step_seconds < WORTH_MEASURING:
+        return Choice(plan=default, why=short)
+    if _STEPS_TO_MEASURE * step_seconds > BRIEFLY:
         return Choice(
-            plan=default, why=f"{changed}by the rules: too short a run to measure plans (fastdcgan tune does)"
+            plan=default, why=f"{changed}by the rules: steps too long to measure plans briefly (fastdcgan tune does)"
         )
 
     say(f"plan      measuring {len(plans)} plans for about {BRIEFLY:.0f} s, once (--plan default does without)")
@@ -188,9 +198,7 @@ def _speedup(tuning: Tuning) -> float:
     return tuning.chosen.speedup if tuning.chosen else 0.0
 
 
-def _is_short(images: int, default: Plan, arch: Architecture, batch: int, device: torch.device) -> bool:
-    """Whether a run with the default plan is over before measuring others could pay."""
+def _is_surely_short(images: int, arch: Architecture, device: torch.device) -> bool:
+    """Whether a run is over before measuring plans could pay on any machine: then not even a step is timed."""
     slowest = _SLOWEST_FLOPS_A_THREAD * torch.get_num_threads() if device.type == "cpu" else _SLOWEST_FLOPS_A_GPU
-    if images * iteration_flops(*pass_flops(arch)) / slowest < WORTH_MEASURING:
-        return True
-    return images / batch * seconds_a_step(default, arch, batch, device) < WORTH_MEASURING
+    return images * iteration_flops(*pass_flops(arch)) / slowest < WORTH_MEASURING

@@ -182,15 +182,31 @@ class _Timer:
         self._reference: Step | None = None
         self._reference_warm = Measured(plan=None)
         self._reference_seconds: list[float] = []
+        self._reference_step_seconds = 0.0
 
     def time(self, plans: list[Plan], seconds: float) -> list[Measured]:
-        """Rounds of turns for the reference and these plans, for about so many seconds, their warm-up included."""
+        """Rounds of turns for the reference and these plans, for about so many seconds, their warm-up included.
+
+        Returns:
+            those of the first plans that there was time for.
+        """
         begun = self._clock()
         _forget_compiled()
         if self._reference is None:
             self._say("warming up the reference")
-            self._reference, self._reference_warm = self._warmed_up(None)
-        warm = {str(number): self._warmed_up(plan) for number, plan in enumerate(plans)}
+            self._reference, self._reference_warm, self._reference_step_seconds = self._warmed_up(None)
+        warm: dict[str, tuple[Step, Measured]] = {}
+        slowest = a_round = 0.0
+        for number, plan in enumerate(plans):
+            # Two steps to warm up, and its turns in as many rounds as there must be.
+            needed = (2 + LEAST_ROUNDS) * slowest + LEAST_ROUNDS * (a_round + self._reference_step_seconds)
+            if (warm or self._reference_seconds) and self._clock() - begun + needed > seconds:
+                break  # the plans before it matter more
+            step, measured, step_seconds = self._warmed_up(plan)
+            warm[str(number)] = step, measured
+            slowest, a_round = max(slowest, step_seconds), a_round + step_seconds
+        if not warm:
+            return []
         rounds = Rounds(
             self._reference,
             {name: step for name, (step, _) in warm.items()},
@@ -219,7 +235,8 @@ class _Timer:
         seconds = tuple(self._reference_seconds)
         return replace(self._reference_warm, times=Paired(seconds, seconds)) if seconds else self._reference_warm
 
-    def _warmed_up(self, plan: Plan | None) -> tuple[Step, Measured]:
+    def _warmed_up(self, plan: Plan | None) -> tuple[Step, Measured, float]:
+        """A step, what is known of it, and about how many seconds it takes."""
         if plan is not None:
             self._say(f"warming up {plan}")
         peak = PeakMemory(self._device)
@@ -232,9 +249,8 @@ class _Timer:
             return contender.step(real_BCHW, self._z_BL)
 
         first = seconds_of(step, self._clock, lambda: _finish(self._device))
-        step()  # Adam's moments are there only now
-        _finish(self._device)
-        return step, Measured(plan=plan, warm_up_seconds=first, peak_memory_mib=peak.mib())
+        second = seconds_of(step, self._clock, lambda: _finish(self._device))  # Adam's moments are there only now
+        return step, Measured(plan=plan, warm_up_seconds=first, peak_memory_mib=peak.mib()), second
 
 
 def _finish(device: torch.device) -> None:

@@ -100,6 +100,15 @@ def test_short_runs_measure_nothing(measured: list[str]) -> None:
     assert "measured" not in measured
 
 
+def test_where_a_few_steps_take_longer_than_briefly_nothing_is_measured(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "seconds_a_step", lambda *_: choice.BRIEFLY / 20)
+    found = chosen()
+    assert found.plan == BF16 and "too long to measure plans briefly" in found.why
+    assert measured == []
+
+
 def test_short_runs_use_what_was_measured_before(measured: list[str]) -> None:
     chosen()
     assert chosen(images=1).plan == FP32

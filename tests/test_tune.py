@@ -151,6 +151,16 @@ def test_plans_that_time_does_not_suffice_for_are_left_out(monkeypatch: pytest.M
     assert fast.parity is None and fast.times is None
 
 
+def test_only_so_many_plans_are_timed_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {FAST: 4.0, SLOW: 5.0})
+    tuning = machine.measure([FAST, SLOW], seconds=60.0)
+    fast, slow = tuning.plans
+    assert fast.times and not slow.times and slow.parity == PASSED
+    assert tuning.chosen is fast
+    assert tuning.seconds <= 60.0 + REFERENCE
+    assert machine.measure([FAST, SLOW], seconds=100.0).plans[1].times
+
+
 def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     def possible(device: torch.device = CPU, **request: Any) -> list[tuple[str, str | None]]:
         plans = tune.candidates(ExecutionConfig(**request), device)
