@@ -3,7 +3,8 @@
 The one place outside of tests where `reference.py` is used: a plan is chosen by how it compares with it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -124,8 +125,9 @@ def the_reference(
 
 
 def the_plan(plan: Plan, arch: Architecture, device: torch.device) -> Contender:
-    """The package's own step, executed as a plan says."""
-    state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), device)
+    """The package's own step, executed as a plan says. The process's threads are the plan's only during a step."""
+    with _threads(plan.threads):
+        state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), device)
     for scaler in (state.scaler_g, state.scaler_d):
         if scaler.is_enabled():
             scaler.load_state_dict({**scaler.state_dict(), "scale": _SCALE})
@@ -135,7 +137,8 @@ def the_plan(plan: Plan, arch: Architecture, device: torch.device) -> Contender:
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Pictures that lie as the plan wants them already are not copied.
-        return take_step(real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
+        with _threads(plan.threads):
+            return take_step(real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
 
     return Contender(
         generator=state.generator,
@@ -144,6 +147,20 @@ def the_plan(plan: Plan, arch: Architecture, device: torch.device) -> Contender:
         optimizer_d=state.optimizer_d,
         step=step,
     )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """As many threads for a while; None changes nothing."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def inputs(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,12 @@ def describe(device: torch.device) -> dict[str, str | int]:
     }
 
 
+def physical_cores() -> int | None:
+    """Of the whole machine, each of which may run two threads; None if unknown."""
+    count = torch.cpu.get_capabilities().get("num_physical_cores")
+    return count if isinstance(count, int) and count > 0 else None
+
+
 def cpu_model() -> str:
     """As the system names it."""
     cpuinfo = Path("/proc/cpuinfo")

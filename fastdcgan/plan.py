@@ -64,6 +64,9 @@ class Plan:
     keep_memory: bool = False
     """Whether the process keeps freed memory instead of handing it back to the system: for the rest of its life."""
 
+    threads: int | None = None
+    """For arithmetic on a CPU; None leaves them as they are."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernels", tuple(self.kernels))  # a list, where it was read from JSON
         if self.kernels and (not self.channels_last or self.backend):
@@ -80,6 +83,7 @@ class Plan:
             "stacked" if self.stacked else "",
             *self.kernels,
             "memory kept" if self.keep_memory else "",
+            f"threads: {self.threads}" if self.threads else "",
         )
         return " + ".join((self.precision, *filter(None, ways)))
 
@@ -175,6 +179,8 @@ def prepare(
     """
     if plan.keep_memory:
         keep_freed_memory()
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
     if plan.capture:
         wrap = _as_it_is
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format

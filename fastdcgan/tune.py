@@ -14,6 +14,7 @@ import torch
 from fastdcgan.architecture import Architecture
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.contender import inputs, the_plan, the_reference
+from fastdcgan.hardware import physical_cores
 from fastdcgan.memory import PeakMemory
 from fastdcgan.paired import Paired, Rounds, seconds_of
 from fastdcgan.parity import Parity, ParityCheck
@@ -98,7 +99,10 @@ def candidates(request: ExecutionConfig, device: torch.device) -> list[Plan]:
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
                 every.append(replace(default, precision=precision, backend=backend, kernels=kernels))
     stacked = [replace(default, stacked=True)] if default.backend is None else []
-    return list(dict.fromkeys([default, *stacked, *every]))
+    # Two threads of one core share its arithmetic: one a core may be faster.
+    cores = physical_cores() if device.type == "cpu" and request.threads is None else None
+    one_a_core = [replace(default, threads=cores)] if cores and cores < torch.get_num_threads() else []
+    return list(dict.fromkeys([default, *stacked, *one_a_core, *every]))
 
 
 def measure(

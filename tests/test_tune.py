@@ -188,6 +188,26 @@ def test_our_kernels_are_candidates_with_and_without_the_boldest(monkeypatch: py
     assert not [p for p in tune.candidates(ExecutionConfig(compile="on"), CPU) if p.kernels]
 
 
+def test_one_thread_a_core_is_a_candidate_where_cores_run_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "physical_cores", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    assert {p.threads for p in tune.candidates(ExecutionConfig(), CPU)} == {None, 3}
+    assert {p.threads for p in tune.candidates(ExecutionConfig(threads=6), CPU)} == {None}, "as asked for"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert {p.threads for p in tune.candidates(ExecutionConfig(), CPU)} == {None}
+
+
+def test_a_plans_threads_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference that takes turns with it keeps the process's."""
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr("fastdcgan.contender.step_function", lambda *_: lambda *_: seen.append(torch.get_num_threads()))
+    it = contender.the_plan(Plan(threads=before + 1), architecture("dcgan16", width=2), CPU)
+    with pytest.raises(AttributeError):  # this step returns nothing
+        it.step(*contender.inputs(architecture("dcgan16", width=2), 2, CPU))
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
 def test_a_real_measurement_has_all_figures() -> None:
     tuning = tune.measure([FAST], architecture("dcgan32", width=8), 16, CPU, seconds=0.1)
     (fast,) = tuning.plans
