@@ -1,17 +1,7 @@
 """The most images per second that this machine's arithmetic allows."""
 
-import torch
-
 from fastdcgan.architecture import Architecture
-from fastdcgan.roofline import KNOWN_GPUS, Ceilings, measure_ceilings, pass_flops, work
-
-
-def ceilings_of(device: torch.device) -> Ceilings | None:
-    """Measured on a CPU, from a datasheet for a known GPU, else None."""
-    if device.type == "cpu":
-        return measure_ceilings()
-    name = torch.cuda.get_device_name(device)
-    return next((ceilings for key, ceilings in KNOWN_GPUS.items() if key in name), None)
+from fastdcgan.roofline import Ceilings, pass_flops, work
 
 
 def training_ceiling(machine: Ceilings | None, arch: Architecture, batch: int, precision: str) -> float | None:

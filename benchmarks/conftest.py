@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.ceiling import ceilings_of
 from benchmarks.conditions import device
 from benchmarks.photographs import write_photographs
-from fastdcgan.roofline import Ceilings
+from fastdcgan.roofline import Ceilings, ceilings_of
 
 PHOTOGRAPHS = 2000
 
@@ -15,7 +14,7 @@ PHOTOGRAPHS = 2000
 @pytest.fixture(scope="session")
 def ceilings() -> Ceilings | None:
     """What this machine can do at most."""
-    return ceilings_of(device())
+    return ceilings_of(device(), seconds=0.5)
 
 
 @pytest.fixture(scope="session")

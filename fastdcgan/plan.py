@@ -3,8 +3,6 @@
 A plan never changes what is computed. `prepare` applies one to a pair of networks.
 """
 
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan import ends, fused_norm, thin, winograd
+from fastdcgan import ends, fused_norm, native, thin, winograd
 from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.models import Discriminator
@@ -136,7 +134,7 @@ def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName,
 
 def has_cpp_compiler() -> bool:
     """Whether Inductor can build its CPU kernels here."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return native.compiler() is not None
 
 
 def native_precision(device: torch.device) -> Precision:

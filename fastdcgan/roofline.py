@@ -142,10 +142,10 @@ KNOWN_GPUS = {
 }
 
 
-def ceilings_of(device: torch.device) -> Ceilings | None:
-    """What a device can do: measured for a CPU, from the datasheet for a known GPU, None for others."""
+def ceilings_of(device: torch.device, seconds: float = 0.2) -> Ceilings | None:
+    """What a device can do: measured for a CPU (so long for each kernel), a known GPU's datasheet, None for others."""
     if device.type == "cpu":
-        return measure_ceilings(0.2)
+        return measure_ceilings(seconds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((ceilings for known, ceilings in KNOWN_GPUS.items() if known in name), None)
 
