@@ -65,6 +65,13 @@ class DataConfig:
     decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
     """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""
 
+    data_cache: Literal["auto", "on", "off"] = field(default="auto", metadata=FREE)
+    """on: decode every picture once into a file of pixels in the cache folder, and read that ever after. auto: so where
+    it takes no more than half of the disk's free space. off: decode a picture whenever it is read."""
+
+    data_memory: float | None = field(default=None, metadata=FREE)
+    """GiB of a GPU's memory that packed pictures may take. Default: half of what is free. 0: none."""
+
     data_threads: int | None = field(default=None, metadata=FREE)
     """Threads that decode pictures, per process. Default: as many as there are cores, at most 8."""
 
@@ -204,6 +211,9 @@ class TrainConfig:
             raise ValueError("--images and --epochs are two ways to say how long to train: give one")
         if not 0 <= self.run.seed < 2**63:
             raise ValueError(f"--seed {self.run.seed}: must be at least 0 and below 2**63")
+        memory = self.data.data_memory
+        if memory is not None and not 0 <= memory < float("inf"):
+            raise ValueError(f"--data-memory {memory}: must be at least 0")
         recipe = self.recipe
         if not 0 < recipe.lr < float("inf"):
             raise ValueError(f"--lr {recipe.lr}: must be above 0")

@@ -89,6 +89,8 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             device=str(accelerator.device),
             threads=config.data.data_threads or min(8, os.cpu_count() or 1),
             decoder=config.data.decoder,
+            cache=config.data.data_cache,
+            device_memory=config.data.data_memory and config.data.data_memory * 2**30,
             on_progress=display.advance,
         )
     schedule = Schedule.of(config, len(source))

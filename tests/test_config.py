@@ -79,7 +79,16 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
     config = request(**values).resolved()
     assert config.resolved() == config
     open_ends = {name for name, value in flat(config).items() if value is None}
-    assert open_ends <= {"out", "images", "epochs", "data_threads", "threads", "sample_every", "checkpoint_every"}
+    assert open_ends <= {
+        "out",
+        "images",
+        "epochs",
+        "data_threads",
+        "data_memory",
+        "threads",
+        "sample_every",
+        "checkpoint_every",
+    }
 
 
 FULL = TrainConfig(

@@ -1,18 +1,36 @@
 """Where pictures come from: one file per source, all behind the protocol in `source.py`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from fastdcgan.data.dali import DaliFolder, dali_available
+from fastdcgan.data.array import ArraySource, ResidentSource
+from fastdcgan.data.dali import DaliSource, dali_available
+from fastdcgan.data.encoded import EncodedPictures
 from fastdcgan.data.folder import scan_folder
 from fastdcgan.data.idx import fashion_mnist, holds_idx
-from fastdcgan.data.pillow import PillowFolder
+from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
+from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.source import ImageSource
 
 __all__ = ["open_source"]
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """See `open_source`."""
+
+    resolution: int
+    channels: int
+    device: torch.device
+    threads: int
+    decoder: Literal["auto", "dali", "pillow"]
+    on_progress: OnProgress | None
 
 
 def open_source(
@@ -23,7 +41,9 @@ def open_source(
     device: str,
     threads: int,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
-    on_progress: Callable[[str, int, int], None] | None = None,
+    cache: Literal["off", "auto", "on"] = "off",
+    device_memory: float | None = None,
+    on_progress: OnProgress | None = None,
 ) -> ImageSource:
     """Open what the user named.
 
@@ -33,36 +53,82 @@ def open_source(
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
         device: where pictures are wanted, as torch names it. DALI decodes on a CUDA device, else on the CPU.
         threads: for decoding.
-        decoder: for folders of pictures; "auto" is DALI where it is installed.
-        on_progress: called with ("drawing faces" or "checking images", done, total).
+        decoder: for picture files; "auto" is DALI where it is installed.
+        cache: "on" decodes everything once into a pack (see `pack.py`) and reads that ever after; "auto" does so where
+            there is room; "off" decodes again whenever a picture is read.
+        device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Pictures that
+            stay in memory anyway (packs, arrays) are kept there if they fit.
+        on_progress: called with ("drawing faces", "checking images" or "packing images", done, total).
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
     """
-    if spec == "fashion-mnist":
-        return fashion_mnist(None, resolution=resolution, channels=channels)
-    folder = _draw_faces(on_progress) if spec == "faces" else Path(spec).expanduser()
-    if holds_idx(folder):
-        return fashion_mnist(folder, resolution=resolution, channels=channels)
+    request = _Request(
+        resolution=resolution,
+        channels=channels,
+        device=torch.device(device),
+        threads=threads,
+        decoder=decoder,
+        on_progress=on_progress,
+    )
+    source = _open(spec, request, to_pack=cache != "off")
+    if cache != "off" and not isinstance(source, ArraySource):
+        try:
+            source = packed(
+                source,
+                resolution=resolution,
+                channels=channels,
+                share_of_disk=SHARE_OF_DISK if cache == "auto" else 1.0,
+                on_progress=on_progress,
+            )
+        except NoRoomError as error:
+            if cache == "on":
+                raise
+            source = _open(spec, request, to_pack=False)
+            source.description += f" (not packed: {error})"
+    if isinstance(source, ArraySource) and request.device.type == "cuda":
+        return _near(source, request.device, device_memory)
+    return source
 
-    if decoder == "dali" and not dali_available():
+
+def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
+    """What the user named, decoded whenever it is read. Packs are made on the CPU, so that all machines' are alike."""
+    if spec == "fashion-mnist":
+        return fashion_mnist(None, resolution=request.resolution, channels=request.channels, threads=request.threads)
+    folder = _draw_faces(request.on_progress) if spec == "faces" else Path(spec).expanduser()
+    if holds_idx(folder):
+        return fashion_mnist(folder, resolution=request.resolution, channels=request.channels, threads=request.threads)
+    return _decoded(scan_folder(folder, request.on_progress), request, to_pack=to_pack)
+
+
+def _decoded(encoded: EncodedPictures, request: _Request, *, to_pack: bool) -> ImageSource:
+    """By the decoder that was asked for."""
+    size = {"resolution": request.resolution, "channels": request.channels, "threads": request.threads}
+    if request.decoder == "dali" and not dali_available():
         raise ValueError("DALI is not installed here; use --decoder pillow, or auto")
-    if decoder == "dali" and channels == 4:
+    if request.decoder == "dali" and request.channels == 4:
         raise ValueError("DALI decodes 1 or 3 channels; use --decoder pillow, or auto, for 4")
-    index = scan_folder(folder, on_progress)
-    if decoder == "pillow" or channels == 4 or not dali_available():
-        source = PillowFolder(index, resolution=resolution, channels=channels, threads=threads)
-        if decoder == "auto":
-            source.description += " (it has 4 channels)" if channels == 4 else " (DALI is not installed)"
+    if request.decoder == "pillow" or request.channels == 4 or not dali_available():
+        source = PillowSource(encoded, **size)
+        if request.decoder == "auto":
+            source.description += " (it has 4 channels)" if request.channels == 4 else " (DALI is not installed)"
         return source
     gpu = None
-    if torch.device(device).type == "cuda":
-        number = torch.device(device).index
-        gpu = torch.cuda.current_device() if number is None else number
-    return DaliFolder(index, resolution=resolution, channels=channels, device=gpu, threads=threads)
+    if request.device.type == "cuda" and not to_pack:
+        gpu = torch.cuda.current_device() if request.device.index is None else request.device.index
+    return DaliSource(encoded, device=gpu, **size)
 
 
-def _draw_faces(on_progress: Callable[[str, int, int], None] | None) -> Path:
+def _near(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:
+    """The pictures in the GPU's memory if they fit, else in memory that it can fetch from."""
+    budget = torch.cuda.mem_get_info(device)[0] / 2 if device_memory is None else device_memory
+    if source.pictures_NHWC.nbytes <= budget:
+        return ResidentSource(source, device)
+    source.pinned = True
+    return source
+
+
+def _draw_faces(on_progress: OnProgress | None) -> Path:
     from fastdcgan.data.faces import FACES, faces_folder
 
     return faces_folder(on_progress=on_progress and (lambda done: on_progress("drawing faces", done, FACES)))

@@ -1,53 +1,202 @@
-"""Pictures that are in memory already."""
+"""Pictures that are decoded already: in memory, in a file mapped into it, or in a GPU's."""
 
+import hashlib
 from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan.data.picture import fit
-from fastdcgan.data.source import Skipped
+from fastdcgan.data.ahead import work_ahead
+from fastdcgan.data.picture import as_channels, fit
+from fastdcgan.data.source import ImageSource, Skipped
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+AHEAD = 2
+"""Batches gathered before they are asked for."""
+
+_CHUNK = 4096
+"""Pictures sent to a device at a time."""
 
 
 class ArraySource:
     """An `ImageSource` over an array, on the CPU.
 
     Args:
-        pictures: uint8 [N, H, W, C] with C of 1, 3 or 4; kept without a copy where it has the size asked for.
-        resolution: side of the pictures given out; others are fitted once, here.
-        channels: of the pictures given out, converted once where they differ.
+        pictures_NHWC: uint8 with C of 1, 3 or 4, given out as they are; may be a memory map, and is never written to.
         description: what it is, for the run's first lines.
+        origin: see `ImageSource`.
+        fingerprint: see `ImageSource`; without it, made from the pixels.
+        skipped: see `ImageSource`.
     """
 
     description: str
-    skipped: Sequence[Skipped] = ()
+    origin: str
+    skipped: Sequence[Skipped]
 
-    def __init__(self, pictures: NDArray[np.uint8], *, resolution: int, channels: int, description: str) -> None:
-        assert pictures.dtype == np.uint8, pictures.dtype
-        assert pictures.ndim == 4, pictures.shape
-        if pictures.shape[1:] != (resolution, resolution, channels):
-            pictures = _fitted(pictures, resolution, channels)
-        self.description = description
-        self._pictures = torch.from_numpy(pictures)
+    pinned = False
+    """Whether to give out memory that a GPU can fetch while the CPU goes on."""
+
+    def __init__(
+        self,
+        pictures_NHWC: NDArray[np.uint8],
+        *,
+        description: str,
+        origin: str,
+        fingerprint: str | None = None,
+        skipped: Sequence[Skipped] = (),
+    ) -> None:
+        assert pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
+        assert pictures_NHWC.ndim == 4, pictures_NHWC.shape
+        self.description, self.origin, self.skipped = description, origin, skipped
+        self.pictures_NHWC = pictures_NHWC
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageSource.fingerprint`."""
+        if self._fingerprint is None:
+            self._fingerprint = array_fingerprint(self.pictures_NHWC)
+        return self._fingerprint
 
     def __len__(self) -> int:
         """How many pictures there are."""
-        return len(self._pictures)
+        return len(self.pictures_NHWC)
+
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
+        """See `ImageSource.read`. One thread gathers ahead: where the file isn't in memory, it waits for the disk."""
+        return work_ahead(self._gather, batches, threads=1, ahead=AHEAD)
+
+    def _gather(self, numbers: Sequence[int]) -> Tensor:
+        shape = (len(numbers), *self.pictures_NHWC.shape[1:])
+        batch_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        if len(numbers):
+            # "clip" copies whole pictures straight to their place; "raise" would go through a buffer. NumPy works in
+            # this thread alone, where PyTorch would start a second set of threads beside the training step's.
+            np.take(self.pictures_NHWC, numbers, axis=0, out=batch_BHWC.numpy(), mode="clip")
+        return batch_BHWC
+
+
+class FittedSource:
+    """An `ImageSource` over an array of pictures of another size or kind, fitted whenever they are read.
+
+    Args:
+        pictures_NHWC: uint8 with C of 1, 3 or 4.
+        resolution: side of the pictures given out.
+        channels: 1, 3 or 4: of the pictures given out.
+        threads: how many batches are fitted at a time.
+        description: what it is, for the run's first lines.
+        origin: see `ImageSource`.
+        fingerprint: of the array; without it, made from the pixels.
+    """
+
+    description: str
+    origin: str
+    skipped: Sequence[Skipped] = ()
+
+    def __init__(
+        self,
+        pictures_NHWC: NDArray[np.uint8],
+        *,
+        resolution: int,
+        channels: int,
+        threads: int,
+        description: str,
+        origin: str,
+        fingerprint: str | None = None,
+    ) -> None:
+        self.description, self.origin = description, origin
+        self._original = ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
+        self._resolution, self._channels, self._threads = resolution, channels, threads
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageSource.fingerprint`."""
+        return f"Pillow {PIL.__version__}: {self._original.fingerprint}"
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self._original)
+
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
+        """See `ImageSource.read`."""
+        return work_ahead(self._fit, batches, threads=self._threads, ahead=self._threads + 1)
+
+    def _fit(self, numbers: Sequence[int]) -> Tensor:
+        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        for pixels, number in zip(batch, numbers, strict=True):
+            original_HWC = self._original.pictures_NHWC[number]
+            picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+        return torch.from_numpy(batch)
+
+
+class ResidentSource:
+    """An `ImageSource` whose pictures are all in a device's memory: a batch never crosses to it.
+
+    Args:
+        original: whose pictures.
+        device: where they are kept.
+    """
+
+    description: str
+    origin: str
+    skipped: Sequence[Skipped]
+
+    def __init__(self, original: ArraySource, device: torch.device) -> None:
+        self.description = f"{original.description}, kept on {device}"
+        self.origin, self.skipped = original.origin, original.skipped
+        self._original = original
+        self._pictures_NHWC = torch.empty(original.pictures_NHWC.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(original), _CHUNK):
+            chunk = np.array(original.pictures_NHWC[start : start + _CHUNK])  # PyTorch warns of a read-only map
+            self._pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageSource.fingerprint`."""
+        return self._original.fingerprint
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self._original)
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`."""
         for numbers in batches:
-            yield self._pictures[torch.as_tensor(numbers, dtype=torch.long)]
+            numbers_B = torch.as_tensor(numbers, dtype=torch.long).to(self._pictures_NHWC.device, non_blocking=True)
+            yield self._pictures_NHWC.index_select(0, numbers_B)
 
 
-def _fitted(pictures: NDArray[np.uint8], resolution: int, channels: int) -> NDArray[np.uint8]:
-    fitted = np.empty((len(pictures), resolution, resolution, channels), np.uint8)
-    for old, new in zip(pictures, fitted, strict=True):
-        picture = Image.fromarray(old[..., 0] if old.shape[-1] == 1 else old)
-        new[:] = np.asarray(fit(picture.convert(_MODES[channels]), resolution)).reshape(new.shape)
-    return fitted
+def source_of_array(
+    pictures_NHWC: NDArray[np.uint8],
+    *,
+    resolution: int,
+    channels: int,
+    threads: int,
+    description: str,
+    origin: str,
+    fingerprint: str | None = None,
+) -> ImageSource:
+    """The pictures as they are, where they have the size and channels asked for; else fitted when they are read."""
+    if pictures_NHWC.shape[1:] == (resolution, resolution, channels):
+        return ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
+    return FittedSource(
+        pictures_NHWC,
+        resolution=resolution,
+        channels=channels,
+        threads=threads,
+        description=description,
+        origin=origin,
+        fingerprint=fingerprint,
+    )
+
+
+def array_fingerprint(pictures_NHWC: NDArray[np.uint8]) -> str:
+    """A checksum of shape and pixels, as hexadecimal digits."""
+    digest = hashlib.sha256(repr(pictures_NHWC.shape).encode())
+    for start in range(0, len(pictures_NHWC), _CHUNK):
+        digest.update(np.ascontiguousarray(pictures_NHWC[start : start + _CHUNK]).data)
+    return digest.hexdigest()

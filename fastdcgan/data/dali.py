@@ -1,4 +1,4 @@
-"""A folder of pictures decoded by NVIDIA DALI, on the CPU or a GPU. The only file that imports DALI.
+"""Pictures decoded by NVIDIA DALI, on the CPU or a GPU. The only file that imports DALI.
 
 Held to `pillow.py` by tests. Decoding is the same bit for bit on the CPU; where a picture is resized, levels differ by
 rounding, and more only in the outermost row or column where DALI repeats the border and Pillow leaves it out.
@@ -8,16 +8,18 @@ import importlib.util
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdcgan.data.ahead import work_ahead
-from fastdcgan.data.folder import FolderIndex, printable
+from fastdcgan.data.encoded import EncodedPictures
 from fastdcgan.data.picture import fit, fit_box, open_picture
 from fastdcgan.data.source import Skipped
 
@@ -33,7 +35,14 @@ def dali_available() -> bool:
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
-class DaliFolder:
+def _dali_version() -> str:
+    try:
+        return version("nvidia-dali-cuda130")  # importing it takes half a second
+    except PackageNotFoundError:
+        return str(importlib.import_module("nvidia.dali").__version__)
+
+
+class DaliSource:
     """An `ImageSource` of square pictures, decoded into the memory of the device.
 
     Pictures that are not `plain` (CMYK, palettes, transparency, 16 bits, turned, animated), and those few that DALI
@@ -41,7 +50,7 @@ class DaliFolder:
     alone.
 
     Args:
-        index: the folder.
+        encoded: their files.
         resolution: side of the pictures.
         channels: 1 (grey) or 3 (RGB).
         device: a CUDA device by its number, or None for the CPU.
@@ -49,16 +58,19 @@ class DaliFolder:
     """
 
     description: str
+    origin: str
     skipped: Sequence[Skipped]
 
-    def __init__(self, index: FolderIndex, *, resolution: int, channels: int, device: int | None, threads: int) -> None:
+    def __init__(
+        self, encoded: EncodedPictures, *, resolution: int, channels: int, device: int | None, threads: int
+    ) -> None:
         assert channels in (1, 3), channels
         where = "the CPU" if device is None else f"GPU {device}"
-        by_pillow = sum(not picture.plain for picture in index.pictures)
+        by_pillow = sum(not encoded.examined(number).plain for number in range(len(encoded)))
         rest = f", {by_pillow:,} of them by Pillow" if by_pillow else ""
-        self.description = f"{len(index):,} pictures in {printable(index.folder)}, decoded by DALI on {where}{rest}"
-        self.skipped = index.skipped
-        self._index = index
+        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by DALI on {where}{rest}"
+        self.origin, self.skipped = encoded.origin, encoded.skipped
+        self._encoded = encoded
         self._resolution = resolution
         self._channels = channels
         self._device = device
@@ -67,7 +79,13 @@ class DaliFolder:
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
-        return len(self._index)
+        return len(self._encoded)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageSource.fingerprint`."""
+        where = "CPU" if self._device is None else "GPU"
+        return f"DALI {_dali_version()} on a {where}, Pillow {PIL.__version__}: {self._encoded.fingerprint}"
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
@@ -104,7 +122,7 @@ class DaliFolder:
         starts = np.zeros((len(numbers), 2), np.float32)
         ends = np.full((len(numbers), 2), self._resolution, np.float32)
         for i, number in enumerate(numbers):
-            picture, data = self._index.pictures[number], self._index.read_bytes(number)
+            picture, data = self._encoded.examined(number), self._encoded.read_bytes(number)
             if picture.plain and number not in self._refused:
                 left, top, right, bottom = fit_box(picture.width, picture.height, self._resolution)
                 starts[i], ends[i] = (top, left), (bottom, right)

@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import PIL
 
 from fastdcgan.cache import cache_folder
 from fastdcgan.data.ahead import work_ahead
-from fastdcgan.data.picture import examine
+from fastdcgan.data.picture import Examined, examine
 from fastdcgan.data.source import Skipped
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -43,22 +44,37 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderIndex:
-    """The pictures of a folder and its subfolders, ordered by their path relative to it."""
+    """`EncodedPictures` of a folder and its subfolders, ordered by their path relative to it."""
 
     folder: Path
     pictures: tuple[Picture, ...]
     skipped: tuple[Skipped, ...]
 
+    @cached_property
+    def origin(self) -> str:
+        """See `EncodedPictures.origin`."""
+        return printable(self.folder.resolve())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `EncodedPictures.fingerprint`."""
+        digest = hashlib.sha256()
+        skip = len(os.fsencode(self.folder))
+        for picture in self.pictures:
+            digest.update(b"%s\0%d\0%d\0" % (os.fsencode(picture.path)[skip:], picture.bytes, picture.mtime_ns))
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         """How many usable pictures there are."""
         return len(self.pictures)
 
-    def read_bytes(self, number: int) -> bytes:
-        """The picture's file.
+    def examined(self, number: int) -> Examined:
+        """See `EncodedPictures.examined`."""
+        picture = self.pictures[number]
+        return Examined(picture.width, picture.height, picture.plain)
 
-        Raises:
-            ValueError: it can't be read, or is no longer the file that was checked.
-        """
+    def read_bytes(self, number: int) -> bytes:
+        """See `EncodedPictures.read_bytes`."""
         picture = self.pictures[number]
         try:
             with open(picture.path, "rb") as file:  # noqa: PTH123 (a Path per read costs a third of the read)

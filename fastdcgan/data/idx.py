@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.cache import cache_folder
-from fastdcgan.data.array import ArraySource
+from fastdcgan.data.array import source_of_array
 from fastdcgan.data.folder import printable
+from fastdcgan.data.source import ImageSource
 
 FILE_NAME = "train-images-idx3-ubyte"
 """With or without .gz after it."""
@@ -61,7 +62,7 @@ def read_idx_images(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(bytearray(pixels), np.uint8).reshape(count, height, width, 1)
 
 
-def fashion_mnist(folder: Path | None, *, resolution: int, channels: int) -> ArraySource:
+def fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
     """Fashion-MNIST's 60,000 training pictures (or any others in idx files of that name), in memory.
 
     Args:
@@ -69,6 +70,7 @@ def fashion_mnist(folder: Path | None, *, resolution: int, channels: int) -> Arr
             the first time.
         resolution: side of the pictures given out.
         channels: 1, 3 or 4.
+        threads: for fitting, where the size is another.
 
     Raises:
         ValueError: the files are missing or damaged, or can't be downloaded.
@@ -79,11 +81,13 @@ def fashion_mnist(folder: Path | None, *, resolution: int, channels: int) -> Arr
     path = found or _download(cache_folder())
     pictures = read_idx_images(path)
     count, height, width, _ = pictures.shape
-    return ArraySource(
+    return source_of_array(
         pictures,
         resolution=resolution,
         channels=channels,
+        threads=threads,
         description=f"{count:,} pictures of {width}x{height} from {printable(path)}, in memory",
+        origin=printable(path.resolve()),
     )
 
 

@@ -101,10 +101,10 @@ def open_picture(source: str | PathLike[str] | bytes, channels: int) -> Image.Im
         ValueError: the file can't be used; the message is the reason alone, without the file's name.
     """
     if isinstance(source, bytes):
-        return _as_channels(_upright(_decode(BytesIO(source))), channels)
+        return as_channels(_upright(_decode(BytesIO(source))), channels)
     try:
         with open(source, "rb") as file:  # noqa: PTH123 (a path may be a plain str)
-            return _as_channels(_upright(_decode(file)), channels)
+            return as_channels(_upright(_decode(file)), channels)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 
@@ -188,7 +188,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
 
 
-def _as_channels(image: Image.Image, channels: int) -> Image.Image:
+def as_channels(image: Image.Image, channels: int) -> Image.Image:
+    """The picture as "L", "RGB" or "RGBA" (1, 3 or 4 channels), in 8 bits, transparency laid over white for 1 and 3."""
     if image.mode.startswith("I"):
         image = _in_8_bits(image)
     if image.has_transparency_data and channels != 4:

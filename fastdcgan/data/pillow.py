@@ -1,41 +1,48 @@
-"""A folder of pictures decoded by Pillow: for platforms without DALI, and the readable twin of `dali.py`."""
+"""Pictures decoded by Pillow: for platforms without DALI, and the readable twin of `dali.py`."""
 
 from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
 from fastdcgan.data.ahead import work_ahead
-from fastdcgan.data.folder import FolderIndex, printable
+from fastdcgan.data.encoded import EncodedPictures
 from fastdcgan.data.picture import fit, open_picture
 from fastdcgan.data.source import Skipped
 
 
-class PillowFolder:
+class PillowSource:
     """An `ImageSource` of square pictures, decoded in threads into the CPU's memory.
 
     Args:
-        index: the folder.
+        encoded: their files.
         resolution: side of the pictures.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         threads: how many batches are decoded at a time.
     """
 
     description: str
+    origin: str
     skipped: Sequence[Skipped]
 
-    def __init__(self, index: FolderIndex, *, resolution: int, channels: int, threads: int) -> None:
-        self.description = f"{len(index):,} pictures in {printable(index.folder)}, decoded by Pillow"
-        self.skipped = index.skipped
-        self._index = index
+    def __init__(self, encoded: EncodedPictures, *, resolution: int, channels: int, threads: int) -> None:
+        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by Pillow"
+        self.origin, self.skipped = encoded.origin, encoded.skipped
+        self._encoded = encoded
         self._resolution = resolution
         self._channels = channels
         self._threads = threads
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
-        return len(self._index)
+        return len(self._encoded)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageSource.fingerprint`."""
+        return f"Pillow {PIL.__version__}: {self._encoded.fingerprint}"
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
@@ -44,6 +51,6 @@ class PillowFolder:
     def _decode(self, numbers: Sequence[int]) -> Tensor:
         batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
-            picture = fit(open_picture(self._index.read_bytes(number), self._channels), self._resolution)
+            picture = fit(open_picture(self._encoded.read_bytes(number), self._channels), self._resolution)
             pixels[:] = np.asarray(picture).reshape(pixels.shape)
         return torch.from_numpy(batch)

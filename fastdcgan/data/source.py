@@ -25,8 +25,16 @@ class ImageSource(Protocol):
     description: str
     """What it is and who decodes it, for people: "8,000 images in /photos, decoded by DALI on the CPU"."""
 
+    origin: str
+    """Where the pictures come from, for people and as a cache's key: a folder's path, or a data set's name."""
+
     skipped: Sequence[Skipped]
     """Files that could not be used."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same only where the same pictures are given out, in the same order and decoded by the same program."""
+        ...
 
     def __len__(self) -> int:
         """How many usable pictures there are."""

@@ -4,8 +4,9 @@ import torch
 from corpus import PHOTOS
 from PIL import Image
 
-from fastdcgan.data.array import ArraySource
-from fastdcgan.data.picture import fit
+from fastdcgan.data.array import ArraySource, FittedSource, ResidentSource, source_of_array
+from fastdcgan.data.picture import as_channels, fit
+from fastdcgan.data.source import ImageSource
 
 
 def photos(mode: str, width: int = 40, height: int = 30) -> np.ndarray:
@@ -13,23 +14,32 @@ def photos(mode: str, width: int = 40, height: int = 30) -> np.ndarray:
     return np.stack(pictures).reshape(2, height, width, -1)
 
 
+def opened(pictures: np.ndarray, resolution: int, channels: int) -> ImageSource:
+    return source_of_array(
+        pictures, resolution=resolution, channels=channels, threads=2, description="two photographs", origin="here"
+    )
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_pictures_are_fitted_and_converted_once(mode: str, channels: int) -> None:
+def test_pictures_of_another_size_are_fitted_as_files_are(mode: str, channels: int) -> None:
     pictures = photos(mode)
-    source = ArraySource(pictures, resolution=16, channels=channels, description="two photographs")
-    assert (len(source), source.description, source.skipped) == (2, "two photographs", ())
+    if mode == "RGBA":
+        pictures[:, :15, :, 3] = 100
+    source = opened(pictures, 16, channels)
+    assert isinstance(source, FittedSource)
+    assert (len(source), source.description, source.origin, source.skipped) == (2, "two photographs", "here", ())
     (read,) = source.read([[1, 0, 1]])
     assert (read.dtype, read.shape) == (torch.uint8, (3, 16, 16, channels))
-    wanted = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
     for number, picture in zip([1, 0, 1], read, strict=True):
-        expected = fit(Image.fromarray(pictures[number].squeeze()).convert(wanted), 16)
+        expected = fit(as_channels(Image.fromarray(pictures[number].squeeze()), channels), 16)
         assert np.array_equal(picture.numpy().squeeze(), np.asarray(expected))
 
 
 def test_pictures_of_the_right_size_are_not_copied_but_what_is_read_is() -> None:
     pictures = photos("RGB", 16, 16).copy()
-    source = ArraySource(pictures, resolution=16, channels=3, description="")
+    source = opened(pictures, 16, 3)
+    assert isinstance(source, ArraySource)
     (before,) = source.read([[0]])
     before.zero_()
     assert pictures.any()
@@ -37,9 +47,35 @@ def test_pictures_of_the_right_size_are_not_copied_but_what_is_read_is() -> None
     assert (next(source.read([[0]])) == 9).all()
 
 
-def test_batches_are_taken_lazily_and_of_any_length() -> None:
-    source = ArraySource(photos("L", 16, 16).copy(), resolution=16, channels=1, description="")
+@pytest.mark.parametrize("kind", ["as it is", "fitted", "resident"])
+def test_batches_are_taken_lazily_and_of_any_length(kind: str) -> None:
+    pictures = photos("L", 16, 16).copy()
+    source = opened(pictures, 8 if kind == "fitted" else 16, 1)
+    if kind == "resident":
+        assert isinstance(source, ArraySource)
+        source = ResidentSource(source, torch.device("cpu"))
     reading = source.read(iter(lambda: [0, 1], None))
-    assert next(reading).shape == next(reading).shape == (2, 16, 16, 1)
+    assert next(reading).shape == next(reading).shape == (2, *[8 if kind == "fitted" else 16] * 2, 1)
     reading.close()
     assert [len(pictures) for pictures in source.read([[0], [], [1, 1, 1]])] == [1, 0, 3]
+
+
+def test_what_a_device_keeps_is_what_the_array_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdcgan.data.array._CHUNK", 3)
+    pictures = np.arange(7 * 2 * 2 * 3, dtype=np.uint8).reshape(7, 2, 2, 3)
+    pictures.flags.writeable = False
+    source = ArraySource(pictures, description="seven", origin="here")
+    resident = ResidentSource(source, torch.device("cpu"))
+    order = [[6, 0, 3], [5, 5]]
+    assert all(torch.equal(a, b) for a, b in zip(source.read(order), resident.read(order), strict=True))
+    assert (resident.description, resident.fingerprint) == ("seven, kept on cpu", source.fingerprint)
+
+
+def test_the_fingerprint_is_that_of_shape_and_pixels() -> None:
+    pictures = photos("RGB", 16, 16).copy()
+    before = opened(pictures, 16, 3).fingerprint
+    assert opened(pictures.copy(), 16, 3).fingerprint == before
+    assert opened(pictures.reshape(2, 8, 32, 3), 16, 3).fingerprint != before
+    assert opened(pictures, 8, 3).fingerprint != before
+    pictures[1, 15, 15, 2] ^= 1
+    assert opened(pictures, 16, 3).fingerprint != before

@@ -14,9 +14,9 @@ from PIL import Image
 
 from fastdcgan import data
 from fastdcgan.data import open_source
-from fastdcgan.data.dali import DaliFolder, dali_available
+from fastdcgan.data.dali import DaliSource, dali_available
 from fastdcgan.data.folder import FolderIndex, scan_folder
-from fastdcgan.data.pillow import PillowFolder
+from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.source import ImageSource
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
@@ -44,8 +44,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderIndex]:
 @pytest.fixture(params=["pillow", pytest.param("dali", marks=needs_dali)])
 def source(request: pytest.FixtureRequest, corpus: FolderIndex) -> ImageSource:
     if request.param == "pillow":
-        return PillowFolder(corpus, resolution=32, channels=3, threads=2)
-    return DaliFolder(corpus, resolution=32, channels=3, device=None, threads=2)
+        return PillowSource(corpus, resolution=32, channels=3, threads=2)
+    return DaliSource(corpus, resolution=32, channels=3, device=None, threads=2)
 
 
 @needs_dali
@@ -55,8 +55,8 @@ def source(request: pytest.FixtureRequest, corpus: FolderIndex) -> ImageSource:
 def test_every_picture_looks_as_pillow_shows_it(
     channels: int, resolution: int, device: int | None, corpus: FolderIndex, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fast = DaliFolder(corpus, resolution=resolution, channels=channels, device=device, threads=2)
-    slow = PillowFolder(corpus, resolution=resolution, channels=channels, threads=2)
+    fast = DaliSource(corpus, resolution=resolution, channels=channels, device=device, threads=2)
+    slow = PillowSource(corpus, resolution=resolution, channels=channels, threads=2)
     everything = list(range(len(corpus)))
     (seen,), (expected,) = list(fast.read([everything])), list(slow.read([everything]))
     assert seen.shape == expected.shape == (len(corpus), resolution, resolution, channels)
@@ -78,8 +78,8 @@ def test_long_pictures_take_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
     PHOTOS[0].resize((8000, 20)).save(tmp_path / "long.png")
     index = scan_folder(tmp_path)
-    (seen,) = DaliFolder(index, resolution=512, channels=3, device=None, threads=1).read([[0]])
-    (expected,) = PillowFolder(index, resolution=512, channels=3, threads=1).read([[0]])
+    (seen,) = DaliSource(index, resolution=512, channels=3, device=None, threads=1).read([[0]])
+    (expected,) = PillowSource(index, resolution=512, channels=3, threads=1).read([[0]])
     assert (seen.int() - expected.int()).abs().max() <= 1
 
 
@@ -178,13 +178,13 @@ def test_pictures_that_dali_refuses_are_decoded_by_pillow(photos: Path) -> None:
         (photos / name).write_bytes(good[:after_first_segment] + b"\0\0" + good[after_first_segment:])
     index = scan_folder(photos)
     assert all(picture.plain for picture in index.pictures)
-    fast = DaliFolder(index, resolution=32, channels=3, device=None, threads=2)
-    slow = PillowFolder(index, resolution=32, channels=3, threads=2)
+    fast = DaliSource(index, resolution=32, channels=3, device=None, threads=2)
+    slow = PillowSource(index, resolution=32, channels=3, threads=2)
     order = [[n, (n + 1) % 20] for n in range(20)] * 2
     for seen, expected in zip(fast.read(order), slow.read(order), strict=True):
         assert (seen.int() - expected.int()).abs()[:, 1:-1, 1:-1].max() <= 1
     # A picture looks the same before and after others were refused: resuming elsewhere must give the same bits.
-    fresh = DaliFolder(index, resolution=32, channels=3, device=None, threads=2)
+    fresh = DaliSource(index, resolution=32, channels=3, device=None, threads=2)
     for number in (4, 5, 6, 16, 17):
         assert torch.equal(next(fresh.read([[number]])), next(fast.read([[number]])))
 
@@ -195,7 +195,7 @@ def test_a_failure_that_is_no_pictures_fault_is_raised(photos: Path, monkeypatch
         def run(self, *_: object) -> None:
             raise RuntimeError("out of memory")
 
-    source = DaliFolder(scan_folder(photos), resolution=32, channels=3, device=None, threads=1)
+    source = DaliSource(scan_folder(photos), resolution=32, channels=3, device=None, threads=1)
     monkeypatch.setattr(source, "_pipeline", lambda feed: feed() and OutOfMemory())
     with pytest.raises(RuntimeError, match="out of memory"):
         list(source.read([[1, 2], [3]]))
@@ -211,7 +211,7 @@ def test_open_source_says_who_decodes(photos: Path, monkeypatch: pytest.MonkeyPa
     if dali_available():
         assert opened().description == f"21 pictures in {photos}, decoded by DALI on the CPU, 1 of them by Pillow"
         assert opened(device="mps").description.endswith("DALI on the CPU, 1 of them by Pillow")
-        assert isinstance(opened(decoder="dali"), DaliFolder)
+        assert isinstance(opened(decoder="dali"), DaliSource)
     assert [Path(skipped.path).name for skipped in opened().skipped] == ["bad.png"]
     assert opened(decoder="pillow").description == f"21 pictures in {photos}, decoded by Pillow"
     assert opened(channels=4).description.endswith("by Pillow (it has 4 channels)")

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 class Memory:
     """A source of random pictures that remembers what was asked of it."""
 
-    description = "in memory"
+    description = origin = fingerprint = "in memory"
     skipped: Sequence[Skipped] = ()
 
     def __init__(self, count: int = 20, side: int = 6, channels: int = 3) -> None:

@@ -1,0 +1,243 @@
+"""Packed pictures: decoded once into one file of pixels in the cache folder, and mapped into memory ever after.
+
+A pack is an uint8 [N, H, W, C] `.npy` and a manifest beside it. The manifest is written last, in one step, and says
+which source, as it was then, the pixels are of: without one that fits there is no pack. One process builds; those that
+want the same pack at the same time wait for it. What a killed build leaves is written over by the next.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from fastdcgan.cache import cache_folder
+from fastdcgan.data.array import ArraySource, array_fingerprint
+from fastdcgan.data.source import ImageSource, Skipped
+
+FORMAT = 1
+"""Version of the manifest and of the rule below."""
+
+RULE = "shorter side to the resolution, bilinear and antialiased; the square in the middle"
+
+SHARE_OF_DISK = 0.5
+"""Of what is free on the cache's disk, how much a pack may take that nobody asked for."""
+
+BATCH = 256
+"""Pictures decoded at a time."""
+
+OnProgress = Callable[[str, int, int], None]
+
+
+class NoRoomError(ValueError):
+    """The pack can't be written: the message says why, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is known of a pack."""
+
+    source: str
+    fingerprint: str
+    count: int
+    resolution: int
+    channels: int
+    rule: str
+    checksum: str
+    mtime_ns: int
+    skipped: tuple[Skipped, ...]
+    format: int = FORMAT
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the array."""
+        return self.count, self.resolution, self.resolution, self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Where a source's pictures are packed, or would be."""
+
+    original: ImageSource
+    resolution: int
+    channels: int
+
+    @property
+    def array(self) -> Path:
+        """The pixels."""
+        size = f"{self.resolution}x{self.resolution}x{self.channels}"
+        key = hashlib.sha256(self.original.origin.encode()).hexdigest()[:16]
+        name = "".join(c if c.isalnum() else "-" for c in Path(self.original.origin).name)[:40]
+        return cache_folder() / "packs" / f"{name}-{key}-{size}.npy"
+
+    @property
+    def manifest(self) -> Path:
+        """What they are of."""
+        return self.array.with_suffix(".json")
+
+    @property
+    def bytes(self) -> int:
+        """Of the pixels."""
+        return len(self.original) * self.resolution**2 * self.channels
+
+
+def packed(
+    original: ImageSource,
+    *,
+    resolution: int,
+    channels: int,
+    share_of_disk: float = 1.0,
+    verify: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ArraySource:
+    """A source's pictures from its pack, which is built now unless it is there.
+
+    Args:
+        original: decodes them.
+        resolution: side of the pictures that it gives out.
+        channels: of the pictures that it gives out.
+        share_of_disk: how much of what is free on the disk the pack may take at most.
+        verify: compare a pack that is there with its checksum, however untouched it looks.
+        on_progress: called with ("packing images", done, total), and while another process packs the same.
+
+    Raises:
+        NoRoomError: there is no room for the pack, or it can't be written.
+        ValueError: the original can't be read any more, naming the file.
+    """
+    pack = Pack(original=original, resolution=resolution, channels=channels)
+    report = on_progress or (lambda what, done, total: None)
+    try:
+        pictures_NHWC = _finished(pack, verify=verify)
+        if pictures_NHWC is None:
+            pack.array.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(pack.array.with_suffix(".lock"), report):
+                pictures_NHWC = _finished(pack, verify=verify)
+                if pictures_NHWC is None:
+                    _check_room(pack, share_of_disk)
+                    _build(pack, report)
+                    pictures_NHWC = _finished(pack, verify=False)
+    except OSError as error:
+        raise NoRoomError(
+            f"the packed pictures can't be written to {pack.array.parent}: {error.strerror or error}; "
+            "set FASTDCGAN_CACHE to a folder that can be written, or use --data-cache off"
+        ) from error
+    assert pictures_NHWC is not None, pack.array
+    return ArraySource(
+        pictures_NHWC,
+        description=f"{len(original):,} pictures in {original.origin}, packed in {pack.array}",
+        origin=original.origin,
+        fingerprint=original.fingerprint,
+        skipped=original.skipped,
+    )
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """A manifest; None where it is missing, damaged, or of another version."""
+    try:
+        fields: dict[str, Any] = json.loads(path.read_bytes())
+        skipped = tuple(Skipped(**skip) for skip in fields.pop("skipped"))
+        manifest = Manifest(**fields, skipped=skipped)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return manifest if manifest.format == FORMAT else None
+
+
+def _finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
+    """The pack's pixels; None where it isn't there, is of other pictures, or damaged."""
+    manifest = read_manifest(pack.manifest)
+    if manifest is None or (manifest.fingerprint, manifest.rule) != (pack.original.fingerprint, RULE):
+        return None
+    try:
+        pictures_NHWC: NDArray[np.uint8] = np.load(pack.array, mmap_mode="r", allow_pickle=False)
+        touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
+    except (OSError, ValueError, EOFError):
+        return None
+    wanted = (len(pack.original), pack.resolution, pack.resolution, pack.channels)
+    if pictures_NHWC.dtype != np.uint8 or not pictures_NHWC.shape == manifest.shape == wanted:
+        return None
+    if (touched or verify) and array_fingerprint(pictures_NHWC) != manifest.checksum:
+        return None
+    return pictures_NHWC
+
+
+def _build(pack: Pack, report: OnProgress) -> None:
+    """Decode everything into a file, flush it to the disk, give it its name, and then write the manifest."""
+    count, shape = len(pack.original), (len(pack.original), pack.resolution, pack.resolution, pack.channels)
+    pack.manifest.unlink(missing_ok=True)
+    unfinished = pack.array.with_suffix(".unfinished")
+    digest = hashlib.sha256(repr(shape).encode())
+    try:
+        with unfinished.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            done = 0
+            with closing(pack.original.read(_in_order(count))) as batches:
+                for pictures_BHWC in batches:
+                    # Written and not mapped: a disk that is full is then an error, and no signal that kills.
+                    pixels = pictures_BHWC.numpy().data
+                    file.write(pixels)
+                    digest.update(pixels)
+                    done += len(pictures_BHWC)
+                    report("packing images", done, count)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(pack.array)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    manifest = Manifest(
+        source=pack.original.origin,
+        fingerprint=pack.original.fingerprint,
+        count=count,
+        resolution=pack.resolution,
+        channels=pack.channels,
+        rule=RULE,
+        checksum=digest.hexdigest(),
+        mtime_ns=pack.array.stat().st_mtime_ns,
+        skipped=tuple(pack.original.skipped),
+    )
+    unfinished.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(pack.manifest)
+
+
+def _in_order(count: int) -> Generator[range]:
+    for start in range(0, count, BATCH):
+        yield range(start, min(start + BATCH, count))
+
+
+def _check_room(pack: Pack, share_of_disk: float) -> None:
+    """Raises NoRoomError."""
+    free = shutil.disk_usage(pack.array.parent).free
+    if pack.bytes > share_of_disk * free:
+        share = "what" if share_of_disk == 1 else f"{share_of_disk:.0%} of what"
+        raise NoRoomError(
+            f"the packed pictures would take {_gigabytes(pack.bytes)}, more than {share} is free in "
+            f"{pack.array.parent} ({_gigabytes(free)}); set FASTDCGAN_CACHE to a folder on a larger disk, "
+            "or use --data-cache off"
+        )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
+
+
+@contextmanager
+def _alone(path: Path, report: OnProgress) -> Generator[None]:
+    """Hold a lock that ends with the process, whatever ends it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        report("waiting for another process that packs these images", 0, 1)
+        lock.acquire()
+        report("waiting for another process that packs these images", 1, 1)
+    try:
+        yield
+    finally:
+        lock.release()
