@@ -28,7 +28,7 @@ MAX_BYTES = 2**30
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-_FORMAT = f"fastdcgan folder index 1, Pillow {PIL.__version__}"
+_FORMAT = f"fastdcgan folder index 2, Pillow {PIL.__version__}"
 
 
 class Picture(NamedTuple):
@@ -38,6 +38,7 @@ class Picture(NamedTuple):
     width: int
     height: int
     plain: bool
+    kind: str
     bytes: int
     mtime_ns: int
 
@@ -71,7 +72,7 @@ class FolderIndex:
     def examined(self, number: int) -> Examined:
         """See `EncodedPictures.examined`."""
         picture = self.pictures[number]
-        return Examined(picture.width, picture.height, picture.plain)
+        return Examined(picture.width, picture.height, picture.plain, picture.kind)
 
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
@@ -145,7 +146,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         if entry.reason:
             skipped[name] = entry.reason
         else:
-            pictures.append(Picture(root + name, *entry[:5]))
+            pictures.append(Picture(root + name, *entry[:-1]))
     reasons = tuple(Skipped(path=printable(folder / name), reason=skipped[name]) for name in sorted(skipped))
     if not pictures:
         more = f" (and {len(reasons) - 1:,} more)" if len(reasons) > 1 else ""
@@ -165,6 +166,7 @@ class _Entry(NamedTuple):
     width: int
     height: int
     plain: bool
+    kind: str
     bytes: int
     mtime_ns: int
     reason: str
@@ -230,7 +232,7 @@ def _check(path: Path, size: int, mtime_ns: int) -> _Entry:
             raise ValueError(f"{size / 2**30:.1f} GiB is more than the limit of {MAX_BYTES / 2**30:.0f} GiB")
         return _Entry(*examine(path.read_bytes()), size, mtime_ns, reason="")
     except ValueError as error:
-        return _Entry(0, 0, False, size, mtime_ns, reason=str(error))
+        return _Entry(0, 0, False, "", size, mtime_ns, reason=str(error))
 
 
 def _cache_path(folder: Path) -> Path:

@@ -62,12 +62,15 @@ class Geometry(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What is known of a usable picture: its size once upright, and whether other decoders read it alike."""
+    """What is known of a usable picture: its size once upright, how it is stored, and whether decoders agree on it."""
 
     width: int
     height: int
     plain: bool
     """8 bits, grey or RGB, opaque, upright as stored, one frame, whole: nothing that decoders disagree about."""
+
+    kind: str
+    """Format and mode by Pillow's names, for people: "JPEG RGB"."""
 
 
 def examine(data: bytes) -> Examined:
@@ -80,8 +83,8 @@ def examine(data: bytes) -> Examined:
     orientation = _orientation(image)
     plain = orientation == 1 and image.mode in ("L", "RGB") and not image.has_transparency_data
     plain = plain and _stored_plainly(image, data)
-    width, height = image.size
-    return Examined(height, width, plain) if orientation >= 5 else Examined(width, height, plain)
+    width, height = image.size if orientation < 5 else reversed(image.size)
+    return Examined(width, height, plain, f"{image.format} {image.mode}")
 
 
 def open_picture(source: str | PathLike[str] | bytes, channels: int) -> Image.Image:
