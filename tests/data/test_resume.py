@@ -1,0 +1,74 @@
+"""Whoever goes on after any step sees the pictures that would have come: for every source, on one rank and on two."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastdcgan.data import open_source
+from fastdcgan.data.array import ArraySource, ResidentSource
+from fastdcgan.data.dali import dali_available
+from fastdcgan.data.source import ImageSource
+from fastdcgan.data.stream import Batching, real_batches
+
+STEPS = 9
+"""Of 96 pictures in each: the 240 photographs are gone through four times, the arrays more often."""
+
+CPU = torch.device("cpu")
+
+
+def folder(photographs: Path, tmp_path: Path, **options: str) -> ImageSource:
+    return open_source(  # type: ignore[arg-type]
+        str(photographs), resolution=16, channels=3, device="cpu", threads=2, **options
+    )
+
+
+def idx_files(photographs: Path, tmp_path: Path, resolution: int = 20) -> ImageSource:
+    pictures = np.random.default_rng(0).integers(0, 256, (130, 20, 20), np.uint8)
+    header = struct.pack(">IIII", 0x803, *pictures.shape)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + pictures.tobytes(), 1))
+    return open_source(str(tmp_path), resolution=resolution, channels=1, device="cpu", threads=2)
+
+
+def resident(photographs: Path, tmp_path: Path) -> ImageSource:
+    packed = folder(photographs, tmp_path, cache="on")
+    assert isinstance(packed, ArraySource)
+    return ResidentSource(packed, CPU)
+
+
+SOURCES: dict[str, Callable[[Path, Path], ImageSource]] = {
+    "a folder by Pillow": lambda photos, tmp: folder(photos, tmp, decoder="pillow"),
+    "a pack": lambda photos, tmp: folder(photos, tmp, cache="on"),
+    "in the device's memory": resident,
+    "an array": idx_files,
+    "an array of another size": lambda photos, tmp: idx_files(photos, tmp, resolution=16),
+}
+if dali_available():
+    SOURCES["a folder by DALI"] = lambda photos, tmp: folder(photos, tmp, decoder="dali")
+
+
+def batches(source: ImageSource, start: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+    """From a step to the last."""
+    batching = Batching(seed=3, global_batch=96, rank=rank, world_size=world_size, flip=True)
+    with closing(real_batches(source, batching, CPU, start)) as stream:
+        return list(islice(stream, STEPS - start))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_going_on_is_as_if_never_stopped(name: str, photographs: Path, tmp_path: Path) -> None:
+    source = SOURCES[name](photographs, tmp_path)
+    whole = batches(source, 0)
+    assert len({batch.sum().item() for batch in whole}) == STEPS, "a batch came twice"
+    for start in (1, 2, 3, 7):
+        resumed = batches(SOURCES[name](photographs, tmp_path), start)
+        assert all(torch.equal(a, b) for a, b in zip(resumed, whole[start:], strict=True)), start
+        halves = zip(*(batches(source, start, rank, 2) for rank in range(2)), strict=True)
+        together = [torch.cat(half) for half in halves]
+        assert all(torch.equal(a, b) for a, b in zip(together, whole[start:], strict=True)), start
