@@ -144,10 +144,10 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
 
-def begun_with(folder: RunFolder) -> object:
-    """The fields of the plan with which a run was last carried out; None if there is no run or it doesn't say."""
+def begun_with(folder: RunFolder, condition: str) -> object:
+    """A condition under which a run was last carried out; None if there is no run or it doesn't say."""
     try:
-        return json.loads(folder.config.read_text())["conditions"]["plan_fields"]
+        return json.loads(folder.config.read_text())["conditions"][condition]
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -104,6 +104,11 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
     check_agreement(accelerator, start.step)
 
+    if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
+        display.say(
+            "changed   these are not the pictures that the run was begun with, or not decoded as they were: "
+            "it goes on with what is there now"
+        )
     if accelerator.is_main_process:
         create(folder)
         conditions = {
@@ -114,6 +119,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             "plan_fields": as_fields(plan),
             "data": source.description,
             "pictures": len(source),
+            "data_fingerprint": source.fingerprint,
             "skipped": len(source.skipped),
             "steps": schedule.total,
         }
@@ -234,7 +240,7 @@ def _agree_on_plan(
             batch,
             images=schedule.total * batch,
             world_size=accelerator.num_processes,
-            begun_with=begun_with(folder),
+            begun_with=begun_with(folder, "plan_fields"),
             say=display.say,
         )
     ]

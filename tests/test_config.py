@@ -141,6 +141,8 @@ OTHER: dict[str, Any] = {
 OTHER_BUT_FREE: dict[str, Any] = {
     "decoder": "pillow",
     "data_threads": 5,
+    "data_cache": "off",
+    "data_memory": 5,
     "device": "cpu",
     "plan": "default",
     "compile": "on",
@@ -185,6 +187,7 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
     ("values", "words"),
     [
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"data_memory": -1.0}, "--data-memory -1.0: must be at least 0"),
         ({"data_threads": 0}, "--data-threads 0: must be at least 1"),
         ({"images": 0}, "--images 0: must be at least 1"),
         ({"epochs": -1}, "--epochs -1: must be at least 1"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
 from fastdcgan.data.array import ArraySource, ResidentSource
@@ -86,9 +87,7 @@ def open_source(
                 raise
             source = _open(spec, request, to_pack=False)
             source.description += f" (not packed: {error})"
-    if isinstance(source, ArraySource) and request.device.type == "cuda":
-        return _near(source, request.device, device_memory)
-    return source
+    return _near(source, request.device, device_memory) if isinstance(source, ArraySource) else source
 
 
 def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
@@ -120,11 +119,13 @@ def _decoded(encoded: EncodedPictures, request: _Request, *, to_pack: bool) -> I
 
 
 def _near(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:
-    """The pictures in the GPU's memory if they fit, else in memory that it can fetch from."""
-    budget = torch.cuda.mem_get_info(device)[0] / 2 if device_memory is None else device_memory
-    if source.pictures_NHWC.nbytes <= budget:
-        return ResidentSource(source, device)
-    source.pinned = True
+    """The pictures in a GPU's memory if they fit, else gathered ahead for it, or from a disk that is not all cached."""
+    size = source.pictures_NHWC.nbytes
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] / 2 if device_memory is None else device_memory
+        if size <= budget:
+            return ResidentSource(source, device)
+    source.ahead = device.type != "cpu" or size > psutil.virtual_memory().total / 2
     return source
 
 

@@ -36,8 +36,12 @@ class ArraySource:
     origin: str
     skipped: Sequence[Skipped]
 
-    pinned = False
-    """Whether to give out memory that a GPU can fetch while the CPU goes on."""
+    ahead = False
+    """Whether a thread gathers batches before they are asked for, in memory that a GPU can fetch while the CPU goes on.
+
+    Worth it where there is something to wait for: a GPU's copies, or a disk. Else handing over costs more than
+    gathering.
+    """
 
     def __init__(
         self,
@@ -66,12 +70,14 @@ class ArraySource:
         return len(self.pictures_NHWC)
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
-        """See `ImageSource.read`. One thread gathers ahead: where the file isn't in memory, it waits for the disk."""
-        return work_ahead(self._gather, batches, threads=1, ahead=AHEAD)
+        """See `ImageSource.read`."""
+        if self.ahead:
+            return work_ahead(self._gather, batches, threads=1, ahead=AHEAD)
+        return (self._gather(numbers) for numbers in batches)
 
     def _gather(self, numbers: Sequence[int]) -> Tensor:
         shape = (len(numbers), *self.pictures_NHWC.shape[1:])
-        batch_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+        batch_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.ahead and torch.cuda.is_available())
         if len(numbers):
             # "clip" copies whole pictures straight to their place; "raise" would go through a buffer. NumPy works in
             # this thread alone, where PyTorch would start a second set of threads beside the training step's.

@@ -34,6 +34,8 @@ class TensorBoard:
     def show(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
         self._writer.add_image("samples", grid_CHW[:3], step)
+        # Its thread would encode and write while the next steps are taken, and hold Python's lock from them.
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is still in memory."""

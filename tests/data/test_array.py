@@ -47,17 +47,22 @@ def test_pictures_of_the_right_size_are_not_copied_but_what_is_read_is() -> None
     assert (next(source.read([[0]])) == 9).all()
 
 
-@pytest.mark.parametrize("kind", ["as it is", "fitted", "resident"])
+@pytest.mark.parametrize("kind", ["as it is", "ahead", "fitted", "resident"])
 def test_batches_are_taken_lazily_and_of_any_length(kind: str) -> None:
     pictures = photos("L", 16, 16).copy()
     source = opened(pictures, 8 if kind == "fitted" else 16, 1)
-    if kind == "resident":
+    if kind != "fitted":
         assert isinstance(source, ArraySource)
+        source.ahead = kind == "ahead"
+    if kind == "resident":
         source = ResidentSource(source, torch.device("cpu"))
     reading = source.read(iter(lambda: [0, 1], None))
     assert next(reading).shape == next(reading).shape == (2, *[8 if kind == "fitted" else 16] * 2, 1)
     reading.close()
-    assert [len(pictures) for pictures in source.read([[0], [], [1, 1, 1]])] == [1, 0, 3]
+    (one, none, three) = source.read([[1], [], [1, 0, 1]])
+    assert (len(one), len(none), len(three)) == (1, 0, 3)
+    assert torch.equal(one[0], three[2])
+    assert not torch.equal(one[0], three[1])
 
 
 def test_what_a_device_keeps_is_what_the_array_holds(monkeypatch: pytest.MonkeyPatch) -> None:

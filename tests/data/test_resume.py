@@ -43,9 +43,17 @@ def resident(photographs: Path, tmp_path: Path) -> ImageSource:
     return ResidentSource(packed, CPU)
 
 
+def ahead(photographs: Path, tmp_path: Path) -> ImageSource:
+    packed = folder(photographs, tmp_path, cache="on")
+    assert isinstance(packed, ArraySource)
+    packed.ahead = True
+    return packed
+
+
 SOURCES: dict[str, Callable[[Path, Path], ImageSource]] = {
     "a folder by Pillow": lambda photos, tmp: folder(photos, tmp, decoder="pillow"),
     "a pack": lambda photos, tmp: folder(photos, tmp, cache="on"),
+    "a pack gathered ahead": ahead,
     "in the device's memory": resident,
     "an array": idx_files,
     "an array of another size": lambda photos, tmp: idx_files(photos, tmp, resolution=16),
