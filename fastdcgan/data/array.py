@@ -81,7 +81,10 @@ class ArraySource:
         if len(numbers):
             # "clip" copies whole pictures straight to their place; "raise" would go through a buffer. NumPy works in
             # this thread alone, where PyTorch would start a second set of threads beside the training step's.
-            np.take(self.pictures_NHWC, numbers, axis=0, out=batch_BHWC.numpy(), mode="clip")
+            if self.pictures_NHWC.flags.c_contiguous:
+                np.take(self.pictures_NHWC, numbers, axis=0, out=batch_BHWC.numpy(), mode="clip")
+            else:  # of an array that lies otherwise, take would copy all of it first
+                batch_BHWC.numpy()[:] = self.pictures_NHWC[list(numbers)]
         return batch_BHWC
 
 

@@ -84,3 +84,10 @@ def test_the_fingerprint_is_that_of_shape_and_pixels() -> None:
     assert opened(pictures, 8, 3).fingerprint != before
     pictures[1, 15, 15, 2] ^= 1
     assert opened(pictures, 16, 3).fingerprint != before
+
+
+def test_pictures_with_channels_first_are_gathered_one_by_one() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
+    many_NHWC = np.broadcast_to(pictures, (10**9, 3, 16, 16)).transpose(0, 2, 3, 1)  # a copy of all would take 768 GB
+    (read,) = opened(many_NHWC, 16, 3).read([[10**9 - 1, 0]])
+    assert torch.equal(read, torch.from_numpy(pictures.transpose(0, 2, 3, 1)).expand(2, 16, 16, 3))

@@ -1,0 +1,232 @@
+"""Pictures in NumPy's own files: a `.npy`, mapped into memory, or an array of a `.npz`, read into it."""
+
+import hashlib
+import math
+import os
+import stat
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdcgan.data.array import source_of_array
+from fastdcgan.data.folder import printable
+from fastdcgan.data.source import ImageSource
+
+ENDINGS = (".npy", ".npz")
+
+MAX_BYTES = 2**33
+"""More of a `.npz` is not taken into memory."""
+
+PREFERRED = ("images", "x", "train_images", "x_train", "arr_0")
+"""Names of the array that is meant, in small letters, where a `.npz` holds several of pictures."""
+
+_CHANNELS = (1, 3, 4)
+_CHUNK = 2**24
+_LONGEST_HEADER = 2**14
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+# What NumPy's and zipfile's parsers raise on files that are damaged in one way or another.
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    SyntaxError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class _Header(NamedTuple):
+    """What a `.npy` says of itself. `offset` is where its pixels begin, in bytes."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[np.generic]
+    offset: int
+
+    @property
+    def size(self) -> str:
+        return "x".join(map(str, self.shape)) or "a single number"
+
+
+def is_numpy_file(path: Path) -> bool:
+    """Whether a path's name is that of a NumPy file; it need not exist."""
+    return path.suffix.lower() in ENDINGS and not path.is_dir()
+
+
+def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int) -> ImageSource:
+    """The pictures of a `.npy` or `.npz`: uint8 of [N, H, W, C] with C of 1, 3 or 4, [N, H, W] or [N, C, H, W].
+
+    The last is understood where the second axis has 1, 3 or 4 entries and the last one hasn't. Of a `.npz` the only
+    such array is taken, or the one that is called as in `PREFERRED`.
+
+    Args:
+        path: the file. It must not change as long as the source is in use.
+        resolution: side of the pictures given out.
+        channels: 1, 3 or 4.
+        threads: for fitting, where the size is another.
+
+    Raises:
+        ValueError: it is missing, damaged, or holds something else.
+    """
+    name = printable(path)
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise ValueError(f"{name}: not a regular file")
+        if path.suffix.lower() == ".npy":
+            array, axes = _map(path, name)
+            what = f"{name}, mapped"
+        else:
+            array, axes, key = _read(path, name)
+            what = f"{key!r} of {name}, in memory"
+    except FileNotFoundError as error:
+        raise ValueError(f"no such file: {name}") from error
+    except OSError as error:
+        raise ValueError(f"{name}: {(error.strerror or str(error)).lower()}") from error
+    pictures_NHWC = {"N, H, W": array[..., None], "N, C, H, W": np.moveaxis(array, 1, -1)}.get(axes, array)
+    count, height, width, _ = pictures_NHWC.shape
+    stamp = b"%s\0%d\0%d" % (os.fsencode(path.resolve()), info.st_size, info.st_mtime_ns)
+    return source_of_array(
+        pictures_NHWC,
+        resolution=resolution,
+        channels=channels,
+        threads=threads,
+        description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]",
+        origin=printable(path.resolve()),
+        fingerprint=hashlib.sha256(stamp).hexdigest(),
+    )
+
+
+def _map(path: Path, name: str) -> tuple[NDArray[np.uint8], str]:
+    """The array and its axes, as "N, H, W, C"."""
+    with path.open("rb") as file:
+        with _complaining(f"{name}: damaged, or not a .npy file"):
+            header = _read_header(file)
+        axes = _check(header, name)
+        _check_length(header, os.fstat(file.fileno()).st_size, name)
+        return np.memmap(file, np.uint8, "r", header.offset, header.shape), axes
+
+
+def _read(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
+    """The array, its axes, and what it is called."""
+    headers: dict[str, _Header] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
+    complaint = f"{name}: damaged, or not a .npz file"
+    with path.open("rb") as raw:
+        with _complaining(complaint):
+            archive = zipfile.ZipFile(raw)
+            for member in archive.infolist():
+                if member.filename.endswith(".npy"):
+                    key = printable(member.filename.removesuffix(".npy"))
+                    # zipfile knows other methods, by which a small file can ask for gigabytes. NumPy doesn't use them.
+                    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise ValueError("compressed as NumPy never does")
+                    with archive.open(member) as file:
+                        headers[key], members[key] = _read_header(file), member
+        key = _choose(headers, name)
+        header, member = headers[key], members[key]
+        axes = _check(header, f"{name}: {key}")
+        _check_length(header, member.file_size, f"{name}: {key}")
+        too_large = (
+            f"{name}: {math.prod(header.shape) / 2**30:.1f} GiB are too much for memory; a .npy is mapped instead"
+        )
+        if math.prod(header.shape) > MAX_BYTES:
+            raise ValueError(too_large)
+        try:
+            pixels = np.empty(math.prod(header.shape), np.uint8)
+        except MemoryError as error:
+            raise ValueError(too_large) from error
+        with _complaining(complaint), archive.open(member) as file:
+            file.read(header.offset)
+            for start in range(0, len(pixels), _CHUNK):
+                part = pixels[start : start + _CHUNK]
+                data = file.read(len(part))
+                if len(data) != len(part):
+                    raise EOFError
+                part[:] = np.frombuffer(data, np.uint8)
+    return pixels.reshape(header.shape), axes, key
+
+
+def _read_header(file: IO[bytes]) -> _Header:
+    """Raises any of `_DAMAGE`."""
+    # Read in one piece of bounded size: the header's own length may be a lie.
+    start = BytesIO(file.read(_LONGEST_HEADER))
+    version = np.lib.format.read_magic(start)
+    shape, fortran_order, dtype = _HEADERS[version](start)
+    return _Header(shape, fortran_order, dtype, start.tell())
+
+
+def _choose(headers: Mapping[str, _Header], name: str) -> str:
+    """Which of a `.npz`'s arrays holds the pictures."""
+    if len(headers) == 1:
+        return next(iter(headers))
+    fitting = [key for key, header in headers.items() if header.dtype == np.uint8 and len(header.shape) in (3, 4)]
+    for keys in (fitting, [key for key in fitting if key.lower() in PREFERRED]):
+        if len(keys) == 1:
+            return keys[0]
+    listed = ", ".join(f"{key} ({header.dtype}, {header.size})" for key, header in list(headers.items())[:8])
+    listed = f"{listed} and {len(headers) - 8:,} more" if len(headers) > 8 else listed or "no arrays"
+    if fitting:
+        raise ValueError(f"{name}: which array holds the pictures? Call it images; there are {listed}")
+    raise ValueError(f"{name}: no pictures, which are uint8 with 3 or 4 axes; it holds {listed}")
+
+
+def _check(header: _Header, what: str) -> str:
+    """The axes of an array of pictures. Raises ValueError where it is none."""
+    shape = header.shape
+    if header.dtype != np.uint8:
+        if header.dtype.hasobject:
+            kind, advice = "Python objects", "bring the pictures to one size and numpy.stack them"
+        elif header.dtype.kind == "f":
+            kind, advice = str(header.dtype), "bring them to 0..255 and save them .astype(numpy.uint8)"
+        else:
+            kind = "records" if header.dtype.names else str(header.dtype)
+            advice = "if they are 0..255, save them .astype(numpy.uint8)"
+        raise ValueError(f"{what}: pictures must be uint8 from 0 to 255, these are {kind}; {advice}")
+    if not all(length > 0 for length in shape):
+        raise ValueError(f"{what}: no pictures; the array is empty ({header.size})")
+    if header.fortran_order:
+        raise ValueError(
+            f"{what}: in Fortran's order each picture lies all over the file; save numpy.ascontiguousarray"
+        )
+    if len(shape) == 4 and shape[3] in _CHANNELS:
+        return "N, H, W, C"
+    if len(shape) == 4 and shape[1] in _CHANNELS:
+        return "N, C, H, W"
+    if len(shape) == 3 and shape[2] not in _CHANNELS:
+        return "N, H, W"
+    one = "; is it a single picture?" if len(shape) == 3 else ""
+    raise ValueError(
+        f"{what}: pictures must be [N, H, W, C] or [N, C, H, W] with C of 1, 3 or 4, or [N, H, W]; "
+        f"this is {header.size}{one}"
+    )
+
+
+def _check_length(header: _Header, bytes_held: int, what: str) -> None:
+    missing = header.offset + math.prod(header.shape) - bytes_held
+    if missing:
+        wrong = f"{missing:,} bytes are missing" if missing > 0 else f"{-missing:,} bytes too many"
+        raise ValueError(f"{what}: damaged or cut off; of {header.size} pixels, {wrong}")
+
+
+@contextmanager
+def _complaining(complaint: str) -> Generator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise ValueError(complaint) from error
