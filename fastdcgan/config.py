@@ -23,13 +23,14 @@ class ModelConfig:
 
     arch: str | None = None
     """dcgan28, dcgan32, dcgan64, dcgan128, or dcganR for any power of two R from 16 to 512. Default: dcgan64; dcgan32
-    for the embedded faces, which have to learn within minutes on a laptop."""
+    for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28 for
+    fashion-mnist."""
 
     resolution: int | None = None
     """Side of the pictures in pixels: a power of two from 16 to 512. Default: what the architecture's name says."""
 
     channels: int | None = None
-    """1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for dcgan28."""
+    """1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for dcgan28 and for fashion-mnist."""
 
     width: int | None = None
     """Feature maps at the finest hidden level, doubling at each coarser one. Default: 64; 32 for dcgan28."""
@@ -53,8 +54,9 @@ class DataConfig:
     """The pictures."""
 
     data: str = "faces"
-    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP), `fashion-mnist`, or `faces`: cartoon
-    portraits drawn by this package."""
+    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP), or a .npy or .npz of uint8 images; or
+    `cifar10`, `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this
+    package."""
 
     flip: bool = False
     """Mirror each picture left to right with probability one half."""
@@ -176,8 +178,10 @@ class TrainConfig:
             ValueError: naming the option, its value, and what it may be.
         """
         self._check()
-        defaults = FACES_DEFAULTS if self.data.data == "faces" else DEFAULTS
-        arch = replace(self.model, arch=self.model.arch or defaults.arch).architecture()
+        defaults = NAMED_DEFAULTS.get(self.data.data, DEFAULTS)
+        # Who names a resolution alone gets the family's network for it, which dcgan28 isn't one of.
+        name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
+        arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
         budgeted = self.run.images is not None or self.run.epochs is not None
         return replace(
             self,
@@ -235,12 +239,20 @@ class DataDefaults:
     batch_size: int
     images: int | None
     epochs: int | None
+    channels: int | None = None
 
 
 DEFAULTS = DataDefaults(arch="dcgan64", batch_size=128, images=None, epochs=20)
 
 # Faces within minutes on two old CPU cores: 32x32 is a sixth of the work, and small batches are more updates.
 FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=32_000, epochs=None)
+
+NAMED_DEFAULTS = {
+    "faces": FACES_DEFAULTS,
+    "cifar10": replace(DEFAULTS, arch="dcgan32"),
+    "fashion-mnist": replace(DEFAULTS, arch="dcgan28", channels=1),
+}
+"""By the name of the data; `DEFAULTS` for all others."""
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

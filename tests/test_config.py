@@ -74,6 +74,23 @@ def test_the_resolution_decides_the_name() -> None:
     assert (model.arch, model.resolution) == ("dcgan128", 128)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"data": "cifar10"}, ("dcgan32", 3)),
+        ({"data": "fashion-mnist"}, ("dcgan28", 1)),
+        ({"data": "celeba"}, ("dcgan64", 3)),
+        ({"data": "cifar10", "resolution": 64}, ("dcgan64", 3)),
+        ({"data": "fashion-mnist", "resolution": 64}, ("dcgan64", 1)),
+        ({"data": "fashion-mnist", "arch": "dcgan32", "channels": 3}, ("dcgan32", 3)),
+    ],
+)
+def test_named_sets_get_the_network_of_their_size(values: dict[str, object], expected: tuple[str, int]) -> None:
+    config = request(**values).resolved()
+    assert (config.model.arch, config.model.channels) == expected
+    assert (config.data.batch_size, config.run.epochs) == (128, 20)
+
+
 @pytest.mark.parametrize("values", [{}, {"data": "/photos"}, {"arch": "dcgan28"}, {"resolution": 16, "epochs": 2}])
 def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
     config = request(**values).resolved()

@@ -9,10 +9,13 @@ import psutil
 import torch
 
 from fastdcgan.data.array import ArraySource, ResidentSource
+from fastdcgan.data.celeba import scan_celeba
+from fastdcgan.data.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.dali import DaliSource, dali_available
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.folder import scan_folder
+from fastdcgan.data.folder import FolderIndex, printable, scan_folder
 from fastdcgan.data.idx import fashion_mnist, holds_idx
+from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
 from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.source import ImageSource
@@ -49,7 +52,8 @@ def open_source(
     """Open what the user named.
 
     Args:
-        spec: "faces" (drawn here, no download), "fashion-mnist", or a folder: of pictures, or of MNIST's idx files.
+        spec: "faces" (drawn here, no download), "cifar10", "celeba" or "fashion-mnist"; a folder: of pictures, of
+            MNIST's idx files, or of CIFAR-10's; or a NumPy file of pictures.
         resolution: side of the pictures.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
         device: where pictures are wanted, as torch names it. DALI decodes on a CUDA device, else on the CPU.
@@ -59,7 +63,8 @@ def open_source(
             there is room; "off" decodes again whenever a picture is read.
         device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Pictures that
             stay in memory anyway (packs, arrays) are kept there if they fit.
-        on_progress: called with ("drawing faces", "checking images" or "packing images", done, total).
+        on_progress: called with ("drawing faces", "unpacking celeba", "checking images" or "packing images", done,
+            total).
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
@@ -92,12 +97,22 @@ def open_source(
 
 def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
     """What the user named, decoded whenever it is read. Packs are made on the CPU, so that all machines' are alike."""
-    if spec == "fashion-mnist":
-        return fashion_mnist(None, resolution=request.resolution, channels=request.channels, threads=request.threads)
-    folder = _draw_faces(request.on_progress) if spec == "faces" else Path(spec).expanduser()
-    if holds_idx(folder):
-        return fashion_mnist(folder, resolution=request.resolution, channels=request.channels, threads=request.threads)
-    return _decoded(scan_folder(folder, request.on_progress), request, to_pack=to_pack)
+    size = {"resolution": request.resolution, "channels": request.channels, "threads": request.threads}
+    if spec in _ARRAYS:
+        return _ARRAYS[spec](None, **size)
+    if spec in _FOLDERS:
+        return _decoded(_FOLDERS[spec](request.on_progress), request, to_pack=to_pack)
+    path = Path(spec).expanduser()
+    if is_numpy_file(path):
+        return open_numpy_file(path, **size)
+    if holds_idx(path):
+        return fashion_mnist(path, **size)
+    if holds_cifar10(path):
+        return open_cifar10(path, **size)
+    if path.name == spec and not path.exists():
+        named = ", ".join((*_FOLDERS, *_ARRAYS))
+        raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
+    return _decoded(scan_folder(path, request.on_progress), request, to_pack=to_pack)
 
 
 def _decoded(encoded: EncodedPictures, request: _Request, *, to_pack: bool) -> ImageSource:
@@ -129,7 +144,12 @@ def _near(source: ArraySource, device: torch.device, device_memory: float | None
     return source
 
 
-def _draw_faces(on_progress: OnProgress | None) -> Path:
+def _drawn_faces(on_progress: OnProgress | None) -> FolderIndex:
     from fastdcgan.data.faces import FACES, faces_folder
 
-    return faces_folder(on_progress=on_progress and (lambda done: on_progress("drawing faces", done, FACES)))
+    folder = faces_folder(on_progress=on_progress and (lambda done: on_progress("drawing faces", done, FACES)))
+    return scan_folder(folder, on_progress)
+
+
+_FOLDERS = {"faces": _drawn_faces, "celeba": scan_celeba}
+_ARRAYS = {"cifar10": open_cifar10, "fashion-mnist": fashion_mnist}
