@@ -112,7 +112,7 @@ def test_packed(
 
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize("resolution", [64])
-def test_packing(benchmark: BenchmarkFixture, photographs: Path, tmp_path: Path, resolution: int) -> None:
+def test_packing(benchmark: Any, photographs: Path, tmp_path: Path, resolution: int) -> None:
     """Once, in a process of its own, as the user's first run does; then again, as the second run does.
 
     The files are links to a few thousand, and in the page cache: a disk would come on top.
@@ -146,7 +146,7 @@ def _pack(folder: Path, resolution: int, threads: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("pictures", "times"), [(10**6, 5), (10**7, 5), (10**8, 1)])
-def test_order(benchmark: BenchmarkFixture, pictures: int, times: int) -> None:
+def test_order(benchmark: Any, pictures: int, times: int) -> None:
     """What the loop waits for where an epoch ends and the next begins; both orders are in memory at that moment."""
     batch, seconds = 128, []
     memory = PeakMemory(torch.device("cpu"))

@@ -1,12 +1,17 @@
 """Our order against a uniform shuffle, and whether the statistics would tell if it weren't one."""
 
+import importlib
 import random
 from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks import shuffle
+from fastdcgan.data.dali import dali_available
 
 COUNT = 10_000
 
@@ -53,3 +58,38 @@ def test_every_shuffle_shows_every_picture_once(order: shuffle.Shuffle) -> None:
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_together_see_what_one_sees(world_size: int) -> None:
     assert shuffle.same_for_ranks(1000, seed=5, epochs=3, world_size=world_size)
+
+
+def places_before_and_after(first: shuffle.Order, second: shuffle.Order) -> np.ndarray:
+    place = np.empty(len(second), np.int64)
+    place[second] = np.arange(len(second))
+    return place[first]
+
+
+@pytest.mark.skipif(not dali_available(), reason="DALI is not installed")
+def test_the_model_of_dalis_reader_moves_pictures_as_far_as_the_reader_does(tmp_path: Path) -> None:
+    count, buffer, dali = 2000, 64, importlib.import_module("nvidia.dali")
+    files = [tmp_path / str(number) for number in range(count)]
+    for file in files:
+        file.write_bytes(b"x")
+
+    def two_epochs(initial_fill: int) -> list[shuffle.Order]:
+        pipeline: Any = dali.Pipeline(batch_size=100, num_threads=1, device_id=None)
+        with pipeline:
+            _, numbers = dali.fn.readers.file(
+                files=[str(file) for file in files],
+                labels=list(range(count)),
+                random_shuffle=True,
+                initial_fill=initial_fill,
+            )
+            pipeline.set_outputs(numbers)
+        pipeline.build()
+        batches = [np.array(pipeline.run()[0].as_array()).ravel() for _ in range(2 * count // 100)]
+        return [np.concatenate(batches[: count // 100]), np.concatenate(batches[count // 100 :])]
+
+    once, once_again = two_epochs(initial_fill=1)
+    assert np.array_equal(once, once_again)  # all the shuffling between epochs is the buffer's
+    real = places_before_and_after(*two_epochs(buffer))
+    model = places_before_and_after(*islice(shuffle.dali_reader(count, 0, buffer), 2))
+    distances = [np.abs(moved - np.arange(count)).mean() for moved in (real, model)]
+    assert distances[0] == pytest.approx(distances[1], rel=0.1)
