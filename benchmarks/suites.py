@@ -4,6 +4,7 @@ SUITES = {
     "headline": "The step, against the reference as its users run it",
     "step": "The step, both in one process",
     "technique": "Each technique added in turn",
+    "ranks": "Two ranks of one thread, against one rank of two threads",
     "data": "From a folder of JPEGs to batches, against torchvision's DataLoader",
     "end to end": "From a folder of JPEGs to updated weights, against the same step on data in memory",
     "sampling": "Pictures from the generator",
