@@ -4,6 +4,7 @@ SUITES = {
     "headline": "The step, against the reference as its users run it",
     "step": "The step, both in one process",
     "technique": "Each technique added in turn",
+    "ranks": "Two ranks of one thread, against one rank of two threads",
     "data": "From a folder of JPEGs to batches, against torchvision's DataLoader",
     "packed": "From packed pictures to batches on one core, against a DataLoader over the same file",
     "packing": "A folder of JPEGs checked and packed, and opened again",
