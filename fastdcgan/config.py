@@ -53,8 +53,9 @@ class DataConfig:
     """The pictures."""
 
     data: str = "faces"
-    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP), `fashion-mnist`, or `faces`: cartoon
-    portraits drawn by this package."""
+    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP), WebDataset shards
+    (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), `fashion-mnist`, or `faces`: cartoon portraits drawn by this
+    package."""
 
     flip: bool = False
     """Mirror each picture left to right with probability one half."""

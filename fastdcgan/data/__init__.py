@@ -15,6 +15,8 @@ from fastdcgan.data.folder import scan_folder
 from fastdcgan.data.idx import fashion_mnist, holds_idx
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
 from fastdcgan.data.pillow import PillowSource
+from fastdcgan.data.shard_names import is_shards
+from fastdcgan.data.shards import open_shards
 from fastdcgan.data.source import ImageSource
 
 __all__ = ["open_source"]
@@ -49,7 +51,8 @@ def open_source(
     """Open what the user named.
 
     Args:
-        spec: "faces" (drawn here, no download), "fashion-mnist", or a folder: of pictures, or of MNIST's idx files.
+        spec: "faces" (drawn here, no download), "fashion-mnist", a folder (of pictures, or of MNIST's idx files), or
+            WebDataset tar shards (see `shards.py`).
         resolution: side of the pictures.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
         device: where pictures are wanted, as torch names it. DALI decodes on a CUDA device, else on the CPU.
@@ -59,7 +62,8 @@ def open_source(
             there is room; "off" decodes again whenever a picture is read.
         device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Pictures that
             stay in memory anyway (packs, arrays) are kept there if they fit.
-        on_progress: called with ("drawing faces", "checking images" or "packing images", done, total).
+        on_progress: called with ("drawing faces", "listing shards", "checking images" or "packing images", done,
+            total).
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
@@ -94,6 +98,8 @@ def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
     """What the user named, decoded whenever it is read. Packs are made on the CPU, so that all machines' are alike."""
     if spec == "fashion-mnist":
         return fashion_mnist(None, resolution=request.resolution, channels=request.channels, threads=request.threads)
+    if spec != "faces" and is_shards(spec):
+        return _decoded(open_shards(spec, request.on_progress), request, to_pack=to_pack)
     folder = _draw_faces(request.on_progress) if spec == "faces" else Path(spec).expanduser()
     if holds_idx(folder):
         return fashion_mnist(folder, resolution=request.resolution, channels=request.channels, threads=request.threads)
