@@ -1,12 +1,16 @@
 """Sources of training batches as contenders: each decodes ahead in threads or processes of its own."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -34,17 +38,28 @@ class Stream:
     stored: int
     refill_seconds: float
     finish: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.perf_counter
+
+    waiting: list[float] = field(default_factory=list, init=False)
+    """Of each turn, the share of its time that passed until batches were there."""
+
+    _waited: float = field(default=0.0, init=False)
 
     def time(self, steps: int) -> float:
         """See `Contender.time`."""
         for _ in range(self.stored):
             self._step()
-        seconds = InProcess(self._step, self.finish).time(steps)
+        self._waited = 0.0
+        seconds = InProcess(self._step, self.finish, self.clock).time(steps)
+        self.waiting.append(self._waited / seconds)
         time.sleep(self.refill_seconds)
         return seconds
 
     def _step(self) -> None:
-        self.use(next(self.batches))
+        start = self.clock()
+        batch = next(self.batches)
+        self._waited += self.clock() - start
+        self.use(batch)
 
 
 def torchvision_batches(folder: Path, resolution: int, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -62,5 +77,34 @@ def torchvision_batches(folder: Path, resolution: int, batch: int, workers: int)
         ]
     )
     pictures = ImageFolder(folder, transform)
-    endless = RandomSampler(pictures, num_samples=10**9)
-    return DataLoader(pictures, batch, sampler=endless, num_workers=workers, drop_last=True)
+    return DataLoader(pictures, batch, sampler=_endless(pictures), num_workers=workers, drop_last=True)
+
+
+class MappedPictures(Dataset[Tensor]):
+    """What people write who have their pictures in one array: a picture is copied, and may be made fp32.
+
+    Args:
+        pictures_NHWC: uint8.
+        normalised: as fp32 [C, H, W] in [-1, 1], else as the uint8 [H, W, C] that it is.
+    """
+
+    def __init__(self, pictures_NHWC: NDArray[np.uint8], *, normalised: bool) -> None:
+        self._pictures_NHWC = pictures_NHWC
+        scaled = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+        self._transform: Callable[[NDArray[np.uint8]], Tensor] = scaled if normalised else torch.from_numpy
+
+    def __len__(self) -> int:
+        return len(self._pictures_NHWC)
+
+    def __getitem__(self, number: int) -> Tensor:
+        return self._transform(np.array(self._pictures_NHWC[number]))
+
+
+def array_batches(pictures_NHWC: NDArray[np.uint8], batch: int, *, normalised: bool) -> DataLoader[Tensor]:
+    """A DataLoader over an array in this very thread, over and over in random order."""
+    pictures = MappedPictures(pictures_NHWC, normalised=normalised)
+    return DataLoader(pictures, batch, sampler=_endless(pictures), drop_last=True)
+
+
+def _endless(pictures: Dataset[Any]) -> RandomSampler:
+    return RandomSampler(cast(Sized, pictures), num_samples=10**9)

@@ -16,6 +16,16 @@ def write_photographs(folder: Path, count: int, seed: int = 0) -> None:
         Image.fromarray(_photograph(rng)).save(folder / f"{number:05d}.jpg", quality=90)
 
 
+def link_photographs(photographs: Path, folder: Path, count: int) -> None:
+    """Make a new folder of `count` files by linking to those of another again and again, a thousand a subfolder."""
+    originals = sorted(photographs.rglob("*.jpg"))
+    for number in range(count):
+        subfolder = folder / f"{number // 1000:04d}"
+        if number % 1000 == 0:
+            subfolder.mkdir(parents=True)
+        (subfolder / f"{number:08d}.jpg").hardlink_to(originals[number % len(originals)])
+
+
 def _photograph(rng: np.random.Generator) -> np.ndarray:
     layers = [
         _smooth(rng, 3, 4) * 60.0,  # light and background

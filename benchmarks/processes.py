@@ -64,13 +64,13 @@ class Worker:
             return first
         self._idle_cpu += self._cpu_seconds() - self._cpu_at_rest
         self._idle_seconds += time.perf_counter() - self._at_rest
-        taken: float = self._ask(f"step {steps}")["seconds"]
+        taken: float = self.ask(f"step {steps}")["seconds"]
         self._rests()
         return taken
 
     def peak_memory_mib(self) -> float:
         """The most it needed so far."""
-        found: float = self._ask("memory")["peak_memory_mib"]
+        found: float = self.ask("memory")["peak_memory_mib"]
         return found
 
     def idle_share(self) -> float | None:
@@ -92,7 +92,8 @@ class Worker:
         user, system = after_name[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
-    def _ask(self, request: str) -> dict[str, Any]:
+    def ask(self, request: str) -> dict[str, Any]:
+        """A line to the worker, and its answer."""
         assert self._process.stdin
         try:
             self._process.stdin.write(request + "\n")

@@ -88,6 +88,8 @@ def report(infos: Sequence[Info]) -> str:
                 parts += [f"**{arch}**\n\n{techniques(rows)}" for arch, rows in grouped(these, "arch").items()]
             case "start-up":
                 parts.append(durations(these))
+            case "packing" | "order":
+                parts.append(costs(these))
             case _:
                 parts.append(throughputs(these))
     parts.append(
@@ -122,9 +124,11 @@ def throughputs(infos: Sequence[Info]) -> str:
     columns: dict[str, Callable[[Info], str]] = {
         "": lambda info: info["case"],
         "ours, img/s": lambda info: f"{info['images_per_sec']:,.0f}",
+        "quartiles": lambda info: rates(info["images_per_sec_quartiles"]) if info["suite"] == "packed" else "",
         "reference, img/s": lambda info: f"{info['reference_images_per_sec']:,.0f}",
         "ratio": lambda info: spread(info["speedup"], info["speedup_quartiles"]),
         "pairs": lambda info: str(info["pairs"]),
+        "waits for data": waiting,
         "of the ceiling": lambda info: percent(info.get("ceiling_fraction")),
         "parity error (of what is allowed)": parity,
         "peak memory, MiB": memory,
@@ -134,12 +138,25 @@ def throughputs(infos: Sequence[Info]) -> str:
     return table(columns, infos)
 
 
+def rates(quartiles: Sequence[float]) -> str:
+    """Where nothing but the rate itself counts, its spread counts too."""
+    return f"{quartiles[0]:,.0f} to {quartiles[1]:,.0f}"
+
+
 def parity(info: Info) -> str:
     """The error, and what it may be."""
     if "parity_error" not in info:
         return ""
     allowed = f" of {info['parity_allowed']:.0e}" if "parity_allowed" in info else ""
     return f"{info['parity_error']:.0e}{allowed}"
+
+
+def waiting(info: Info) -> str:
+    """The share of its time, with quartiles."""
+    if "data_wait_fraction" not in info:
+        return ""
+    lower, upper = info["data_wait_fraction_quartiles"]
+    return f"{info['data_wait_fraction']:.2%} ({lower:.2%} to {upper:.2%})"
 
 
 def techniques(infos: Sequence[Info]) -> str:
@@ -168,9 +185,28 @@ def durations(infos: Sequence[Info]) -> str:
     return table(columns, infos)
 
 
+def costs(infos: Sequence[Info]) -> str:
+    """Seconds and memory, case by case; what is done more than once has quartiles."""
+    columns: dict[str, Callable[[Info], str]] = {
+        "": lambda info: info["case"],
+        "seconds": lambda info: (
+            spread(info["seconds"], info["seconds_quartiles"]) if info["times"] > 1 else f"{info['seconds']:.1f}"
+        ),
+        "checking, img/s": lambda info: count(info.get("checked_per_sec")),
+        "packing, img/s": lambda info: count(info.get("packed_per_sec")),
+        "opened again, s": lambda info: f"{info['seconds_again']:.2f}" if "seconds_again" in info else "",
+        "peak memory, MiB": lambda info: count(info.get("peak_memory_mib")),
+        "times": lambda info: str(info["times"]),
+        "by": lambda info: info.get("plan", ""),
+    }
+    return table(columns, infos)
+
+
 def comparison(first: Sequence[Info], second: Sequence[Info]) -> str:
     """Does a second run repeat the first? Case by case: the first's figure with its spread, and the second's."""
     others = {(info["suite"], info["case"]): info for info in second}
+    first = [info for info in first if info.get("times") != 1]  # no spread that a second could lie in
+    second = [info for info in second if info.get("times") != 1]
     shared = [(info, others[key]) for info in first if (key := (info["suite"], info["case"])) in others]
     columns: dict[str, Callable[[tuple[Info, Info]], str]] = {
         "": lambda pair: f"{pair[0]['suite']}: {pair[0]['case']}",
@@ -217,6 +253,11 @@ def grouped(infos: Iterable[Info], name: str) -> dict[str, list[Info]]:
 def spread(median: float, quartiles: Sequence[float]) -> str:
     """A median with its quartiles: "2.31 (2.24 to 2.40)"."""
     return f"{median:.2f} ({quartiles[0]:.2f} to {quartiles[1]:.2f})"
+
+
+def count(number: float | None) -> str:
+    """With commas; nothing where it isn't known."""
+    return "" if number is None else f"{number:,.0f}"
 
 
 def percent(fraction: float | None) -> str:

@@ -84,6 +84,30 @@ def duration(measured: Measured, *, less: str, suite: str, case: str, **more: An
     }
 
 
+def cost(
+    *, suite: str, case: str, seconds: Sequence[float], peak_memory_mib: float | None, **more: Any
+) -> dict[str, Any]:
+    """The extra_info of what is done once in a while, and compared with nothing.
+
+    Args:
+        suite: one of SUITES.
+        case: what was measured, in a few words.
+        seconds: what it took, each time.
+        peak_memory_mib: that it needed beyond what was in use before; None where nobody knows.
+        more: what else there is to say. Values of None are left out.
+    """
+    assert suite in SUITES, suite
+    return {
+        "suite": suite,
+        "case": case,
+        "seconds": round(statistics.median(seconds), 4),
+        "seconds_quartiles": [round(quartile, 4) for quartile in quartiles(seconds)],
+        "times": len(seconds),
+        **said({"peak_memory_mib": peak_memory_mib and round(peak_memory_mib, 1), **more}),
+        "conditions": conditions(),
+    }
+
+
 def said(values: dict[str, Any]) -> dict[str, Any]:
     """Without those that are None."""
     return {name: value for name, value in values.items() if value is not None}

@@ -62,6 +62,61 @@ def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 
     Console().print(limits_table(geometry, batch_size, measure_ceilings()), prediction_table(geometry, batch_size))
 
 
+def scale(
+    arch: str = "dcgan64",
+    width: int | None = None,
+    batch_size: int = 128,
+    gpu: str = "h100",
+    gpus: str = "1..512",
+    link: str = "nvlink+infiniband",
+    precision: Literal["fp32", "bf16"] = "bf16",
+    compile: Literal["off", "step"] = "off",
+    gradients: Literal["fp32", "bf16"] = "fp32",
+    batch_norm: Literal["local", "sync"] = "local",
+    scaling: Literal["both", "strong", "weak"] = "both",
+) -> None:
+    """Predict, from datasheets and without any GPU, how training scales over many of them.
+
+    Args:
+        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        width: feature maps at the finest hidden level. Default: the architecture's.
+        batch_size: pictures an iteration: of all GPUs together where scaling is strong, of each where it is weak.
+        gpu: a100, h100 or h200.
+        gpus: how many: 8, or 1,2,4, or 1..512 for the powers of two in between.
+        link: nvlink joins up to 8 GPUs; nvlink+NETWORK joins nodes of 8, and NETWORK alone nodes of one GPU. NETWORK:
+            infiniband (400 Gb/s for each GPU), ethernet100, ethernet25 or ethernet10 (Gb/s for each node).
+        precision: of the arithmetic.
+        compile: off launches operator by operator; step replays a captured iteration, as in train.
+        gradients: as they are sent: bf16 halves the bytes.
+        batch_norm: local statistics, or sync: of all GPUs.
+        scaling: strong divides one batch among the GPUs, weak gives each one of its own.
+    """
+    from rich.console import Console
+
+    from fastdcgan.allreduce import gpu_fabrics, reach
+    from fastdcgan.architecture import architecture
+    from fastdcgan.roofline import known_gpu
+    from fastdcgan.scaling import Sharing, batch_norm_messages, counts_of
+    from fastdcgan.telemetry.scaling import scaling_table
+
+    geometry = architecture(arch, width=width)
+    if batch_size < 1:
+        raise ValueError(f"--batch-size {batch_size}: must be at least 1")
+    name, datasheet = known_gpu(gpu)
+    counts = counts_of(gpus)
+    if (most := reach(link)) is not None and counts[-1] > most:
+        raise ValueError(f"--link {link} joins at most {most} GPUs: for {counts[-1]} add a network, nvlink+infiniband")
+    sharing = Sharing(
+        fabrics=gpu_fabrics(link, name),
+        overlapped=compile != "step",
+        buckets=compile != "step",
+        bytes_per_number=2 if gradients == "bf16" else 4,
+        batch_norm=batch_norm_messages(geometry) if batch_norm == "sync" else (),
+    )
+    for kind in ("strong", "weak") if scaling == "both" else (scaling,):
+        Console().print(scaling_table(kind, geometry, batch_size, datasheet, precision, counts, link, sharing))
+
+
 def tune(
     arch: str = "dcgan64",
     width: int | None = None,
@@ -128,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `fastdcgan`."""
     _answer(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "generate": generate, "roofline": roofline, "tune": tune},
+            {"train": train, "generate": generate, "roofline": roofline, "scale": scale, "tune": tune},
             prog="fastdcgan",
             description="The fastest honest way to train a DCGAN.",
             args=arguments,

@@ -18,6 +18,7 @@ from itertools import chain
 
 from fastdcgan.architecture import Architecture, ConvSpec, conv_out, conv_transpose_out
 from fastdcgan.roofline import Ceilings, pass_flops
+from fastdcgan.scaling import Compute, Gradient, gradient_numbers
 
 ATTAINABLE = 0.8
 """Of a datasheet's peaks, both, what large kernels reach."""
@@ -99,6 +100,39 @@ def predict(arch: Architecture, batch: int, gpu: Ceilings, precision: str) -> Pr
         captured=captured,
         captured_bound_by="memory" if 2 * by_memory > captured else "arithmetic",
         launches=LAUNCH_SECONDS * eager_launches(arch, precision),
+    )
+
+
+def compute(arch: Architecture, batch: int, gpu: Ceilings, precision: str, *, captured: bool) -> Compute:
+    """The same step, and when in it each layer's gradient is there: where launches bind, all is later alike.
+
+    Args:
+        arch: the networks.
+        batch: pictures an iteration.
+        gpu: datasheet peaks.
+        precision: fp32 or bf16.
+        captured: replayed whole, without launches.
+    """
+    step = predict(arch, batch, gpu, precision)
+    seconds = step.captured if captured else step.eager
+    done, clock = {}, 0.0
+    for kernel in kernels(arch, batch, precision):
+        clock += kernel.seconds(gpu, precision) * seconds / step.captured
+        done[kernel.name] = clock
+
+    def gradients(network: str, numbers: list[int]) -> tuple[Gradient, ...]:
+        # D's are there with those of its second pass, over the real pictures.
+        return tuple(
+            Gradient(numbers=numbers[index], seconds=done[f"{network} {index} weight's gradient"])
+            for index in reversed(range(len(numbers)))
+        )
+
+    generator, discriminator = gradient_numbers(arch)
+    return Compute(
+        seconds=seconds,
+        discriminator=gradients("D real", discriminator),
+        generator=gradients("G", generator),
+        bound_by=step.captured_bound_by if captured else step.eager_bound_by,
     )
 
 

@@ -142,6 +142,17 @@ KNOWN_GPUS = {
 }
 
 
+def known_gpu(name: str) -> tuple[str, Ceilings]:
+    """A GPU whose datasheet we know, by its name in any case: its key in KNOWN_GPUS, and its peaks.
+
+    Raises:
+        ValueError: we don't.
+    """
+    if (key := name.upper()) not in KNOWN_GPUS:
+        raise ValueError(f"--gpu {name}: know {', '.join(known.lower() for known in KNOWN_GPUS)}")
+    return key, KNOWN_GPUS[key]
+
+
 def ceilings_of(device: torch.device, seconds: float = 0.2) -> Ceilings | None:
     """What a device can do: measured for a CPU (so long for each kernel), a known GPU's datasheet, None for others."""
     if device.type == "cpu":

@@ -1,19 +1,25 @@
 """The measuring code, against clocks of our own, and what a report says of figures that are known."""
 
+import itertools
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks import conditions, measure, plans, processes, report, results, worker
+from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import InProcess, Measured, take_turns
+from benchmarks.photographs import link_photographs, write_photographs
+from fastdcgan.data.stream import normalise
 from fastdcgan.plan import Plan
 
 
@@ -117,6 +123,12 @@ def test_pairs_fit_the_budget_between_the_least_and_the_most(seconds_per_pair: f
     assert measure.pairs_within(25.0, seconds_per_pair) == pairs
 
 
+def test_a_cost_is_the_median_of_what_it_took_each_time() -> None:
+    info = results.cost(suite="order", case="x", seconds=[3.0, 1.0, 2.0], peak_memory_mib=None, files=7)
+    assert (info["seconds"], info["seconds_quartiles"], info["times"], info["files"]) == (2.0, [1.5, 2.5], 3, 7)
+    assert "peak_memory_mib" not in info
+
+
 def test_a_duration_is_what_is_left_when_the_other_is_subtracted_turn_by_turn() -> None:
     measured = Measured(
         seconds={"import torch": (1.0, 2.0, 3.0), "ours": (4.0, 5.5, 6.0)},
@@ -126,6 +138,52 @@ def test_a_duration_is_what_is_left_when_the_other_is_subtracted_turn_by_turn() 
     info = results.duration(measured, less="import torch", suite="start-up", case="x")
     assert (info["seconds"], info["seconds_quartiles"]) == (3.0, [3.0, 3.25])
     assert (info["seconds_in_all"], info["warm_up_seconds"]) == (5.5, 20.0)
+
+
+def test_a_stream_says_which_share_of_its_time_was_waiting() -> None:
+    machine = Machine()
+
+    def batches() -> Iterator[torch.Tensor]:
+        while True:
+            machine.now += 0.1
+            yield torch.zeros(1)
+
+    def train(_: torch.Tensor) -> None:
+        machine.now += 0.3
+
+    stream = Stream(batches(), train, stored=3, refill_seconds=0.0, clock=machine.clock)
+    assert stream.time(5) == within_2_percent(2.0)
+    assert stream.time(2) == within_2_percent(0.8)
+    assert stream.waiting == [within_2_percent(0.25)] * 2
+
+
+def test_a_loader_over_an_array_gives_what_ours_gives() -> None:
+    pictures_NHWC = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)
+    known = {picture.numpy().tobytes() for picture in torch.from_numpy(pictures_NHWC)}
+    (batch_BHWC,) = itertools.islice(array_batches(pictures_NHWC, 6, normalised=False), 1)
+    assert {picture.numpy().tobytes() for picture in batch_BHWC} == known
+    (real_BCHW,) = itertools.islice(array_batches(pictures_NHWC, 6, normalised=True), 1)
+    ours_BCHW = normalise(torch.from_numpy(pictures_NHWC))
+    for real_CHW in real_BCHW:
+        assert any(torch.allclose(real_CHW, our_CHW, atol=1e-6) for our_CHW in ours_BCHW)
+
+
+def test_packing_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    write_photographs(tmp_path / "photographs", 3)
+    link_photographs(tmp_path / "photographs", tmp_path / "linked", 7)
+    first, again = (
+        json.loads(subprocess.run([sys.executable, "-m", "benchmarks.packing", str(tmp_path / "linked"), "16", "1"],
+                                  capture_output=True, cwd=conditions.ROOT, check=True).stdout)
+        for _ in range(2)
+    )  # fmt: skip
+    assert first["pictures"] == again["pictures"] == 7
+    assert 0 < first["checked_seconds"] < first["seconds"]
+    assert again["checked_seconds"] == 0.0
+    if sys.platform == "linux":
+        assert again["peak_memory_mib"] <= first["peak_memory_mib"] < 1024
+    (pack,) = (tmp_path / "cache" / "packs").glob("*.npy")
+    assert pack.stat().st_size > 7 * 16 * 16 * 3
 
 
 # --- Workers ----------------------------------------------------------------------------------------------------------
@@ -290,6 +348,16 @@ def a_run() -> list[dict[str, Any]]:
             "seconds_in_all": 7.0, "seconds_subtracted": 2.5, "pairs": 5, "warm_up_seconds": 9.0,
             "conditions": CONDITIONS,
         },
+        {
+            "suite": "packing", "case": "1,000 JPEGs", "seconds": 12.3, "seconds_quartiles": [12.3, 12.3], "times": 1,
+            "checked_per_sec": 3100.4, "packed_per_sec": 2740.0, "seconds_again": 0.171, "peak_memory_mib": 199.6,
+            "conditions": CONDITIONS,
+        },
+        result(
+            "end to end", "dcgan64, batch 128, packed", "dcgan64", 190.0, 200.0,
+            data_wait_fraction=0.00312, data_wait_fraction_quartiles=[0.003, 0.00351],
+        ),
+        result("packed", "64x64 to uint8", "", 512345.6, 123456.7),
     ]  # fmt: skip
 
 
@@ -313,9 +381,13 @@ def test_a_report_has_all_figures_with_their_spread_and_conditions(tmp_path: Pat
     headline = row_of(text, "dcgan64, batch 128, bf16")
     assert headline[1:4] == ["200", "62", "3.20 (3.10 to 3.30)"]
     assert "56%" in headline and "900 / 1,200 = 0.75" in headline
+    assert "quartiles" not in text.split("technique")[0].split("\n## ")[1]
     assert row_of(text, "+ channels-last")[1:3] == ["1.30", "1.41 (1.30 to 1.70)"]
     assert text.index("+ channels-last") < text.index("+ bf16")
     assert "4.50 (4.20 to 4.90)" in row_of(text, "dcgan64 |")
+    assert row_of(text, "1,000 JPEGs")[1:6] == ["12.3", "3,100", "2,740", "0.17", "200"]
+    assert "0.31% (0.30% to 0.35%)" in row_of(text, "dcgan64, batch 128, packed")
+    assert row_of(text, "64x64 to uint8")[1:3] == ["512,346", "486,728 to 537,963"]
     with Image.open(tmp_path / "new" / "out" / "report.png") as picture:
         assert picture.width > 600
         assert len(picture.convert("RGB").getcolors(2**24) or ()) > 5
@@ -335,6 +407,11 @@ def test_a_run_that_repeats_and_one_that_does_not(tmp_path: Path, capsys: pytest
     assert row_of(text, "step: dcgan64")[-1] == "yes"
     assert row_of(text, "step: dcgan28")[-1] == "**no**"
     assert "1 of 2 lie within" in text
+
+
+def test_what_is_measured_once_has_no_spread_to_lie_in() -> None:
+    assert "packing" not in report.comparison(a_run(), a_run())
+    assert "start-up" in report.comparison(a_run(), a_run())
 
 
 def test_a_case_that_one_run_lacks_is_counted() -> None:

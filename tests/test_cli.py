@@ -217,3 +217,40 @@ def test_the_process_ends_with_2(fastdcgan: Command, tmp_path: Path) -> None:
         assert result.returncode == 2
         assert result.stderr.strip() == f"fastdcgan: error: no such folder: {tmp_path / 'nowhere'}"
         assert "Traceback" not in result.stdout
+
+
+def table_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
+    """What `fastdcgan scale` prints on a wide terminal, in one line."""
+    monkeypatch.setenv("COLUMNS", "200")
+    cli.main(["scale", *options])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_scale_says_that_it_predicts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = table_of(capsys, monkeypatch, "--gpus", "1..512")
+    assert text.count("A prediction, not a measurement") == 2  # strong and weak
+    assert "512" in text and "launches" in text and "H100" in text
+    assert "2 counts that don't divide the batch" in text
+
+
+def test_scale_takes_other_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--gpu", "a100", "--gpus", "8,64", "--scaling", "weak", "--link", "ethernet10", "--batch-norm", "sync")
+    text = table_of(capsys, monkeypatch, *options)
+    assert "A100" in text and "all-reduce" in text and "are synchronised" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--gpu", "tpu"), "--gpu tpu: know a100, h100, h200"),
+        (("--gpus", "many"), "--gpus many"),
+        (("--gpus", "5..7"), "no power of two"),
+        (("--link", "pigeon"), "--link pigeon"),
+        (("--link", "nvlink"), "at most 8 GPUs"),
+        (("--batch-size", "0"), "--batch-size 0"),
+        (("--gpus", "3", "--scaling", "strong"), "can't be divided"),
+        (("--arch", "dcgan63"), "63"),
+    ],
+)
+def test_scale_refuses_in_one_line(options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in refusal(capsys, "scale", *options)

@@ -15,6 +15,8 @@ ROOT = Path(fastdcgan.__file__).parent
 # From the ground up; imports point down. Entries with a dot at the end are folders, within which anything goes.
 LAYERS = (
     "architecture",
+    "allreduce",
+    "scaling",
     "randomness",
     "paired",
     "cache",
@@ -130,7 +132,7 @@ def test_the_reference_needs_torch_alone_and_is_needed_only_to_be_compared_with(
 
 
 def test_the_ground_is_plain_python() -> None:
-    for name in ("architecture", "config"):
+    for name in ("architecture", "allreduce", "scaling", "config"):
         assert top(name) <= sys.stdlib_module_names | {"fastdcgan"}
 
 

@@ -18,6 +18,8 @@ from fastdcgan.data.idx import fashion_mnist, holds_idx
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
 from fastdcgan.data.pillow import PillowSource
+from fastdcgan.data.shard_names import is_shards
+from fastdcgan.data.shards import open_shards
 from fastdcgan.data.source import ImageSource
 
 __all__ = ["open_source"]
@@ -53,7 +55,7 @@ def open_source(
 
     Args:
         spec: "faces" (drawn here, no download), "cifar10", "celeba" or "fashion-mnist"; a folder: of pictures, of
-            MNIST's idx files, or of CIFAR-10's; or a NumPy file of pictures.
+            MNIST's idx files, or of CIFAR-10's; a NumPy file of pictures; or WebDataset tar shards (see `shards.py`).
         resolution: side of the pictures.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
         device: where pictures are wanted, as torch names it. DALI decodes on a CUDA device, else on the CPU.
@@ -63,8 +65,8 @@ def open_source(
             there is room; "off" decodes again whenever a picture is read.
         device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Pictures that
             stay in memory anyway (packs, arrays) are kept there if they fit.
-        on_progress: called with ("drawing faces", "unpacking celeba", "checking images" or "packing images", done,
-            total).
+        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
+            images", done, total).
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
@@ -102,6 +104,8 @@ def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
         return _ARRAYS[spec](None, **size)
     if spec in _FOLDERS:
         return _decoded(_FOLDERS[spec](request.on_progress), request, to_pack=to_pack)
+    if is_shards(spec):
+        return _decoded(open_shards(spec, request.on_progress), request, to_pack=to_pack)
     path = Path(spec).expanduser()
     if is_numpy_file(path):
         return open_numpy_file(path, **size)

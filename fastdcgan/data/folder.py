@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import stat
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import PIL
 
-from fastdcgan.cache import cache_folder
+from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import work_ahead
 from fastdcgan.data.picture import Examined, examine
 from fastdcgan.data.source import Skipped
@@ -82,7 +81,7 @@ class FolderIndex:
                 data = file.read()
                 now = os.fstat(file.fileno())
         except OSError as error:
-            raise ValueError(f"{printable(picture.path)}: {_reason(error)}") from error
+            raise ValueError(f"{printable(picture.path)}: {reason_of(error)}") from error
         if (now.st_size, now.st_mtime_ns) != (picture.bytes, picture.mtime_ns):
             raise ValueError(f"{printable(picture.path)}: the file was changed since it was checked; start again")
         return data
@@ -130,7 +129,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
     try:
         for checked, (name, entry) in enumerate(zip(missing, results, strict=True), start=1):
             if isinstance(entry, OSError):
-                skipped[name] = _reason(entry)
+                skipped[name] = reason_of(entry)
             else:
                 entries[name] = entry
             if on_progress is not None:
@@ -158,6 +157,17 @@ def printable(path: str | Path) -> str:
     """A path as one line that any terminal can print, whatever bytes it is made of."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c >= " " and c != "\x7f" else c.encode("unicode_escape").decode() for c in text)
+
+
+def reason_of(error: OSError) -> str:
+    """What the file system said, for a list."""
+    return (error.strerror or str(error)).lower()
+
+
+def refuse_huge(size: int) -> None:
+    """Raises ValueError where a file has more bytes than are read at all."""
+    if size > MAX_BYTES:
+        raise ValueError(f"{size / 2**30:.1f} GiB is more than the limit of {MAX_BYTES / 2**30:.0f} GiB")
 
 
 class _Entry(NamedTuple):
@@ -190,7 +200,7 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
             visited.add((info.st_dev, info.st_ino))
             entries = sorted(os.scandir(folder / prefix), key=lambda entry: entry.name)
         except OSError as error:
-            skipped[prefix] = _reason(error)
+            skipped[prefix] = reason_of(error)
             continue
         for entry in entries:
             name = prefix + entry.name
@@ -206,7 +216,7 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
             except FileNotFoundError:
                 skipped[name] = "a link to a file that does not exist"
             except OSError as error:
-                skipped[name] = _reason(error)
+                skipped[name] = reason_of(error)
     return files, skipped, others
 
 
@@ -228,8 +238,7 @@ class _Waiting:
 def _check(path: Path, size: int, mtime_ns: int) -> _Entry:
     """Decode one file. Raises OSError where the file can't be read at all."""
     try:
-        if size > MAX_BYTES:
-            raise ValueError(f"{size / 2**30:.1f} GiB is more than the limit of {MAX_BYTES / 2**30:.0f} GiB")
+        refuse_huge(size)
         return _Entry(*examine(path.read_bytes()), size, mtime_ns, reason="")
     except ValueError as error:
         return _Entry(0, 0, False, "", size, mtime_ns, reason=str(error))
@@ -242,28 +251,11 @@ def _cache_path(folder: Path) -> Path:
 
 def _load(path: Path) -> dict[str, _Entry]:
     """What an earlier run found; nothing where that is missing, damaged or of another version."""
-    try:
-        checksum, _, body = path.read_bytes().partition(b"\n")
-        if int(checksum, 16) != zlib.crc32(body):
-            return {}
-        index = json.loads(body)
-    except (OSError, ValueError):
-        return {}
-    return {name: _Entry(*entry) for name, entry in index["files"].items()} if index["format"] == _FORMAT else {}
+    index = json.loads(read_whole(path) or b"{}")
+    return {name: _Entry(*entry) for name, entry in index["files"].items()} if index.get("format") == _FORMAT else {}
 
 
 def _save(path: Path, entries: dict[str, _Entry]) -> None:
-    """Replace the index in one step. A cache that can't be written is done without."""
     # ASCII escapes carry names that are not UTF-8 (lone surrogates) there and back.
-    body = json.dumps({"format": _FORMAT, "files": entries}, separators=(",", ":")).encode("ascii")
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(b"%08x\n%s" % (zlib.crc32(body), body))
-        unfinished.replace(path)
-    except OSError:
-        return
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    body = json.dumps({"format": _FORMAT, "files": entries}, separators=(",", ":"))
+    write_whole(path, body.encode("ascii"))

@@ -31,8 +31,10 @@ def batch_numbers(
     assert per_epoch > 0, (count, global_batch)
     mine = rank_slice(global_batch, rank, world_size)
     epoch, first = divmod(start_step, per_epoch)
+    kind = np.int32 if count <= np.iinfo(np.int32).max else np.int64  # the order is the same, its memory the half
     while True:
-        order = rng(seed, Stream.ORDER, epoch).permutation(count)
+        order = np.arange(count, dtype=kind)
+        rng(seed, Stream.ORDER, epoch).shuffle(order)
         for position in range(first, per_epoch):
             yield order[position * global_batch : (position + 1) * global_batch][mine].tolist()
         epoch, first = epoch + 1, 0

@@ -67,11 +67,11 @@ def test_normalise_keeps_the_order_in_memory(channels: int) -> None:
 
 def test_mirror_exchanges_left_and_right_of_those_it_is_told() -> None:
     pictures_BHWC = torch.arange(2 * 2 * 3 * 2, dtype=torch.uint8).reshape(2, 2, 3, 2)
-    found = mirror(pictures_BHWC, torch.tensor([True, False]))
+    found = mirror(pictures_BHWC, torch.tensor([0]))
     assert torch.equal(found[1], pictures_BHWC[1])
     for column in range(3):
         assert torch.equal(found[0, :, column], pictures_BHWC[0, :, 2 - column])
-    both = torch.tensor([True, True])
+    both = torch.tensor([1, 0])
     assert torch.equal(mirror(mirror(pictures_BHWC, both), both), pictures_BHWC)
 
 

@@ -1,0 +1,42 @@
+"""Two ranks of one thread against one rank of two, the same global batch: what dividing the work costs.
+
+Each has processes of its own, and they take turns. BatchNorm's statistics are each rank's own.
+"""
+
+from dataclasses import replace
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.conditions import cores, device
+from benchmarks.measure import take_turns
+from benchmarks.processes import worker
+from benchmarks.ranks import command
+from benchmarks.results import throughput
+from fastdcgan.config import ExecutionConfig
+from fastdcgan.plan import choose_plan
+
+
+@pytest.mark.parametrize("batch", [128])
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
+def test_two_ranks(benchmark: BenchmarkFixture, name: str, batch: int) -> None:
+    """In the precision that `fastdcgan train` chooses; the ratio is that of images per second, "ours" the two ranks."""
+    if device().type != "cpu" or cores() < 2:
+        pytest.skip("needs two cores and no GPU")
+    plan = choose_plan(ExecutionConfig(), device())
+    with (
+        worker(command(1, name, batch, replace(plan, threads=2))) as one,
+        worker(command(2, name, batch // 2, replace(plan, threads=1))) as two,
+    ):
+        measured = take_turns(benchmark, {"reference": one, "ours": two}, turn_seconds=0.5)
+    benchmark.extra_info.update(
+        throughput(
+            measured,
+            suite="ranks",
+            case=f"{name}, batch {batch}, {plan.precision}",
+            images=batch,
+            plan=str(plan),
+            arch=name,
+            batch=batch,
+        )
+    )
