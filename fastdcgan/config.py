@@ -53,7 +53,7 @@ class DataConfig:
     """The pictures."""
 
     data: str = "faces"
-    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP), WebDataset shards
+    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), WebDataset shards
     (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), `fashion-mnist`, or `faces`: cartoon portraits drawn by this
     package."""
 
