@@ -20,7 +20,7 @@ from fastdcgan.choice import Choice, as_fields, choose_tuned
 from fastdcgan.config import TrainConfig
 from fastdcgan.data import open_source
 from fastdcgan.data.order import rank_slice
-from fastdcgan.data.source import ImageSource
+from fastdcgan.data.source import ImageSource, endings
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed import check_agreement, join, requested, wrap
 from fastdcgan.plan import choose_plan, prepare
@@ -250,11 +250,16 @@ def _agree_on_plan(
 
 
 def _list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:
-    skipped = source.skipped
-    if not skipped:
-        return
-    display.say(f"skipped   {len(skipped):,} files that can't be used:")
-    for skip in skipped[:most]:
-        display.say(f"          {skip.path}: {skip.reason}")
-    if len(skipped) > most:
-        display.say(f"          and {len(skipped) - most:,} more, all listed in {folder.skipped}")
+    damaged = [skip for skip in source.skipped if not skip.foreign]
+    foreign = [skip for skip in source.skipped if skip.foreign]
+    listed = f"all listed in {folder.skipped}"
+    if damaged:
+        display.say(f"skipped   {len(damaged):,} files that can't be used:")
+        for skip in damaged[:most]:
+            display.say(f"          {skip.path}: {skip.reason}")
+        if len(damaged) > most:
+            display.say(f"          and {len(damaged) - most:,} more, {listed}")
+    if foreign:
+        names = f" ({endings(foreign)})" if endings(foreign) else ""
+        begin = "          and" if damaged else "skipped  "
+        display.say(f"{begin} {len(foreign):,} files that are no pictures{names}, {listed}")

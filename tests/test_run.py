@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,10 @@ from conftest import ROOT, Command
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fastdcgan.data.source import Skipped
+from fastdcgan.run_folder import RunFolder
+from fastdcgan.trainer import _list_skipped
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "train.py")
 
@@ -106,6 +111,33 @@ def test_the_discriminator_learns_photographs(undisturbed: Path) -> None:
     records = metrics(undisturbed)
     assert records[-1]["d_real"] > records[-1]["d_fake"] + 0.2
     assert records[-1]["loss_d"] < 2 * math.log(2)  # what a D that knows nothing pays
+
+
+def test_damaged_pictures_do_not_drown_among_labels(tmp_path: Path) -> None:
+    class Told(list[str]):
+        def say(self, line: str) -> None:
+            self.append(line)
+
+    def told(damaged: int, labels: int) -> list[str]:
+        skipped = [Skipped(path=f"{n}.jpg", reason="empty file") for n in range(damaged)]
+        skipped += [Skipped(path=f"{n}.txt", reason="not an image", foreign=True) for n in range(labels)]
+        lines = Told()
+        _list_skipped(SimpleNamespace(skipped=skipped), folder, lines)  # type: ignore[arg-type]
+        return lines
+
+    folder = RunFolder(tmp_path)
+    listed = f"all listed in {tmp_path / 'skipped.txt'}"
+    assert told(0, 0) == []
+    assert told(0, 1200) == [f"skipped   1,200 files that are no pictures (.txt), {listed}"]
+    assert told(1, 2) == [
+        "skipped   1 files that can't be used:",
+        "          0.jpg: empty file",
+        f"          and 2 files that are no pictures (.txt), {listed}",
+    ]
+    assert told(12, 3)[-2:] == [
+        f"          and 2 more, {listed}",
+        f"          and 3 files that are no pictures (.txt), {listed}",
+    ]
 
 
 @pytest.mark.slow

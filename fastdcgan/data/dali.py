@@ -20,14 +20,22 @@ from torch import Tensor
 
 from fastdcgan.data.ahead import work_ahead
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.picture import fit, fit_box, open_picture
+from fastdcgan.data.picture import alone_if_large, fit_box, open_fitted
 from fastdcgan.data.source import Skipped
 
 MAX_BATCH = 65_536
 """The longest batch; a bound that DALI asks for, and that costs nothing."""
 
 QUEUE_DEPTH = 3
-"""Batches inside DALI: one being handed over, two under way."""
+"""Pieces of batches inside DALI: one being handed over, two under way."""
+
+PIECE = 2**24
+"""Pixels, and bytes of files, that DALI gets at a time for each of its threads. DALI decodes all it was given in full
+before it resizes: a batch of 128 photographs of 12 megapixels would take 4.6 GB."""
+
+
+_Feed = tuple[list[NDArray[np.uint8]], NDArray[np.float32], NDArray[np.float32]]
+"""Encoded pictures, and the part of each that is kept: (top, left) and (bottom, right), float32 [B, 2] each."""
 
 
 def dali_available() -> bool:
@@ -89,13 +97,26 @@ class DaliSource:
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
-        loaded = work_ahead(self._load, batches, threads=self._threads, ahead=self._threads + 1)
-        again: deque[_Batch] = deque()
-        in_dali: deque[_Batch] = deque()
+        loaded = work_ahead(
+            lambda piece: (piece, self._load(piece.numbers)),
+            self._pieces(batches),
+            threads=self._threads,
+            ahead=self._threads + 1,
+            weigh=lambda piece: piece.bytes,
+            most=2 * PIECE * self._threads,
+        )
+        again: deque[_Piece] = deque()
+        in_dali: deque[_Piece] = deque()
+        done: list[Tensor] = []
 
-        def feed() -> tuple[list[NDArray[np.uint8]], NDArray[np.float32], NDArray[np.float32]]:
-            in_dali.append(again.popleft() if again else next(loaded))
-            return in_dali[-1].files, in_dali[-1].starts, in_dali[-1].ends
+        def feed() -> _Feed:
+            if again:
+                piece = again.popleft()
+                files = self._load(piece.numbers)
+            else:
+                piece, files = next(loaded)
+            in_dali.append(piece)
+            return files
 
         with closing(loaded):
             pipeline = self._pipeline(feed)
@@ -105,36 +126,56 @@ class DaliSource:
                 except StopIteration:
                     return
                 except RuntimeError:
-                    # One picture that DALI refuses costs it the pipeline and every batch in there.
-                    refused = self._find_refused(batch.numbers for batch in in_dali) - self._refused
+                    # One picture that DALI refuses costs it the pipeline and all that is in there.
+                    refused = set().union(*(self._find_refused(p.numbers) for p in in_dali)) - self._refused
                     if not refused:
                         raise
                     self._refused |= refused
-                    again.extendleft([self._load(batch.numbers) for batch in reversed(in_dali)])
+                    again.extendleft(reversed(in_dali))
                     in_dali.clear()
                     pipeline = self._pipeline(feed)
                     continue
-                in_dali.popleft()
-                yield self._own(output)
+                done.append(self._own(output))
+                if in_dali.popleft().ends_batch:
+                    pictures_BHWC = torch.cat(done) if len(done) > 1 else done[0]
+                    done.clear()
+                    yield pictures_BHWC
 
-    def _load(self, numbers: Sequence[int]) -> "_Batch":
+    def _pieces(self, batches: Iterable[Sequence[int]]) -> "Generator[_Piece]":
+        """Batches, cut where DALI would need too much memory for them."""
+        for numbers in batches:
+            piece: list[int] = []
+            pixels = size = 0
+            for number in numbers:
+                picture = self._encoded.examined(number)
+                pixels += picture.width * picture.height
+                size += picture.bytes
+                if piece and max(pixels, size) > PIECE * self._threads:
+                    yield _Piece(piece, size - picture.bytes, ends_batch=False)
+                    piece, pixels, size = [], picture.width * picture.height, picture.bytes
+                piece.append(number)
+            yield _Piece(piece, size, ends_batch=True)
+
+    def _load(self, numbers: Sequence[int]) -> "_Feed":
         files = []
         starts = np.zeros((len(numbers), 2), np.float32)
         ends = np.full((len(numbers), 2), self._resolution, np.float32)
         for i, number in enumerate(numbers):
-            picture, data = self._encoded.examined(number), self._encoded.read_bytes(number)
+            picture = self._encoded.examined(number)
             if picture.plain and number not in self._refused:
                 left, top, right, bottom = fit_box(picture.width, picture.height, self._resolution)
                 starts[i], ends[i] = (top, left), (bottom, right)
+                data = self._encoded.read_bytes(number)
             else:
-                data = self._decoded_by_pillow(data)
+                with alone_if_large(picture.bytes):
+                    data = self._decoded_by_pillow(self._encoded.read_bytes(number))
             files.append(np.frombuffer(data, np.uint8))
-        return _Batch(numbers, files, starts, ends)
+        return files, starts, ends
 
     def _decoded_by_pillow(self, data: bytes) -> bytes:
         """A picture as the bytes of a BMP file that needs no more than copying."""
         file = BytesIO()
-        fit(open_picture(data, self._channels), self._resolution).convert("RGB").save(file, "BMP")
+        open_fitted(data, self._channels, self._resolution).convert("RGB").save(file, "BMP")
         return file.getvalue()
 
     def _pipeline(self, feed: Callable[[], object]) -> Any:
@@ -175,12 +216,16 @@ class DaliSource:
         pipeline.build()
         return pipeline
 
-    def _find_refused(self, batches: Iterable[Sequence[int]]) -> set[int]:
-        return {n for batch in batches if self._refuses(batch) for n in batch if self._refuses([n])}
+    def _find_refused(self, numbers: Sequence[int]) -> set[int]:
+        if not self._refuses(numbers):
+            return set()
+        if len(numbers) == 1:
+            return set(numbers)
+        half = len(numbers) // 2
+        return self._find_refused(numbers[:half]) | self._find_refused(numbers[half:])
 
     def _refuses(self, numbers: Sequence[int]) -> bool:
-        batch = self._load(numbers)
-        feeds = iter([(batch.files, batch.starts, batch.ends)])
+        feeds = iter([self._load(numbers)])
         try:
             self._pipeline(lambda: next(feeds)).run()
         except RuntimeError:
@@ -200,10 +245,9 @@ class DaliSource:
         return pictures
 
 
-class _Batch(NamedTuple):
-    """Encoded pictures, and the part of each that is kept: (top, left) to (bottom, right), float32 [B, 2]."""
+class _Piece(NamedTuple):
+    """Pictures that DALI gets at a time: a batch, or a part of one."""
 
     numbers: Sequence[int]
-    files: list[NDArray[np.uint8]]
-    starts: NDArray[np.float32]
-    ends: NDArray[np.float32]
+    bytes: int
+    ends_batch: bool

@@ -17,7 +17,7 @@ class EncodedPictures(Protocol):
 
     @property
     def skipped(self) -> Sequence[Skipped]:
-        """Files that can't be used."""
+        """Files that can't be used, the foreign ones last."""
         ...
 
     @property

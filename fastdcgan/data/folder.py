@@ -15,11 +15,19 @@ import PIL
 
 from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import work_ahead
-from fastdcgan.data.picture import Examined, examine
-from fastdcgan.data.source import Skipped
+from fastdcgan.data.picture import (
+    FORMAT_NAMES,
+    NOT_AN_IMAGE,
+    SIGNATURE_BYTES,
+    Examined,
+    alone_if_large,
+    examine,
+    may_be_picture,
+)
+from fastdcgan.data.source import Skipped, endings
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""Files that are taken for pictures, in upper or lower case."""
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
+"""Files that claim to be pictures, in upper or lower case. Others are pictures if they begin like one."""
 
 MAX_BYTES = 2**30
 """Larger files are not read at all."""
@@ -27,7 +35,7 @@ MAX_BYTES = 2**30
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
-_FORMAT = f"fastdcgan folder index 2, Pillow {PIL.__version__}"
+_FORMAT = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
 
 class Picture(NamedTuple):
@@ -71,18 +79,16 @@ class FolderIndex:
     def examined(self, number: int) -> Examined:
         """See `EncodedPictures.examined`."""
         picture = self.pictures[number]
-        return Examined(picture.width, picture.height, picture.plain, picture.kind)
+        return Examined(*picture[1:6])
 
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
         picture = self.pictures[number]
         try:
-            with open(picture.path, "rb") as file:  # noqa: PTH123 (a Path per read costs a third of the read)
-                data = file.read()
-                now = os.fstat(file.fileno())
+            data = _read(picture.path, (picture.bytes, picture.mtime_ns))
         except OSError as error:
             raise ValueError(f"{printable(picture.path)}: {reason_of(error)}") from error
-        if (now.st_size, now.st_mtime_ns) != (picture.bytes, picture.mtime_ns):
+        if data is None:
             raise ValueError(f"{printable(picture.path)}: the file was changed since it was checked; start again")
         return data
 
@@ -90,7 +96,9 @@ class FolderIndex:
 def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> FolderIndex:
     """Find the pictures in a folder and its subfolders, and check each by decoding it in full.
 
-    Links to folders are followed, every folder is visited once. What was found is kept in the cache folder, so that
+    What is in a file decides, not what it is called. Whatever isn't used is named with a reason; files that are no
+    pictures, and don't claim to be by their ending, come last. Only regular files are opened. Links to folders are
+    followed, every folder is visited once. What was found is kept in the cache folder, so that
     next time only new and changed files (by size and time of change) are checked; an interrupted check goes on where
     it was.
 
@@ -106,11 +114,9 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         raise ValueError(f"no such folder: {printable(folder)}")
     if not folder.is_dir():
         raise ValueError(f"not a folder but a file: {printable(folder)}")
-    files, skipped, others = _list_files(folder)
-    if not files and not skipped:
-        seen = f"; it holds {others:,} other file{'s' * (others != 1)}" if others else "; it is empty"
-        raise ValueError(f"no pictures ({', '.join(ENDINGS)}) in {printable(folder)}{seen}")
+    files, skipped = _list_files(folder)
 
+    root = f"{folder}{os.sep}"
     cache_path = _cache_path(folder)
     known = _load(cache_path)
     entries = {name: known[name] for name, stamp in files.items() if name in known and known[name].stamp == stamp}
@@ -120,7 +126,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
     def check(name: str) -> _Entry | OSError:
         size, mtime_ns = files[name]
         try:
-            return _check(folder / name, size, mtime_ns)
+            return _check(root + name, size, mtime_ns)
         except OSError as error:
             return error  # not remembered: the cause is not in the file, so it may be gone next time
 
@@ -139,18 +145,19 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
             _save(cache_path, entries)
 
     pictures = []
-    root = f"{folder}{os.sep}"
     for name in sorted(entries):
         entry = entries[name]
         if entry.reason:
             skipped[name] = entry.reason
         else:
             pictures.append(Picture(root + name, *entry[:-1]))
-    reasons = tuple(Skipped(path=printable(folder / name), reason=skipped[name]) for name in sorted(skipped))
+    named = [_skipped(folder, name, skipped[name]) for name in sorted(skipped)]
+    index = FolderIndex(
+        folder=folder, pictures=tuple(pictures), skipped=tuple(sorted(named, key=lambda skip: skip.foreign))
+    )
     if not pictures:
-        more = f" (and {len(reasons) - 1:,} more)" if len(reasons) > 1 else ""
-        raise ValueError(f"no usable picture in {printable(folder)}; {reasons[0].path}: {reasons[0].reason}{more}")
-    return FolderIndex(folder=folder, pictures=tuple(pictures), skipped=reasons)
+        raise ValueError(_nothing_in(index))
+    return index
 
 
 def printable(path: str | Path) -> str:
@@ -186,11 +193,30 @@ class _Entry(NamedTuple):
         return self.bytes, self.mtime_ns
 
 
-def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], int]:
-    """Size and time of change of each picture, reasons for those that are no files, and how many files else."""
+def _skipped(folder: Path, name: str, reason: str) -> Skipped:
+    foreign = reason == NOT_AN_IMAGE and not name.lower().endswith(ENDINGS)
+    return Skipped(path=printable(folder / name), reason=reason, foreign=foreign)
+
+
+def _nothing_in(index: FolderIndex) -> str:
+    """What is wrong with a folder without pictures."""
+    folder = printable(index.folder)
+    foreign = [skip for skip in index.skipped if skip.foreign]
+    damaged = len(index.skipped) - len(foreign)
+    if damaged:
+        more = f" (and {damaged - 1:,} more)" if damaged > 1 else ""
+        return f"no usable picture in {folder}; {index.skipped[0].path}: {index.skipped[0].reason}{more}"
+    if not foreign:
+        return f"no pictures ({FORMAT_NAMES}) in {folder}; it is empty"
+    names = f" ({endings(foreign)})" if endings(foreign) else ""
+    files = f"{len(foreign):,} other file{'s' * (len(foreign) != 1)}"
+    return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}"
+
+
+def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Size and time of change of each regular file, and reasons for what else there is."""
     files: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
-    others = 0
     visited: set[tuple[int, int]] = set()
     for prefix in (waiting := _Waiting()):
         try:
@@ -207,8 +233,6 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
             try:
                 if entry.is_dir():
                     waiting.add(name + "/", is_link=entry.is_symlink())
-                elif not name.lower().endswith(ENDINGS):
-                    others += 1
                 elif stat.S_ISREG((info := entry.stat()).st_mode):
                     files[name] = (info.st_size, info.st_mtime_ns)
                 else:
@@ -217,7 +241,7 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
                 skipped[name] = "a link to a file that does not exist"
             except OSError as error:
                 skipped[name] = reason_of(error)
-    return files, skipped, others
+    return files, skipped
 
 
 class _Waiting:
@@ -235,13 +259,37 @@ class _Waiting:
             yield (self.own or self.links).popleft()
 
 
-def _check(path: Path, size: int, mtime_ns: int) -> _Entry:
+def _check(path: str, size: int, mtime_ns: int) -> _Entry:
     """Decode one file. Raises OSError where the file can't be read at all."""
     try:
+        claims = path.lower().endswith(ENDINGS)
+        if not claims and not may_be_picture(_read(path, most=SIGNATURE_BYTES) or b""):
+            raise ValueError(NOT_AN_IMAGE)
         refuse_huge(size)
-        return _Entry(*examine(path.read_bytes()), size, mtime_ns, reason="")
+        with alone_if_large(size):
+            data = _read(path, (size, mtime_ns))
+            if data is None:
+                raise OSError("changed while it was checked")
+            return _Entry(*examine(data), mtime_ns, reason="")
     except ValueError as error:
         return _Entry(0, 0, False, "", size, mtime_ns, reason=str(error))
+
+
+def _read(path: str, stamp: tuple[int, int] | None = None, most: int = -1) -> bytes | None:
+    """At most so many bytes of a file; None where its size and time are not these, or it is no regular file.
+
+    What was a file when it was listed may be a pipe by now: it is opened without waiting for a writer.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode) or (stamp and stamp != (info.st_size, info.st_mtime_ns)):
+            return None
+        data = file.read(most)
+    return data if stamp is None or len(data) == stamp[0] else None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _cache_path(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdcgan.data.ahead import work_ahead
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.picture import fit, open_picture
+from fastdcgan.data.picture import alone_if_large, open_fitted
 from fastdcgan.data.source import Skipped
 
 
@@ -51,6 +51,7 @@ class PillowSource:
     def _decode(self, numbers: Sequence[int]) -> Tensor:
         batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
-            picture = fit(open_picture(self._encoded.read_bytes(number), self._channels), self._resolution)
+            with alone_if_large(self._encoded.examined(number).bytes):
+                picture = open_fitted(self._encoded.read_bytes(number), self._channels, self._resolution)
             pixels[:] = np.asarray(picture).reshape(pixels.shape)
         return torch.from_numpy(batch)

@@ -119,8 +119,8 @@ class ShardIndex:
     def examined(self, number: int) -> Examined:
         """See `EncodedPictures.examined`."""
         shard, picture = self._find(number)
-        _, _, width, height, kind, plain = shard.pictures[picture].item()
-        return Examined(width, height, plain, shard.kinds[kind])
+        _, size, width, height, kind, plain = shard.pictures[picture].item()
+        return Examined(width, height, plain, shard.kinds[kind], size)
 
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""

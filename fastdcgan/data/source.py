@@ -4,8 +4,10 @@ A source is a numbered set of pictures that can be read in any order. It knows n
 devices: those are functions of (seed, step) and live in `order.py` and `stream.py`. Adding a source is one file.
 """
 
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +19,15 @@ class Skipped:
 
     path: str
     reason: str
+    foreign: bool = False
+    """Nobody takes it for a picture: labels, archives and the like that lie among pictures."""
+
+
+def endings(skipped: Sequence[Skipped], most: int = 4) -> str:
+    """What files are called, the commonest first, for people: ".txt, .json, ...", or "" where they have no endings."""
+    counted = Counter(PurePath(skip.path).suffix.lower() for skip in skipped)
+    del counted[""]
+    return ", ".join([ending for ending, _ in counted.most_common(most)] + ["..."] * (len(counted) > most))
 
 
 class ImageSource(Protocol):
@@ -29,7 +40,7 @@ class ImageSource(Protocol):
     """Where the pictures come from, for people and as a cache's key: a folder's path, or a data set's name."""
 
     skipped: Sequence[Skipped]
-    """Files that could not be used."""
+    """Files that could not be used, the foreign ones last."""
 
     @property
     def fingerprint(self) -> str:

@@ -15,8 +15,6 @@ from sklearn.datasets import load_sample_images
 PHOTOS = [Image.fromarray(photo) for photo in load_sample_images().images]
 """Two RGB photographs of 640x427."""
 
-GOOD_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 
 def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
     file = BytesIO()
@@ -113,6 +111,13 @@ def good_files() -> dict[str, bytes]:
         "gif in truth.png": encode(photo, "GIF", save_all=True, append_images=[photo.rotate(90)]),
         "png in truth.jpg": encode(photo, "PNG"),
         "UPPER.JPG": jpeg,
+        "without ending": jpeg,
+        "photo.dat": encode(photo, "PNG"),
+        "labels.json": encode(photo, "BMP"),
+        "moving.gif": encode(photo, "GIF", save_all=True, append_images=[photo.rotate(90)]),
+        "old.jfif": jpeg,
+        "old.jpe": jpeg,
+        "webp": encode(photo, "WEBP"),
         "Mixed.Png": encode(photo, "PNG"),
         "one pixel.png": encode(Image.new("RGB", (1, 1), (10, 200, 30)), "PNG"),
         "long.png": encode(wide.resize((900, 12)), "PNG"),
@@ -145,6 +150,11 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "text.jpg": (b"I am no picture.\n", "not an image"),
         "page.png": (b"<!DOCTYPE html><html><body>404</body></html>", "not an image"),
         "zeros.bmp": (bytes(1000), "not an image"),
+        "labels.txt": (b"good.jpg 1\n", "not an image"),
+        "archive": (b"PK\3\4" + bytes(50), "not an image"),
+        "cut.dat": (jpeg[: len(jpeg) // 2], "truncated"),
+        "cut.gif": (encode(photo, "GIF")[:2000], "truncated"),
+        "empty.jfif": (b"", "empty file"),
         "flipped.png": (whole_png[:60] + b"\0\0\0\0" + whole_png[64:], "damaged"),
         "bomb.png": (bomb, "limit of 178,956,970 pixels"),
         "half a bomb.png": (png(13000, 13001, 8, 2, b"\0"), "truncated"),
@@ -158,21 +168,30 @@ def write_corpus(folder: Path) -> tuple[set[str], dict[str, str]]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    (folder / "notes.txt").write_text("not looked at")
+    (folder / "BMW.csv").write_text("BM is how this begins, and RIFF is a word")
+    (folder / "sound.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    (folder / ".hidden").touch()
     (folder / "dangling.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
     (folder / "a" / "up").symlink_to(folder)
     (folder / "0 again").symlink_to(folder / "a")
+    (folder / "dangling").symlink_to(folder / "nowhere")
     os.mkfifo(folder / "pipe.jpg")
+    os.mkfifo(folder / "pipe without ending")
     with socket.socket(socket.AF_UNIX) as plug:
         here = Path.cwd()
         os.chdir(folder)  # a socket's path may not be long
         plug.bind("socket.png")
         os.chdir(here)
     reasons |= {
+        "BMW.csv": "not an image",
+        "sound.wav": "not an image",
+        ".hidden": "not an image",
         "dangling.jpg": "does not exist",
         "itself.jpg": "symbolic links",
+        "dangling": "does not exist",
         "pipe.jpg": "not a regular file",
+        "pipe without ending": "not a regular file",
         "socket.png": "not a regular file",
     }
     return set(good_files()), reasons

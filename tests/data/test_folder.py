@@ -12,6 +12,7 @@ from PIL import Image
 from fastdcgan.cache import cache_folder
 from fastdcgan.data import folder as folder_module
 from fastdcgan.data.folder import FolderIndex, printable, scan_folder
+from fastdcgan.data.source import endings
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 
@@ -55,6 +56,42 @@ def test_no_good_file_is_lost_and_every_bad_one_has_its_reason(tmp_path: Path) -
     for name, reason in reasons.items():
         assert reason.lower() in told[str(tmp_path / "corpus" / name)].lower(), name
     assert scan_folder(tmp_path / "corpus") == index  # from the cache: odd names and reasons survive it
+
+
+def test_damage_comes_before_files_that_nobody_takes_for_pictures(tmp_path: Path, photos: Path) -> None:
+    for number in range(30):
+        (photos / f"{number}.txt").write_text("BM, a label")
+    (photos / "z.jpg").write_text("text")
+    (photos / "zz").write_bytes(JPEG[:300])
+    (photos / "video.avi").write_bytes(b"RIFF\0\0\0\0AVI LIST" + bytes(100))
+    skipped = scan_folder(photos).skipped
+    assert [Path(skip.path).name for skip in skipped if not skip.foreign] == ["z.jpg", "zz"]
+    assert [skip.foreign for skip in skipped] == [False] * 2 + [True] * 31
+    assert all(skip.reason == "not an image (JPEG, PNG, BMP, WebP or GIF)" for skip in skipped[2:])
+    assert endings(skipped[2:]) == ".txt, .avi"
+    assert endings(skipped[2:], most=1) == ".txt, ..."
+
+
+def test_of_files_that_are_no_pictures_only_the_beginning_is_read_and_that_once(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "film.mkv").write_bytes(b"film" * 100_000)
+    read: list[int] = []
+    real = folder_module.may_be_picture
+    monkeypatch.setattr(folder_module, "may_be_picture", lambda data: read.append(len(data)) or real(data))
+    first = scan_folder(photos)
+    assert scan_folder(photos) == first
+    assert read == [18]
+    (photos / "film.mkv").write_bytes(JPEG)
+    assert len(scan_folder(photos)) == 4
+
+
+def test_a_picture_that_becomes_a_pipe_does_not_hang(photos: Path) -> None:
+    index = scan_folder(photos)
+    (photos / "b.jpg").unlink()
+    os.mkfifo(photos / "b.jpg")
+    with pytest.raises(ValueError, match=r"b\.jpg: the file was changed"):
+        index.read_bytes(1)
 
 
 def test_size_is_the_upright_one(tmp_path: Path) -> None:
@@ -167,15 +204,15 @@ def test_progress_counts_what_needs_checking(photos: Path) -> None:
 
 
 def test_a_cause_outside_the_file_is_not_remembered(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.read_bytes
+    real = os.open
 
-    def failing(self: Path) -> bytes:
-        if self.name == "b.jpg":
+    def failing(path: str, *args: int, **options: int) -> int:
+        if str(path).endswith("b.jpg"):
             raise PermissionError(13, "Permission denied")
-        return real(self)
+        return real(path, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", failing)
+        patch.setattr(os, "open", failing)
         assert [skipped.reason for skipped in scan_folder(photos).skipped] == ["permission denied"]
     assert len(scan_folder(photos)) == 3
 
@@ -210,11 +247,13 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     assert complaint(tmp_path / "file.jpg") == f"not a folder but a file: {tmp_path}/file.jpg"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert complaint(empty) == f"no pictures (.jpg, .jpeg, .png, .bmp, .webp) in {empty}; it is empty"
-    (empty / "a.txt").write_text("")
+    assert complaint(empty) == f"no pictures (JPEG, PNG, BMP, WebP or GIF) in {empty}; it is empty"
+    (empty / "a").write_text("")
     assert complaint(empty).endswith("; it holds 1 other file")
-    (empty / "b.txt").write_text("")
-    assert complaint(empty).endswith("; it holds 2 other files")
+    (empty / "b.txt").write_text("text")
+    (empty / "c.TXT").write_text("text")
+    (empty / "d.heic").write_text("text")
+    assert complaint(empty).endswith("; it holds 4 other files (.txt, .heic)")
     (empty / "c.jpg").write_text("")
     assert complaint(empty) == f"no usable picture in {empty}; {empty}/c.jpg: empty file"
     (empty / "d.jpg").write_text("")

@@ -1,6 +1,10 @@
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -10,13 +14,17 @@ from corpus import PHOTOS, bad_files, encode, exif, good_files, png, png_16_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from thousands import flipped, lossless_jpeg
 from torchvision.transforms import functional as F
 
+from fastdcgan.data import picture
 from fastdcgan.data.picture import examine, fit, fit_box, fit_geometry, open_picture
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 
 GOOD, BAD = good_files(), bad_files()
+JPEGS = [data for name, data in sorted(GOOD.items()) if data.startswith(b"\xff\xd8") and name != "large.jpg"]
+JPEGS.append(lossless_jpeg(50, 40))
 
 
 def pixels(picture: Image.Image) -> np.ndarray:
@@ -138,9 +146,54 @@ def test_damage_of_any_kind_gives_a_picture_or_a_reason(seed: int, name: str) ->
     if random.random() < 0.3:
         del data[random.integers(0, len(data)) :]
     try:
-        open_picture(bytes(data), int(random.choice([1, 3, 4])))
+        examine(bytes(data))
     except ValueError as error:
         assert 0 < len(str(error)) < 80
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            open_picture(bytes(data), int(random.choice([1, 3, 4])))
+    else:
+        open_picture(bytes(data), int(random.choice([1, 3, 4])))  # what was accepted doesn't fail later
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=300, deadline=None)
+def test_the_check_refuses_what_decoding_in_full_refuses(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    whole = JPEGS[random.integers(len(JPEGS))]
+    data = flipped(whole, random) if random.random() < 0.7 else whole
+    if random.random() < 0.5:
+        data = data[: random.integers(2, len(data))]
+
+    def outcome(attempt: Callable[[], object]) -> str:
+        try:
+            attempt()
+        except ValueError as error:
+            return str(error)
+        return "accepted"
+
+    assert outcome(lambda: examine(data)) == outcome(lambda: open_picture(data, 3))
+
+
+def test_large_pictures_are_in_pillows_hands_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "LARGE", 5000)
+    large, small = GOOD["rgba.png"], encode(PHOTOS[0].resize((60, 60)), "PNG")
+    held: list[int] = []
+    most: dict[int, int] = {}
+    real = picture.fit
+
+    def watched(image: Image.Image, resolution: int) -> Image.Image:
+        pixels = image.width * image.height
+        held.append(pixels)
+        time.sleep(0.02)
+        most[pixels] = max(most.get(pixels, 0), held.count(pixels))
+        held.remove(pixels)
+        return real(image, resolution)
+
+    monkeypatch.setattr(picture, "fit", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: picture.open_fitted(data, 3, 32), [large, small] * 8))
+    assert most[97 * 66] == 1
+    assert most[60 * 60] > 1
 
 
 SIZES = [(178, 218), (218, 178), (640, 427), (427, 640), (64, 64), (65, 64), (64, 65), (33, 64), (20, 31), (63, 250)]
