@@ -70,7 +70,7 @@ class DaliSource:
         rest = f", {by_pillow:,} of them by Pillow" if by_pillow else ""
         self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by DALI on {where}{rest}"
         self.origin, self.skipped = encoded.origin, encoded.skipped
-        self._encoded = encoded
+        self.encoded = encoded
         self._resolution = resolution
         self._channels = channels
         self._device = device
@@ -79,13 +79,13 @@ class DaliSource:
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
-        return len(self._encoded)
+        return len(self.encoded)
 
     @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
         where = "CPU" if self._device is None else "GPU"
-        return f"DALI {_dali_version()} on a {where}, Pillow {PIL.__version__}: {self._encoded.fingerprint}"
+        return f"DALI {_dali_version()} on a {where}, Pillow {PIL.__version__}: {self.encoded.fingerprint}"
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
@@ -122,7 +122,7 @@ class DaliSource:
         starts = np.zeros((len(numbers), 2), np.float32)
         ends = np.full((len(numbers), 2), self._resolution, np.float32)
         for i, number in enumerate(numbers):
-            picture, data = self._encoded.examined(number), self._encoded.read_bytes(number)
+            picture, data = self.encoded.examined(number), self.encoded.read_bytes(number)
             if picture.plain and number not in self._refused:
                 left, top, right, bottom = fit_box(picture.width, picture.height, self._resolution)
                 starts[i], ends[i] = (top, left), (bottom, right)

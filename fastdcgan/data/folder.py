@@ -31,6 +31,14 @@ OnProgress = Callable[[str, int, int], None]
 _FORMAT = f"fastdcgan folder index 2, Pillow {PIL.__version__}"
 
 
+class NoneUsableError(ValueError):
+    """There are pictures, and not one can be used: `skipped` says why, the message so of the first."""
+
+    def __init__(self, message: str, skipped: tuple[Skipped, ...]) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+
+
 class Picture(NamedTuple):
     """A usable picture file, as it was when it was checked."""
 
@@ -69,6 +77,11 @@ class FolderIndex:
         """How many usable pictures there are."""
         return len(self.pictures)
 
+    @property
+    def total_bytes(self) -> int:
+        """Of the usable files together."""
+        return sum(picture.bytes for picture in self.pictures)
+
     def examined(self, number: int) -> Examined:
         """See `EncodedPictures.examined`."""
         picture = self.pictures[number]
@@ -100,7 +113,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         on_progress: called after each file checked, with the number of files that need checking as the total.
 
     Raises:
-        ValueError: there is no such folder, or not one usable picture in it.
+        ValueError: there is no such folder, or not one usable picture in it (NoneUsableError).
     """
     folder = Path(folder)
     if not folder.exists():
@@ -150,7 +163,9 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
     reasons = tuple(Skipped(path=printable(folder / name), reason=skipped[name]) for name in sorted(skipped))
     if not pictures:
         more = f" (and {len(reasons) - 1:,} more)" if len(reasons) > 1 else ""
-        raise ValueError(f"no usable picture in {printable(folder)}; {reasons[0].path}: {reasons[0].reason}{more}")
+        raise NoneUsableError(
+            f"no usable picture in {printable(folder)}; {reasons[0].path}: {reasons[0].reason}{more}", reasons
+        )
     return FolderIndex(folder=folder, pictures=tuple(pictures), skipped=reasons)
 
 
