@@ -161,7 +161,7 @@ def _check_resolution(resolution: int) -> None:
     if resolution not in (powers := [2**k for k in range(4, 10)]):
         raise ValueError(
             f"resolution {resolution}: must be a power of two from {SMALLEST} to {LARGEST} "
-            f"({', '.join(map(str, powers))}), or use --arch dcgan28"
+            f"({', '.join(map(str, powers))}), or 28 with --arch dcgan28"
         )
 
 

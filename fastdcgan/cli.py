@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import ExecutionConfig, PrecisionRequest, TrainConfig
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
@@ -42,6 +43,113 @@ def generate(
     print(generate_from_run(run, count=count, seed=seed, out=out))
 
 
+def pack(
+    source: tyro.conf.Positional[str],
+    resolution: int = 64,
+    channels: int | None = None,
+    decoder: Literal["auto", "dali", "pillow"] = "auto",
+    threads: int | None = None,
+) -> None:
+    """Decode pictures once into a file of pixels in the cache folder, which training at this size reads ever after.
+
+    A pack that is there is compared with its checksum, and built anew if it is damaged or the pictures have changed.
+
+    Args:
+        source: as for train --data.
+        resolution: side of the pictures in pixels: 28, or a power of two from 16 to 512.
+        channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        decoder: as for train.
+        threads: that decode pictures. Default: as many as there are cores, at most 8.
+    """
+    geometry = _geometry(resolution, channels)
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads {threads}: must be at least 1")
+
+    from fastdcgan.data import open_source
+    from fastdcgan.data.array import ArraySource
+    from fastdcgan.data.pack import Pack, pack_by_hand
+    from fastdcgan.telemetry.display import Display
+    from fastdcgan.telemetry.sources import packing_rows, show
+
+    with Display() as display:
+        original = open_source(
+            source,
+            resolution=geometry.resolution,
+            channels=geometry.channels,
+            device="cpu",
+            threads=threads or min(8, os.cpu_count() or 1),
+            decoder=decoder,
+            on_progress=display.advance,
+        )
+        display.say(f"source    {original.description}")
+        if isinstance(original, ArraySource):
+            display.say("pack      not needed: the pictures are an array of this size already")
+            return
+        wanted = Pack(original=original, resolution=geometry.resolution, channels=geometry.channels)
+        packing = pack_by_hand(wanted, display.advance)
+    show(packing_rows(wanted, packing, source))
+
+
+def data(
+    source: tyro.conf.Positional[str],
+    resolution: int = 64,
+    channels: int | None = None,
+    out: Path = Path("contact-sheet.png"),
+    skipped: Path | None = None,
+    decoder: Literal["auto", "dali", "pillow"] = "auto",
+) -> None:
+    """Describe pictures without training: how many, of which kinds and sizes, what can't be used; a contact sheet.
+
+    Args:
+        source: as for train --data.
+        resolution: side of the pictures in pixels that training would have: 28, or a power of two from 16 to 512.
+        channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        out: a PNG of up to 64 pictures, evenly spread over the source, as training sees them.
+        skipped: list all files that can't be used in this file too, with reasons.
+        decoder: as for train.
+    """
+    geometry = _geometry(resolution, channels)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: must end in .png")
+
+    from fastdcgan.data import open_source
+    from fastdcgan.data.describe import contact_sheet, describe, write_skipped
+    from fastdcgan.data.folder import NoneUsableError, printable
+    from fastdcgan.data.stream import normalise
+    from fastdcgan.sampling import save_grid
+    from fastdcgan.telemetry.display import Display
+    from fastdcgan.telemetry.sources import facts_rows, show, skipped_by_reason_rows
+
+    try:
+        with Display() as display:
+            opened = open_source(
+                source,
+                resolution=geometry.resolution,
+                channels=geometry.channels,
+                device="cpu",
+                threads=min(8, os.cpu_count() or 1),
+                decoder=decoder,
+                on_progress=display.advance,
+            )
+    except NoneUsableError as error:
+        show(skipped_by_reason_rows(error.skipped))
+        if skipped is not None:
+            write_skipped(error.skipped, skipped)
+        raise
+    facts = describe(opened, resolution=geometry.resolution, channels=geometry.channels)
+    show(facts_rows(facts, source))
+    if skipped is not None:
+        write_skipped(facts.skipped, skipped)
+        show([("", f"all listed in {printable(skipped)}")])
+    pictures_NHWC = contact_sheet(opened)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_grid(normalise(pictures_NHWC), out)
+    except OSError as error:
+        raise ValueError(f"can't write to {printable(out)}: {error.strerror or error}") from error
+    show([("sheet", f"{len(pictures_NHWC)} of them as training sees them: {printable(out)}")])
+
+
 def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 128) -> None:
     """Say how fast the roofline model lets an architecture train: on this CPU (measured), on known GPUs (predicted).
 
@@ -52,7 +160,6 @@ def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 
     """
     from rich.console import Console
 
-    from fastdcgan.architecture import architecture
     from fastdcgan.roofline import measure_ceilings
     from fastdcgan.telemetry.limits import limits_table, prediction_table
 
@@ -94,7 +201,6 @@ def scale(
     from rich.console import Console
 
     from fastdcgan.allreduce import gpu_fabrics, reach
-    from fastdcgan.architecture import architecture
     from fastdcgan.roofline import known_gpu
     from fastdcgan.scaling import Sharing, batch_norm_messages, counts_of
     from fastdcgan.telemetry.scaling import scaling_table
@@ -145,7 +251,6 @@ def tune(
     """
     from rich.console import Console
 
-    from fastdcgan.architecture import architecture
     from fastdcgan.choice import conditions_of, fastest, remember
     from fastdcgan.distributed import join, requested
     from fastdcgan.roofline import ceilings_of
@@ -179,11 +284,24 @@ def tune(
         console.print("It can't be kept, as the cache can't be written: set FASTDCGAN_CACHE to a folder that can.")
 
 
+def _geometry(resolution: int, channels: int | None) -> Architecture:
+    """The network that makes pictures of this size. Raises ValueError if there is none."""
+    return architecture("dcgan28" if resolution == 28 else "dcgan64", resolution=resolution, channels=channels)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `fastdcgan`."""
     _answer(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            {"train": train, "generate": generate, "roofline": roofline, "scale": scale, "tune": tune},
+            {
+                "train": train,
+                "generate": generate,
+                "data": data,
+                "pack": pack,
+                "roofline": roofline,
+                "scale": scale,
+                "tune": tune,
+            },
             prog="fastdcgan",
             description="The fastest honest way to train a DCGAN.",
             args=arguments,

@@ -1,6 +1,7 @@
 """What a user can get wrong: one clear line, exit code 2, never a traceback, and no run folder left behind."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,91 @@ def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--count 0" in refusal(capsys, "generate", tmp_path, "--count", 0)
 
 
+@pytest.mark.parametrize(
+    ("verb", "options", "words"),
+    [
+        ("pack", ("--resolution", 100), "resolution 100"),
+        ("pack", ("--resolution", -1), "resolution -1"),
+        ("pack", ("--channels", 2), "--channels 2"),
+        ("pack", ("--threads", 0), "--threads 0"),
+        ("data", ("--resolution", 1024), "resolution 1024"),
+        ("data", ("--channels", 0), "--channels 0"),
+        ("data", ("--out", "sheet.txt"), "--out sheet.txt"),
+    ],
+)
+def test_sizes_that_no_network_makes(
+    verb: str, options: tuple[object, ...], words: str, few: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refusal(capsys, verb, few, *options)
+
+
+def test_pictures_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sheet.png"
+    nowhere = tmp_path / "no\nwhere"
+    assert r"no such folder: " in refusal(capsys, "pack", nowhere)
+    assert r"no\nwhere" in refusal(capsys, "data", nowhere, "--out", out)
+    (tmp_path / "nothing").mkdir()
+    assert "it is empty" in refusal(capsys, "data", tmp_path / "nothing", "--out", out)
+    assert not out.exists()
+
+
+def test_data_of_which_nothing_can_be_used(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in few.glob("[0-9].jpg"):
+        path.unlink()
+    out, listed = tmp_path / "sheet.png", tmp_path / "skipped.txt"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", str(few), "--out", str(out), "--skipped", str(listed)])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and "no usable picture" in captured.err
+    assert "2 files that can't be used" in captured.out and "1 x empty file" in captured.out
+    assert len(listed.read_text().splitlines()) == 2
+    assert not out.exists()
+
+
+def test_a_pack_by_hand_is_what_training_uses(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    pack = ("pack", str(few), "--resolution", "16")
+    cli.main([*pack])
+    said = capsys.readouterr().out
+    assert "3 pictures" in said and "img/s" in said and "2 files" in said and "text.jpg" in said
+    (array,) = (tmp_path / "cache" / "packs").glob("*.npy")
+    assert str(array) in said and f"fastdcgan train --data {few} --resolution 16 uses it" in said
+    good, times = array.read_bytes(), array.stat()
+
+    options = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--images", 2, "--device", "cpu")
+    cli.main([str(a) for a in ("train", "--data", few, "--out", tmp_path / "out", *options)])
+    assert f"packed in {array}" in capsys.readouterr().out
+    assert array.stat().st_mtime_ns == times.st_mtime_ns, "built once"
+
+    cli.main([*pack])
+    assert "whole" in capsys.readouterr().out
+    array.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    os.utime(array, ns=(times.st_atime_ns, times.st_mtime_ns))
+    cli.main([*pack])
+    assert "was damaged; built" in capsys.readouterr().out
+    assert array.read_bytes() == good
+
+
+def test_data_is_described_and_shown(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, listed = tmp_path / "sheets" / "sheet.png", tmp_path / "skipped.txt"
+    cli.main(["data", str(few), "--out", str(out), "--skipped", str(listed), "--resolution", "32"])
+    said = capsys.readouterr().out
+    for words in ("3 pictures", "JPEG RGB", "40x50", "none yet", "1 x empty file", str(listed), str(out)):
+        assert words in said
+    assert len(listed.read_text().splitlines()) == 2
+    with Image.open(out) as sheet:
+        assert sheet.size == (2 * 34 + 2, 2 * 34 + 2), "a grid of 2 by 2"
+        assert [round(level, -1) for level in sheet.getpixel((40, 10))] == [80, 10, 200]  # type: ignore[union-attr]
+    (tmp_path / "file").touch()
+    cli.main(["data", str(few), "--out", str(out)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli.main(["data", str(few), "--out", str(tmp_path / "file" / "sheet.png")])
+    assert "can't write to" in capsys.readouterr().err
+
+
 def test_the_roofline_of_what_there_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     cli.main(["roofline", "--arch", "dcgan32"])
@@ -208,6 +294,16 @@ def test_unknown_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
             cli.main(arguments)
         assert stop.value.code == 2
         assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_data_and_pack_in_processes_of_their_own(fastdcgan: Command, few: Path, tmp_path: Path) -> None:
+    described = fastdcgan("data", few, "--out", tmp_path / "sheet.png")
+    assert described.returncode == 0 and described.stderr == "", described.stderr
+    assert "3 pictures" in described.stdout and (tmp_path / "sheet.png").exists()
+    built, found = (fastdcgan("pack", few, "--decoder", "pillow") for _ in range(2))
+    assert built.returncode == found.returncode == 0 and built.stderr == found.stderr == ""
+    assert "img/s" in built.stdout and "whole" in found.stdout
 
 
 @pytest.mark.slow

@@ -125,6 +125,11 @@ class FittedSource:
         """See `ImageSource.fingerprint`."""
         return f"Pillow {PIL.__version__}: {self._original.fingerprint}"
 
+    @property
+    def pictures_NHWC(self) -> NDArray[np.uint8]:
+        """The pictures as they are, before they are fitted."""
+        return self._original.pictures_NHWC
+
     def __len__(self) -> int:
         """How many pictures there are."""
         return len(self._original)

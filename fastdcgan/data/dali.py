@@ -78,7 +78,7 @@ class DaliSource:
         rest = f", {by_pillow:,} of them by Pillow" if by_pillow else ""
         self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by DALI on {where}{rest}"
         self.origin, self.skipped = encoded.origin, encoded.skipped
-        self._encoded = encoded
+        self.encoded = encoded
         self._resolution = resolution
         self._channels = channels
         self._device = device
@@ -87,13 +87,13 @@ class DaliSource:
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
-        return len(self._encoded)
+        return len(self.encoded)
 
     @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
         where = "CPU" if self._device is None else "GPU"
-        return f"DALI {_dali_version()} on a {where}, Pillow {PIL.__version__}: {self._encoded.fingerprint}"
+        return f"DALI {_dali_version()} on a {where}, Pillow {PIL.__version__}: {self.encoded.fingerprint}"
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
@@ -147,7 +147,7 @@ class DaliSource:
             piece: list[int] = []
             pixels = size = 0
             for number in numbers:
-                picture = self._encoded.examined(number)
+                picture = self.encoded.examined(number)
                 pixels += picture.width * picture.height
                 size += picture.bytes
                 if piece and max(pixels, size) > PIECE * self._threads:
@@ -161,14 +161,14 @@ class DaliSource:
         starts = np.zeros((len(numbers), 2), np.float32)
         ends = np.full((len(numbers), 2), self._resolution, np.float32)
         for i, number in enumerate(numbers):
-            picture = self._encoded.examined(number)
+            picture = self.encoded.examined(number)
             if picture.plain and number not in self._refused:
                 left, top, right, bottom = fit_box(picture.width, picture.height, self._resolution)
                 starts[i], ends[i] = (top, left), (bottom, right)
-                data = self._encoded.read_bytes(number)
+                data = self.encoded.read_bytes(number)
             else:
                 with alone_if_large(picture.bytes):
-                    data = self._decoded_by_pillow(self._encoded.read_bytes(number))
+                    data = self._decoded_by_pillow(self.encoded.read_bytes(number))
             files.append(np.frombuffer(data, np.uint8))
         return files, starts, ends
 

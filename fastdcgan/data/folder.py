@@ -38,6 +38,14 @@ OnProgress = Callable[[str, int, int], None]
 _FORMAT = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
 
+class NoneUsableError(ValueError):
+    """There are pictures, and not one can be used: `skipped` says why, the message so of the first."""
+
+    def __init__(self, message: str, skipped: tuple[Skipped, ...]) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+
+
 class Picture(NamedTuple):
     """A usable picture file, as it was when it was checked."""
 
@@ -76,6 +84,11 @@ class FolderIndex:
         """How many usable pictures there are."""
         return len(self.pictures)
 
+    @property
+    def total_bytes(self) -> int:
+        """Of the usable files together."""
+        return sum(picture.bytes for picture in self.pictures)
+
     def examined(self, number: int) -> Examined:
         """See `EncodedPictures.examined`."""
         picture = self.pictures[number]
@@ -107,7 +120,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         on_progress: called after each file checked, with the number of files that need checking as the total.
 
     Raises:
-        ValueError: there is no such folder, or not one usable picture in it.
+        ValueError: there is no such folder, or not one usable picture in it (NoneUsableError).
     """
     folder = Path(folder)
     if not folder.exists():
@@ -156,7 +169,8 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         folder=folder, pictures=tuple(pictures), skipped=tuple(sorted(named, key=lambda skip: skip.foreign))
     )
     if not pictures:
-        raise ValueError(_nothing_in(index))
+        message = _nothing_in(index)
+        raise NoneUsableError(message, index.skipped) if index.skipped else ValueError(message)
     return index
 
 

@@ -9,11 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -35,6 +36,9 @@ BATCH = 64
 """Pictures decoded at a time. More are no faster, and DALI keeps room for several batches of whole pictures."""
 
 OnProgress = Callable[[str, int, int], None]
+
+Standing = Literal["whole", "outdated", "damaged", "missing"]
+"""Of a pack. Outdated: of other pictures, or made by another version of a decoder or of this package."""
 
 
 class NoRoomError(ValueError):
@@ -127,7 +131,7 @@ def packed(
     except OSError as error:
         raise NoRoomError(
             f"the packed pictures can't be written to {pack.array.parent}: {error.strerror or error}; "
-            "set FASTDCGAN_CACHE to a folder that can be written, or use --data-cache off"
+            "set FASTDCGAN_CACHE to a folder that can be written, or train with --data-cache off"
         ) from error
     assert pictures_NHWC is not None, pack.array
     return ArraySource(
@@ -137,6 +141,57 @@ def packed(
         fingerprint=original.fingerprint,
         skipped=original.skipped,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What was done to have a pack."""
+
+    found: Standing
+    """What was there before."""
+
+    seconds: float | None
+    """How long decoding took; None where nothing was decoded here."""
+
+
+def pack_by_hand(pack: Pack, on_progress: OnProgress | None = None) -> Packing:
+    """See to it that a pack is whole: compare all of it with its checksum, and build it anew unless it fits.
+
+    Raises: as `packed`.
+    """
+    found = standing(pack, verify=True)
+    if found == "whole":
+        return Packing(found=found, seconds=None)
+    began, built = time.monotonic(), False
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal began, built
+        if what == "packing images":
+            built = True
+        else:
+            began = time.monotonic()  # it waited for another process till now
+        if on_progress is not None:
+            on_progress(what, done, total)
+
+    packed(
+        pack.original, resolution=pack.resolution, channels=pack.channels, verify=found == "damaged", on_progress=report
+    )
+    return Packing(found=found, seconds=time.monotonic() - began if built else None)
+
+
+def standing(pack: Pack, *, verify: bool = False) -> Standing:
+    """Whether a pack is there, and of what the source holds now.
+
+    Args:
+        pack: which.
+        verify: compare its pixels with its checksum, however untouched they look.
+    """
+    if _finished(pack, verify=verify) is not None:
+        return "whole"
+    if not pack.manifest.exists():
+        return "missing"
+    manifest = read_manifest(pack.manifest)
+    return "damaged" if manifest is not None and _fits(manifest, pack) else "outdated"
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -153,7 +208,7 @@ def read_manifest(path: Path) -> Manifest | None:
 def _finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
     """The pack's pixels; None where it isn't there, is of other pictures, or damaged."""
     manifest = read_manifest(pack.manifest)
-    if manifest is None or (manifest.fingerprint, manifest.rule) != (pack.original.fingerprint, RULE):
+    if manifest is None or not _fits(manifest, pack):
         return None
     try:
         pictures_NHWC: NDArray[np.uint8] = np.load(pack.array, mmap_mode="r", allow_pickle=False)
@@ -174,6 +229,10 @@ def _ask_for(path: Path) -> None:
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _fits(manifest: Manifest, pack: Pack) -> bool:
+    return (manifest.fingerprint, manifest.rule) == (pack.original.fingerprint, RULE)
 
 
 def _build(pack: Pack, report: OnProgress) -> None:
@@ -227,7 +286,7 @@ def _check_room(pack: Pack, share_of_disk: float) -> None:
         raise NoRoomError(
             f"the packed pictures would take {_gigabytes(pack.bytes)}, more than {share} is free in "
             f"{pack.array.parent} ({_gigabytes(free)}); set FASTDCGAN_CACHE to a folder on a larger disk, "
-            "or use --data-cache off"
+            "or train with --data-cache off"
         )
 
 

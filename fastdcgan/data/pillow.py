@@ -30,19 +30,19 @@ class PillowSource:
     def __init__(self, encoded: EncodedPictures, *, resolution: int, channels: int, threads: int) -> None:
         self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by Pillow"
         self.origin, self.skipped = encoded.origin, encoded.skipped
-        self._encoded = encoded
+        self.encoded = encoded
         self._resolution = resolution
         self._channels = channels
         self._threads = threads
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
-        return len(self._encoded)
+        return len(self.encoded)
 
     @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
-        return f"Pillow {PIL.__version__}: {self._encoded.fingerprint}"
+        return f"Pillow {PIL.__version__}: {self.encoded.fingerprint}"
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
@@ -51,7 +51,7 @@ class PillowSource:
     def _decode(self, numbers: Sequence[int]) -> Tensor:
         batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
-            with alone_if_large(self._encoded.examined(number).bytes):
-                picture = open_fitted(self._encoded.read_bytes(number), self._channels, self._resolution)
+            with alone_if_large(self.encoded.examined(number).bytes):
+                picture = open_fitted(self.encoded.read_bytes(number), self._channels, self._resolution)
             pixels[:] = np.asarray(picture).reshape(pixels.shape)
         return torch.from_numpy(batch)

@@ -44,6 +44,7 @@ class Display:
             expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
         self._last_plain_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -63,8 +64,12 @@ class Display:
     def advance(self, what: str, done: int, total: int) -> None:
         """Progress of a preparation, such as "drawing faces"."""
         self._update(what, done, total)
+        began, done_then = self._begun.setdefault(what, (time.monotonic(), done))
         if not self._live and (done == total or self._due()):
-            self.say(f"{what}: {done:,} of {total:,}")
+            line = f"{what}: {done:,} of {total:,}"
+            if done_then < done < total:
+                line += f", {_clock((time.monotonic() - began) * (total - done) / (done - done_then))} left"
+            self.say(line)
         if done == total:
             self._progress.update(self._tasks[what], visible=False)
 
@@ -99,8 +104,12 @@ class Display:
         if record is None or step == 0 or record.images_per_sec == 0:
             return ""
         seconds = (total - step) * (record.images / step) / record.images_per_sec
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"{minutes}:{seconds:02d} left"
+        return f"{_clock(seconds)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 class _Bars(Progress):

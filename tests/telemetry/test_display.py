@@ -79,7 +79,19 @@ def test_preparations_are_reported_and_their_end_always(clock: Clock, capsys: Ou
             display.advance("drawing faces", done, 8000)
             clock.now += PLAIN_INTERVAL / 4
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["drawing faces: 4,000 of 8,000", "drawing faces: 8,000 of 8,000"]
+    assert lines == ["drawing faces: 4,000 of 8,000, 0:05 left", "drawing faces: 8,000 of 8,000"]
+
+
+def test_time_left_counts_from_where_a_preparation_began(clock: Clock, capsys: Output) -> None:
+    """Another preparation came first, and the first thousand were done before."""
+    with Display() as display:
+        display.advance("checking images", 10, 10)
+        clock.now += 600
+        display.advance("packing images", 1000, 8000)
+        clock.now += 10
+        display.advance("packing images", 2000, 8000)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["packing images: 1,000 of 8,000", "packing images: 2,000 of 8,000, 1:00 left"]
 
 
 def test_nothing_is_shown_when_invisible(clock: Clock, capsys: Output) -> None:

@@ -1,0 +1,164 @@
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fastdcgan.data.describe import Facts, Files, Pixels
+from fastdcgan.data.pack import Pack, Packing
+from fastdcgan.data.source import Skipped
+from fastdcgan.telemetry.sources import (
+    Rows,
+    facts_rows,
+    packing_rows,
+    show,
+    size_in_words,
+    skipped_by_reason_rows,
+    train_command,
+)
+
+FILES = Files(
+    kinds=(("JPEG RGB", 99_990), ("PNG RGBA", 10)),
+    smallest=(40, 20),
+    median=(178, 218),
+    largest=(8000, 20),
+    enlarged=12,
+    cropped=0,
+    bytes=123_456_789,
+)
+
+
+class Source:
+    """Enough of one."""
+
+    origin = "/photos"
+    description = "100,000 pictures in /photos, decoded by Pillow"
+
+    def __init__(self, skipped: tuple[Skipped, ...] = ()) -> None:
+        self.skipped = skipped
+
+    def __len__(self) -> int:
+        return 100_000
+
+
+def pack(resolution: int = 64, channels: int = 3, skipped: tuple[Skipped, ...] = ()) -> Pack:
+    original: Any = Source(skipped)
+    return Pack(original=original, resolution=resolution, channels=channels)
+
+
+def facts(**changes: Any) -> Facts:
+    known: dict[str, Any] = {
+        "source": Source.description,
+        "count": 100_000,
+        "resolution": 64,
+        "channels": 3,
+        "files": FILES,
+        "pixels": None,
+        "pack": pack(),
+        "standing": "missing",
+        "skipped": (),
+    }
+    return Facts(**{**known, **changes})
+
+
+def text(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{label}: {value}" for label, value in rows)
+
+
+def test_all_figures_of_files_are_there() -> None:
+    said = text(facts_rows(facts(), "/photos"))
+    for words in ("100,000 pictures in /photos", "99,990  JPEG RGB", "    10  PNG RGBA", "smallest 40x20"):
+        assert words in said
+    for words in ("median 178x218", "largest 8000x20", "12 smaller than 64x64", "123.5 MB, 1.2 kB each"):
+        assert words in said
+    assert "12,288 bytes each, 1.2 GB in all" in said
+    assert "fastdcgan pack /photos --resolution 64" in said
+    assert "far from square" not in said, "there are none"
+    assert "skipped: nothing" in said
+
+
+def test_pictures_of_one_size_are_said_to_be() -> None:
+    files = Files(**{**vars(FILES), "smallest": (96, 96), "median": (96, 96), "largest": (96, 96)})
+    assert "all 96x96" in text(facts_rows(facts(files=files), "/photos"))
+
+
+def test_many_kinds_are_summed_up() -> None:
+    kinds = tuple((f"JPEG {number}", 100 - number) for number in range(13))
+    files = Files(**{**vars(FILES), "kinds": kinds})
+    said = text(facts_rows(facts(files=files), "/photos"))
+    assert "JPEG 9" in said and "JPEG 10" not in said
+    assert "267  of 3 other kinds" in said
+
+
+@pytest.mark.parametrize(("standing", "words"), [("whole", "as they are now"), ("outdated", "out of date")])
+def test_how_the_pack_stands_is_said(standing: str, words: str) -> None:
+    assert words in text(facts_rows(facts(standing=standing), "/photos"))
+
+
+def test_an_array_of_the_right_size_needs_no_pack() -> None:
+    array = Pixels(shape=(60_000, 28, 28, 1), dtype="uint8", bytes=47_040_000)
+    said = text(facts_rows(facts(files=None, pixels=array, pack=None, standing=None), "fashion-mnist"))
+    assert "uint8, 60000x28x28x1, 47.0 MB" in said and "not needed" in said
+
+
+def test_skipped_files_are_grouped_counted_and_a_few_are_named() -> None:
+    skipped = [Skipped(path=f"cut{n}", reason="truncated image") for n in range(1200)]
+    skipped += [Skipped(path=f"odd{n}", reason=f"reason {n}") for n in range(11)]
+    said = text(skipped_by_reason_rows(skipped))
+    assert "1,211 files" in said and "1,200 x truncated image" in said
+    assert "cut2" in said and "cut3" not in said and "and 1,197 more" in said
+    assert "reason 8" in said and "reason 9" not in said and "2 for 2 other reasons" in said
+
+
+def test_a_pack_that_was_built_says_how_fast_and_how_it_is_used() -> None:
+    skipped = tuple(Skipped(path=f"bad{number}", reason="empty file") for number in range(12))
+    said = text(packing_rows(pack(skipped=skipped), Packing(found="damaged", seconds=50.0), "my photos"))
+    for words in ("was damaged; built in 50.0 s: 2,000 img/s", "12 files", "bad9: empty file", "and 2 more"):
+        assert words in said
+    assert "bad10" not in said
+    assert "fastdcgan train --data 'my photos' --resolution 64 uses it" in said
+    assert "out of date" in text(packing_rows(pack(), Packing(found="outdated", seconds=1.0), "p"))
+    assert "compared with its checksum" in text(packing_rows(pack(), Packing(found="whole", seconds=None), "p"))
+    assert "another process" in text(packing_rows(pack(), Packing(found="missing", seconds=None), "p"))
+
+
+@pytest.mark.parametrize(
+    ("resolution", "channels", "options"),
+    [(64, 3, "--resolution 64"), (64, 1, "--resolution 64 --channels 1"), (28, 1, "--arch dcgan28")],
+)
+def test_the_command_that_is_named_asks_for_the_same_pack(resolution: int, channels: int, options: str) -> None:
+    assert train_command("p", resolution, channels) == f"fastdcgan train --data p {options}"
+    assert train_command("p", 28, 3).endswith("--arch dcgan28 --channels 3")
+
+
+def test_sizes_in_words() -> None:
+    assert [size_in_words(n) for n in (1, 999, 1000, 12_288_000, 10**12)] == [
+        "1 byte",
+        "999 bytes",
+        "1.0 kB",
+        "12.3 MB",
+        "1.0 TB",
+    ]
+
+
+@pytest.mark.parametrize("columns", [1, 20, 60])
+def test_narrow_terminals_show_everything_beside_its_label(columns: int) -> None:
+    path = "/a/very/long/path/" + "photograph" * 9 + ".jpg"
+    rows = [("pack", f"{path}\n  12  words that are wrapped where they end"), ("", "[red]markup[/red] :cat:")]
+    out = StringIO()
+    console = Console(file=out, force_terminal=True, width=columns, color_system=None, emoji=False, markup=False)
+    console.print(Rows(rows), soft_wrap=True)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= max(columns, 20)
+    assert lines[0].startswith("pack      /a/")
+    assert all(line.startswith(" " * 10) for line in lines[1:])
+    shown = "".join(line[10:].replace(" ", "") for line in lines)
+    assert shown == (path + "12wordsthatarewrappedwheretheyend[red]markup[/red]:cat:")
+
+
+def test_without_a_terminal_lines_stay_whole(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    path = "/photos [1]/" + "a b" * 200
+    show([("source", path), ("", "two")])
+    assert capsys.readouterr().out == f"source    {path}\n          two\n"
