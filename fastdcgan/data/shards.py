@@ -35,7 +35,7 @@ PICTURE = np.dtype(
 )
 """What is kept of a picture, in 23 bytes. `kind` counts the shard's kinds."""
 
-_FORMAT = f"fastdcgan shard 1, Pillow {PIL.__version__}"
+_FORMAT = f"fastdcgan shard 2, Pillow {PIL.__version__}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
