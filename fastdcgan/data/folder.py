@@ -84,11 +84,6 @@ class FolderIndex:
         """How many usable pictures there are."""
         return len(self.pictures)
 
-    @property
-    def total_bytes(self) -> int:
-        """Of the usable files together."""
-        return sum(picture.bytes for picture in self.pictures)
-
     def examined(self, number: int) -> Examined:
         """See `EncodedPictures.examined`."""
         picture = self.pictures[number]

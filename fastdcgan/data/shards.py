@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import Item, Result, work_ahead
-from fastdcgan.data.folder import ENDINGS, OnProgress, printable, reason_of, refuse_huge
+from fastdcgan.data.folder import ENDINGS, NoneUsableError, OnProgress, printable, reason_of, refuse_huge
 from fastdcgan.data.picture import Examined, examine
 from fastdcgan.data.shard_names import absolute, expand
 from fastdcgan.data.source import Skipped
@@ -167,7 +167,8 @@ def open_shards(spec: str, on_progress: OnProgress | None = None) -> ShardIndex:
     shards |= {shard.path: shard for shard in _check(unchecked, report)}
     index = ShardIndex(origin=printable(absolute(spec)), shards=tuple(shards[path] for path in stamps))
     if not len(index):
-        raise ValueError(_nothing_in(index))
+        message = _nothing_in(index)
+        raise NoneUsableError(message, tuple(index.skipped)) if index.skipped else ValueError(message)
     return index
 
 

@@ -134,8 +134,7 @@ def counted(count: int, noun: str) -> str:
 
 def _files_rows(files: Files, count: int, resolution: int) -> list[tuple[str, str]]:
     rows = []
-    if files.bytes is not None:
-        rows.append(("files", f"{size_in_words(files.bytes)}, {size_in_words(files.bytes // count)} each in the mean"))
+    rows.append(("files", f"{size_in_words(files.bytes)}, {size_in_words(files.bytes // count)} each in the mean"))
     figures = [f"{number:,}" for _, number in files.kinds[:MOST]]
     width = max(map(len, figures))
     kinds = [f"{figure:>{width}}  {kind}" for figure, (kind, _) in zip(figures, files.kinds, strict=False)]

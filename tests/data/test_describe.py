@@ -108,7 +108,7 @@ class Many:
         return 100_000
 
     def examined(self, number: int) -> Examined:
-        return Examined(100 + number, 50_000, True, "JPEG RGB" if number % 4 else "WEBP RGB")
+        return Examined(100 + number, 50_000, True, "JPEG RGB" if number % 4 else "WEBP RGB", 3)
 
     def read_bytes(self, number: int) -> bytes:
         raise AssertionError("no file is read for a description")
@@ -120,7 +120,7 @@ def test_many_pictures_are_counted_without_reading_them() -> None:
     assert (files.smallest, files.median, files.largest) == ((100, 50_000), (50_099, 50_000), (100_099, 50_000))
     assert files.enlarged == 28
     assert files.cropped == 24_900 + 99, "narrower than 25,000, or wider than 100,000"
-    assert files.bytes is None
+    assert files.bytes == 300_000
 
 
 def test_facts_of_arrays(tmp_path: Path) -> None:
