@@ -16,7 +16,7 @@ from torch import nn
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
-__all__ = ["Accelerator", "check_agreement", "default_threads", "join", "requested", "wrap"]
+__all__ = ["Accelerator", "any_signal", "check_agreement", "default_threads", "join", "requested", "wrap"]
 
 
 def join(request: ExecutionConfig) -> Accelerator:
@@ -50,6 +50,15 @@ def check_agreement(accelerator: Accelerator, step: int) -> None:
     steps = gather_object([step])
     if len(set(steps)) > 1:
         raise ValueError(f"the processes see different checkpoints (steps {steps}): --out must be on a shared disk")
+
+
+def any_signal(accelerator: Accelerator, number: int) -> int:
+    """The signal that any of the processes was sent, the highest if there are several; 0 if none was."""
+    if accelerator.num_processes == 1:
+        return number
+    highest = torch.tensor(number, device=accelerator.device)
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return int(highest)
 
 
 def requested(request: ExecutionConfig) -> ExecutionConfig:

@@ -22,7 +22,7 @@ from fastdcgan.data import open_source
 from fastdcgan.data.order import rank_slice
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed import check_agreement, join, requested, wrap
+from fastdcgan.distributed import any_signal, check_agreement, join, requested, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.recorder import Recorder
@@ -37,7 +37,7 @@ def train(request: TrainConfig) -> RunFolder:
 
     Raises:
         ValueError: for what the user can fix, in one line; and when a loss stops being a finite number.
-        Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
+        Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
     """
     config = request.resolved()
     accelerator = join(config.execution)
@@ -162,9 +162,12 @@ def describe(run: Run, display: Display) -> None:
 def fit(run: Run, display: Display) -> None:
     """Take the steps that are left.
 
+    A request to stop is followed after the step in which it comes. Several ranks have to agree on that step: they do
+    so every `--log-every` steps, when they add up their figures anyway.
+
     Raises:
         ValueError: when a loss stops being finite, naming the step and the last good checkpoint.
-        Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
+        Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
     """
     schedule, accelerator = run.schedule, run.accelerator
     take_step = step_function(run.plan, run.state)
@@ -176,28 +179,33 @@ def fit(run: Run, display: Display) -> None:
         flip=run.config.data.flip,
     )
     batches = real_batches(run.source, batching, accelerator.device, start_step=run.start.step)
-    with (
-        closing(Recorder(run, display)) as recorder,
-        closing(batches),
-        stop_requests(accelerator.num_processes) as stop,
-    ):
-        for step in range(run.start.step + 1, schedule.total + 1):
-            with recorder.waiting():
-                real_BCHW = next(batches)
-            recorder.add(take_step(real_BCHW, noise(run, step)))
+    step, stopping = run.start.step, 0
+    with stop_requests() as asked:
+        with closing(Recorder(run, display)) as recorder, closing(batches):
+            while step < schedule.total and not stopping:
+                step += 1
+                with recorder.waiting():
+                    real_BCHW = next(batches)
+                recorder.add(take_step(real_BCHW, noise(run, step)))
 
-            last, stopping = step == schedule.total, stop()
-            saving = step % schedule.checkpoint_every == 0 or last or bool(stopping)
-            if step % schedule.log_every == 0 or saving:
-                recorder.tick(step)
-            if saving:  # only what has been seen to be finite
-                recorder.check_weights(step)
-            if step % schedule.sample_every == 0 or last:
-                recorder.sample(step)
-            if saving:
-                recorder.save(step)
-            if stopping:
-                raise Stopped(f"stopped after step {step:,}; the same command goes on from there", stopping)
+                last = step == schedule.total
+                saving = step % schedule.checkpoint_every == 0 or last
+                logging = step % schedule.log_every == 0 or saving
+                if logging or accelerator.num_processes == 1:
+                    stopping = any_signal(accelerator, asked())
+                    saving = saving or bool(stopping)
+                if logging or saving:
+                    recorder.tick(step)
+                if saving:  # only what has been seen to be finite
+                    recorder.check_weights(step)
+                if step % schedule.sample_every == 0 or last:
+                    recorder.sample(step)
+                if saving:
+                    recorder.save(step)
+        # A launcher ends all ranks when the first one leaves: nobody does before everything is written.
+        accelerator.wait_for_everyone()
+    if stopping:
+        raise Stopped(f"stopped after step {step:,}; the same command goes on from there", stopping)
 
 
 def noise(run: Run, step: int) -> Tensor:
