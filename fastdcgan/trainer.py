@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fastdcgan import checkpoint, models
+from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
 from fastdcgan.checkpoint import Progress
@@ -22,9 +23,10 @@ from fastdcgan.data import open_source
 from fastdcgan.data.order import rank_slice
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed import any_signal, check_agreement, join, requested, wrap
+from fastdcgan.distributed import any_signal, join, naming_lost_ranks, requested, taking_turns, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
+from fastdcgan.rank_log import rank_log
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
 from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
@@ -41,8 +43,15 @@ def train(request: TrainConfig) -> RunFolder:
     """
     config = request.resolved()
     accelerator = join(config.execution)
-    with Display(visible=accelerator.is_main_process) as display:
-        run = setup(config, accelerator, display)
+    timeout = config.execution.rank_timeout
+    with naming_lost_ranks(accelerator, timeout):
+        config, folder = place(config, accelerator)
+    with (
+        rank_log(folder.logs, accelerator.process_index, accelerator.num_processes),
+        naming_lost_ranks(accelerator, timeout),
+        Display(visible=accelerator.is_main_process) as display,
+    ):
+        run = setup(config, folder, accelerator, display)
         describe(run, display)
         if run.start.step >= run.schedule.total:
             display.say(
@@ -60,13 +69,13 @@ def train(request: TrainConfig) -> RunFolder:
     return run.folder
 
 
-def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Run:
-    """Check the request against the machine and the data, cheapest checks first, and load the last checkpoint.
+def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, RunFolder]:
+    """Check the request against the machine and the other processes, and choose the run's folder.
 
     Raises:
         ValueError: for what the user can fix.
     """
-    arch = config.model.architecture()
+    check_same_request(accelerator, config)
     global_batch = cast(int, config.data.batch_size)
     if global_batch % accelerator.num_processes:
         raise ValueError(
@@ -80,8 +89,17 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     if config.execution.precision == "auto" and folder.config.exists():  # a run goes on in its own precision
         precision = read_config(folder).execution.precision
         config = replace(config, execution=replace(config.execution, precision=precision))
+    return config, folder
 
-    with accelerator.local_main_process_first():  # one process a machine draws and checks; the others find it done
+
+def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display) -> Run:
+    """Open the data, choose a plan, build the networks, and load the last checkpoint.
+
+    Raises:
+        ValueError: for what the user can fix.
+    """
+    arch = config.model.architecture()
+    with taking_turns(accelerator):  # one process a machine draws and checks; the others find it done
         source = open_source(
             config.data.data,
             resolution=arch.resolution,
@@ -93,6 +111,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             device_memory=config.data.data_memory and config.data.data_memory * 2**30,
             on_progress=display.advance,
         )
+    check_same_pictures(accelerator, source)
     schedule = Schedule.of(config, len(source))
     chosen = _agree_on_plan(config, arch, schedule, folder, accelerator, display)
     plan = chosen.plan
@@ -102,7 +121,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=partial(wrap, accelerator))
     saved = checkpoint.checkpoints(folder.checkpoints)
     start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
-    check_agreement(accelerator, start.step)
+    check_same_start(accelerator, start.step)
 
     if accelerator.is_main_process:
         create(folder)
