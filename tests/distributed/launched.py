@@ -54,7 +54,9 @@ class Launched:
         return self.process.returncode, said
 
 
-def launch(*command: object, launcher: tuple[str, ...] = TWO_RANKS, script: str = "train.py", **env: str) -> Launched:
+def launch(
+    *command: object, launcher: tuple[str, ...] = TWO_RANKS, script: str | Path = "train.py", **env: str
+) -> Launched:
     """Start training below a launcher."""
     environ = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     process = subprocess.Popen(

@@ -39,7 +39,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    code, said = launch(*command(photos, out)).ended()
+    code, said = launch(*command(photos, out), "--checkpoint-every", 20).ended()
     assert code == 0, said
     return out
 
