@@ -1,6 +1,7 @@
 """The command line: `fastdcgan <verb>`. Options are generated from the configuration's dataclasses."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,11 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
         run_training(config)
     except Stopped as stop:
         message, number = stop.args
-        print(f"fastdcgan: {message}", file=sys.stderr)
+        # All is saved. When the first rank has left, the launcher ends the others, which are just leaving too.
+        for name in {signal.SIGTERM, signal.Signals(number)}:
+            signal.signal(name, signal.SIG_IGN)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"fastdcgan: {message}", file=sys.stderr)
         sys.exit(128 + number)
 
 

@@ -125,6 +125,9 @@ class ExecutionConfig:
     """Threads for arithmetic on a CPU, per process. Default: OMP_NUM_THREADS, else this process's share of the
     cores."""
 
+    rank_timeout: float = field(default=300.0, metadata=FREE)
+    """Seconds after which a process that no longer answers the others is given up, and the run ends with an error."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -219,6 +222,9 @@ class TrainConfig:
         memory = self.data.data_memory
         if memory is not None and not 0 <= memory < float("inf"):
             raise ValueError(f"--data-memory {memory}: must be at least 0")
+        timeout = self.execution.rank_timeout
+        if not 1 <= timeout <= 86_400:
+            raise ValueError(f"--rank-timeout {timeout}: must be at least 1 second and at most a day")
         recipe = self.recipe
         if not 0 < recipe.lr < float("inf"):
             raise ValueError(f"--lr {recipe.lr}: must be above 0")

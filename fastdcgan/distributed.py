@@ -6,28 +6,56 @@ compilation and gradient scaling are the plan's, so that they are the same with 
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import nn
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from torch import distributed, nn
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
-__all__ = ["Accelerator", "check_agreement", "default_threads", "join", "requested", "wrap"]
+__all__ = [
+    "Accelerator",
+    "any_signal",
+    "default_threads",
+    "everyones",
+    "join",
+    "naming_lost_ranks",
+    "requested",
+    "taking_turns",
+    "wrap",
+]
+
+T = TypeVar("T")
+
+PREPARATION = timedelta(days=1)
+"""How long processes wait for one that prepares the data: of a large folder every file is read and decoded first."""
 
 
 def join(request: ExecutionConfig) -> Accelerator:
-    """Take our place among the processes of this run: one of one, unless a launcher says otherwise."""
+    """Take our place among the processes of this run: one of one, unless a launcher says otherwise.
+
+    Raises:
+        ValueError: if that can't be done, in one line.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
     # Without a word from us Accelerate joins processes only where there are GPUs: on a CPU each would run alone.
     on_cpu = request.device == "cpu" or not torch.accelerator.is_available()
+    if world_size > 1 and not on_cpu:
+        _check_backend(int(os.environ.get("LOCAL_RANK", 0)))
     # D's buffers must not be broadcast inside its second forward of a step: that would change, in place, what the first
     # one's backward needs. Each rank keeps BatchNorm statistics of its own, and rank 0's are saved.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp])
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    group = InitProcessGroupKwargs(timeout=timedelta(seconds=request.rank_timeout))
+    try:
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp, group])
+    except distributed.DistError as error:
+        raise ValueError(_why_not_joined(error)) from error
     assert accelerator.num_processes == world_size, (accelerator.num_processes, world_size)
     if accelerator.device.type == "cpu":
         torch.set_num_threads(request.threads or default_threads())
@@ -43,13 +71,55 @@ def wrap(accelerator: Accelerator, network: nn.Module) -> nn.Module:
     return wrapped
 
 
-def check_agreement(accelerator: Accelerator, step: int) -> None:
-    """All processes must start from the same step. Raises ValueError if they see different checkpoints."""
+def everyones(accelerator: Accelerator, value: T) -> list[T]:
+    """What each process has to say, by rank."""
+    values: list[T] = gather_object([value]) if accelerator.num_processes > 1 else [value]
+    return values
+
+
+@contextmanager
+def taking_turns(accelerator: Accelerator) -> Iterator[None]:
+    """One process a machine does what is in here first; the others then find it done. All leave it together.
+
+    It may take long, unlike anything that comes after: `PREPARATION` instead of `--rank-timeout`.
+    """
     if accelerator.num_processes == 1:
+        yield
         return
-    steps = gather_object([step])
-    if len(set(steps)) > 1:
-        raise ValueError(f"the processes see different checkpoints (steps {steps}): --out must be on a shared disk")
+    patient = cast(distributed.ProcessGroup, distributed.new_group(timeout=PREPARATION, backend="gloo"))
+    if not accelerator.is_local_main_process:
+        distributed.barrier(patient)
+    yield
+    if accelerator.is_local_main_process:
+        distributed.barrier(patient)
+    distributed.barrier(patient)
+
+
+@contextmanager
+def naming_lost_ranks(accelerator: Accelerator, timeout: float) -> Iterator[None]:
+    """Turn the end of the others, or of the link to them, into one line.
+
+    Raises:
+        ValueError: they ended, or did not answer for `timeout` seconds.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _is_lost(error):
+            raise
+        raise ValueError(
+            f"the other processes ended or did not answer for {timeout:g} s ({_first_line(error)}); "
+            "the same command goes on from the last checkpoint"
+        ) from error
+
+
+def any_signal(accelerator: Accelerator, number: int) -> int:
+    """The signal that any of the processes was sent, the highest if there are several; 0 if none was."""
+    if accelerator.num_processes == 1:
+        return number
+    highest = torch.tensor(number, device=accelerator.device)
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return int(highest)
 
 
 def requested(request: ExecutionConfig) -> ExecutionConfig:
@@ -71,3 +141,39 @@ def default_threads() -> int:
     if said.isdecimal() and int(said) > 0 and not (launched and said == "1"):
         return int(said)
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _check_backend(local_rank: int) -> None:
+    """Raises ValueError if the accelerator that is here can't be one of several."""
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None
+    backend = distributed.Backend.default_device_backend_map.get(kind.type)
+    if backend is None or not distributed.is_backend_available(backend):
+        what = f"has no {backend}" if backend else "knows no way"
+        raise ValueError(
+            f"PyTorch {what} for several processes on {kind.type} here: use --device cpu, or start one process"
+        )
+    count = torch.accelerator.device_count()
+    if local_rank >= count:
+        raise ValueError(
+            f"process {local_rank} of this machine finds {count} device{'s' * (count > 1)} of kind {kind.type}: "
+            f"start {count} process{'es' * (count > 1)} a machine, or use --device cpu"
+        )
+
+
+def _why_not_joined(error: Exception) -> str:
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(error):
+        return f"the port of MASTER_PORT={os.environ.get('MASTER_PORT')} is in use on this machine: choose another"
+    return f"can't join the other processes at {address}: {_first_line(error)}"
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Gloo raises plain RuntimeErrors."""
+    return isinstance(error, distributed.DistError) or any(
+        word in str(error) for word in ("gloo", "Gloo", "Connection")
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200].rstrip(".")

@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def logs(self) -> Path:
+        """What ranks other than the first said."""
+        return self.path / "logs"
+
+    @property
     def checkpoints(self) -> Path:
         """What was learned."""
         return self.path / "checkpoints"

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fastdcgan import checkpoint, models
+from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
 from fastdcgan.checkpoint import Progress
@@ -22,9 +23,10 @@ from fastdcgan.data import open_source
 from fastdcgan.data.order import rank_slice
 from fastdcgan.data.source import ImageSource, endings
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed import check_agreement, join, requested, wrap
+from fastdcgan.distributed import any_signal, join, naming_lost_ranks, requested, taking_turns, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
+from fastdcgan.rank_log import rank_log
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
 from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
@@ -37,12 +39,19 @@ def train(request: TrainConfig) -> RunFolder:
 
     Raises:
         ValueError: for what the user can fix, in one line; and when a loss stops being a finite number.
-        Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
+        Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
     """
     config = request.resolved()
     accelerator = join(config.execution)
-    with Display(visible=accelerator.is_main_process) as display:
-        run = setup(config, accelerator, display)
+    timeout = config.execution.rank_timeout
+    with naming_lost_ranks(accelerator, timeout):
+        config, folder = place(config, accelerator)
+    with (
+        rank_log(folder.logs, accelerator.process_index, accelerator.num_processes),
+        naming_lost_ranks(accelerator, timeout),
+        Display(visible=accelerator.is_main_process) as display,
+    ):
+        run = setup(config, folder, accelerator, display)
         describe(run, display)
         if run.start.step >= run.schedule.total:
             display.say(
@@ -60,13 +69,13 @@ def train(request: TrainConfig) -> RunFolder:
     return run.folder
 
 
-def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Run:
-    """Check the request against the machine and the data, cheapest checks first, and load the last checkpoint.
+def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, RunFolder]:
+    """Check the request against the machine and the other processes, and choose the run's folder.
 
     Raises:
         ValueError: for what the user can fix.
     """
-    arch = config.model.architecture()
+    check_same_request(accelerator, config)
     global_batch = cast(int, config.data.batch_size)
     if global_batch % accelerator.num_processes:
         raise ValueError(
@@ -80,8 +89,17 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     if config.execution.precision == "auto" and folder.config.exists():  # a run goes on in its own precision
         precision = read_config(folder).execution.precision
         config = replace(config, execution=replace(config.execution, precision=precision))
+    return config, folder
 
-    with accelerator.local_main_process_first():  # one process a machine draws and checks; the others find it done
+
+def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display) -> Run:
+    """Open the data, choose a plan, build the networks, and load the last checkpoint.
+
+    Raises:
+        ValueError: for what the user can fix.
+    """
+    arch = config.model.architecture()
+    with taking_turns(accelerator):  # one process a machine draws and checks; the others find it done
         source = open_source(
             config.data.data,
             resolution=arch.resolution,
@@ -93,6 +111,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
             device_memory=config.data.data_memory and config.data.data_memory * 2**30,
             on_progress=display.advance,
         )
+    check_same_pictures(accelerator, source)
     schedule = Schedule.of(config, len(source))
     chosen = _agree_on_plan(config, arch, schedule, folder, accelerator, display)
     plan = chosen.plan
@@ -102,7 +121,7 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=partial(wrap, accelerator))
     saved = checkpoint.checkpoints(folder.checkpoints)
     start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
-    check_agreement(accelerator, start.step)
+    check_same_start(accelerator, start.step)
 
     if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
         display.say(
@@ -168,9 +187,12 @@ def describe(run: Run, display: Display) -> None:
 def fit(run: Run, display: Display) -> None:
     """Take the steps that are left.
 
+    A request to stop is followed after the step in which it comes. Several ranks have to agree on that step: they do
+    so every `--log-every` steps, when they add up their figures anyway.
+
     Raises:
         ValueError: when a loss stops being finite, naming the step and the last good checkpoint.
-        Stopped: after SIGINT or SIGTERM, once a checkpoint is written.
+        Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
     """
     schedule, accelerator = run.schedule, run.accelerator
     take_step = step_function(run.plan, run.state)
@@ -182,28 +204,33 @@ def fit(run: Run, display: Display) -> None:
         flip=run.config.data.flip,
     )
     batches = real_batches(run.source, batching, accelerator.device, start_step=run.start.step)
-    with (
-        closing(Recorder(run, display)) as recorder,
-        closing(batches),
-        stop_requests(accelerator.num_processes) as stop,
-    ):
-        for step in range(run.start.step + 1, schedule.total + 1):
-            with recorder.waiting():
-                real_BCHW = next(batches)
-            recorder.add(take_step(real_BCHW, noise(run, step)))
+    step, stopping = run.start.step, 0
+    with stop_requests() as asked:
+        with closing(Recorder(run, display)) as recorder, closing(batches):
+            while step < schedule.total and not stopping:
+                step += 1
+                with recorder.waiting():
+                    real_BCHW = next(batches)
+                recorder.add(take_step(real_BCHW, noise(run, step)))
 
-            last, stopping = step == schedule.total, stop()
-            saving = step % schedule.checkpoint_every == 0 or last or bool(stopping)
-            if step % schedule.log_every == 0 or saving:
-                recorder.tick(step)
-            if saving:  # only what has been seen to be finite
-                recorder.check_weights(step)
-            if step % schedule.sample_every == 0 or last:
-                recorder.sample(step)
-            if saving:
-                recorder.save(step)
-            if stopping:
-                raise Stopped(f"stopped after step {step:,}; the same command goes on from there", stopping)
+                last = step == schedule.total
+                saving = step % schedule.checkpoint_every == 0 or last
+                logging = step % schedule.log_every == 0 or saving
+                if logging or accelerator.num_processes == 1:
+                    stopping = any_signal(accelerator, asked())
+                    saving = saving or bool(stopping)
+                if logging or saving:
+                    recorder.tick(step)
+                if saving:  # only what has been seen to be finite
+                    recorder.check_weights(step)
+                if step % schedule.sample_every == 0 or last:
+                    recorder.sample(step)
+                if saving:
+                    recorder.save(step)
+        # A launcher ends all ranks when the first one leaves: nobody does before everything is written.
+        accelerator.wait_for_everyone()
+    if stopping:
+        raise Stopped(f"stopped after step {step:,}; the same command goes on from there", stopping)
 
 
 def noise(run: Run, step: int) -> Tensor:

@@ -173,6 +173,9 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "checkpoint_every": 5,
     "keep_checkpoints": 5,
     "tensorboard": False,
+    "rank_timeout": 5.0,
+    "data_memory": 1.0,
+    "data_cache": "off",
 }
 """And for each that doesn't."""
 

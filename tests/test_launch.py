@@ -1,23 +1,52 @@
-"""The launch configurations, and two processes that train together."""
+"""The launch files: read by the tools they are for, and their command lines run with two processes on the CPU."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
+sys.path.append(str(Path(__file__).parent / "distributed"))
+from launched import (
+    QUICK,
+    ROOT,
+    TORCHRUN,
+    last_step,
+    launch,
+    metrics,
+    saved_steps,
+    wait_for,
+    write_pictures,
+)
+
+LAUNCH, DOCKER = ROOT / "launch", ROOT / "docker"
+JOB, TRAIN_JOB = LAUNCH / "kubernetes-job.yaml", LAUNCH / "kubeflow-trainjob.yaml"
+CONFIGS = sorted(set(LAUNCH.glob("*.yaml")) - {JOB, TRAIN_JOB})
+PROCESSES = {"cpu": 1, "cpu_many": 2, "gpu": 1, "gpu_8": 8, "two_nodes": 16}
+
+
+def tool(name: str) -> str:
+    """A program that came with a package."""
+    path = Path(sysconfig.get_path("scripts")) / name
+    if not path.exists():
+        pytest.skip(f"{name} is not installed")
+    return str(path)
+
+
+def checked(*command: object) -> None:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_there_is_a_configuration_for_each_kind_of_machine() -> None:
-    assert [path.stem for path in CONFIGS] == ["cpu", "gpu", "gpu_8", "two_nodes"]
+    assert [path.stem for path in CONFIGS] == list(PROCESSES)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -28,61 +57,106 @@ def test_accelerate_reads_the_configuration(path: Path) -> None:
     config = load_config_from_file(str(path))
 
     assert config.mixed_precision == "no", "precision is the plan's"
-    assert config.use_cpu == (path.stem == "cpu")
-    assert config.num_processes == {"cpu": 1, "gpu": 1, "gpu_8": 8, "two_nodes": 16}[path.stem]
+    assert config.use_cpu == path.stem.startswith("cpu")
+    assert config.num_processes == PROCESSES[path.stem]
     assert config.num_machines == (2 if path.stem == "two_nodes" else 1)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_readme_shows_the_configuration(path: Path) -> None:
-    assert f"--config_file launch/{path.name}" in (ROOT / "launch" / "README.md").read_text()
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.[ys]*")), ids=lambda path: path.stem)
+def test_the_readme_shows_the_file(path: Path) -> None:
+    assert f"launch/{path.name}" in (LAUNCH / "README.md").read_text()
+
+
+def test_the_slurm_script_is_sound() -> None:
+    checked("bash", "-n", LAUNCH / "slurm.sbatch")
+    checked(tool("shellcheck"), LAUNCH / "slurm.sbatch", ROOT / ".ci" / "run")
+
+
+def test_kubernetes_knows_every_field_of_the_job() -> None:
+    checked(tool("kubernetes-validate"), "--strict", JOB)
+
+
+def test_kubeflow_knows_every_field_of_the_train_job() -> None:
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    written = yaml.safe_load(TRAIN_JOB.read_text())
+    read = models.TrainerV1alpha1TrainJob.from_dict(written)
+    assert json.loads(read.to_json()) == written, "a field it doesn't know is left out"
+
+
+def test_the_images_pass_the_linter() -> None:
+    checked(tool("hadolint"), *sorted(DOCKER.glob("Dockerfile.*")))
+
+
+def accelerate() -> tuple[str, ...]:
+    return sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu_many.yaml")
+
+
+def kubernetes() -> tuple[str, ...]:
+    """The container's command up to the script, for one machine without GPUs."""
+    _, job = yaml.safe_load_all(JOB.read_text())
+    program, *options = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    here = {"--nnodes=2": "--nnodes=1", "--nproc-per-node=8": "--nproc-per-node=2"}
+    here["--rdzv-endpoint=fastdcgan-0.fastdcgan:29500"] = "--rdzv-endpoint=localhost:0"
+    assert program == "torchrun" and here.keys() <= set(options)
+    return *TORCHRUN, *(here.get(option, option) for option in options[: options.index("/app/train.py")])
+
+
+def kubeflow() -> tuple[str, ...]:
+    """What the TrainJob runs, in the environment that Kubeflow Trainer gives it."""
+    trainer = yaml.safe_load(TRAIN_JOB.read_text())["spec"]["trainer"]
+    assert trainer["command"] == ["torchrun"] and trainer["args"][0] == "/app/train.py"
+    environment = {"NNODES": 1, "NPROC_PER_NODE": 2, "NODE_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": 29871}
+    return "env", *(f"PET_{name}={value}" for name, value in environment.items()), *TORCHRUN
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [accelerate, kubernetes, kubeflow], ids=lambda launcher: launcher.__name__)
+def test_two_processes_train_together(launcher: Callable[[], tuple[str, ...]], tmp_path: Path) -> None:
     """Three steps of 8 images. Had the processes not found each other, each would write a run of its own there."""
-    photos, out = tmp_path / "photos", tmp_path / "run"
-    write_pictures(photos, count=32)
-    options = {
-        "--data": photos,
-        "--out": out,
-        "--arch": "dcgan28",
-        "--batch-size": 8,
-        "--images": 24,
-        "--log-every": 1,
-        "--checkpoint-every": 3,
-        "--precision": "fp32",
-    }
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            str(ROOT / "train.py"),
-            *(str(word) for option in options.items() for word in option),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "FASTDCGAN_CACHE": str(tmp_path / "cache")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
+    options = ("--images", 24, "--log-every", 1, "--checkpoint-every", 3)
 
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("Done.") == 1, finished.stdout
+    code, said = launch("--data", photos, "--out", out, *QUICK, *options, launcher=launcher()).ended()
+
+    assert code == 0, said
+    assert said.count("Done.") == 1, said
     assert json.loads((out / "config.json").read_text())["conditions"]["processes"] == 2
     assert [path.name for path in tmp_path.rglob("metrics.jsonl")] == ["metrics.jsonl"]
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [(record["step"], record["images"]) for record in records] == [(1, 8), (2, 16), (3, 24)]
-    assert len(list((out / "tensorboard").iterdir())) == 1, "one process writes"
+    assert [(record["step"], record["images"]) for record in metrics(out)] == [(1, 8), (2, 16), (3, 24)]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
+    assert [path.name for path in (out / "logs").iterdir()] == ["rank-1.log"]
+    assert "rank 1 of 2 on " in (out / "logs" / "rank-1.log").read_text()
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Grey gradients of 28x28, each turned another way."""
-    folder.mkdir()
-    y, x = np.mgrid[-1:1:28j, -1:1:28j]
-    for number in range(count):
-        angle = 2 * np.pi * number / count
-        levels = 127.5 + 89 * (x * np.cos(angle) + y * np.sin(angle))
-        Image.fromarray(levels.astype(np.uint8)).save(folder / f"{number:02d}.png")
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Slurm's script is for Linux")
+def test_a_preempted_slurm_job_saves_and_is_queued_again(tmp_path: Path) -> None:
+    """With stand-ins for srun and scontrol: one machine, two processes."""
+    programs = {
+        "srun": 'exec "$@"',
+        "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+        "scontrol": f'case $1 in show) echo localhost;; *) echo "$@" >> {tmp_path}/scontrol.txt;; esac',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, does in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    job = {"JOB_ID": "7", "JOB_NODELIST": "localhost", "JOB_NUM_NODES": "1", "SUBMIT_DIR": str(ROOT)}
+    environment = {f"SLURM_{name}": value for name, value in job.items()}
+    environment |= {"FASTDCGAN_RANKS": "2", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
+    command = ("--data", photos, "--out", out, *QUICK, "--images", 160 * 8, "--log-every", 5)
+    command = (*command, "--checkpoint-every", 1000)
+
+    running = launch(*command, launcher=("bash",), script="launch/slurm.sbatch", **environment)
+    wait_for(lambda: last_step(out) >= 10, running)
+    running.send(signal.SIGUSR1)
+    code, said = running.ended()
+
+    assert code == 0, said
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"
+    stopped = last_step(out)
+    assert saved_steps(out) == [stopped] and stopped < 160
+    code, said = launch(*command, launcher=("bash",), script="launch/slurm.sbatch", **environment).ended()
+    assert code == 0 and f"resuming  after step {stopped:,}" in said, said
+    assert saved_steps(out) == [stopped, 160]

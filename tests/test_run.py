@@ -185,7 +185,8 @@ def test_the_same_command_goes_on_bit_for_bit(undisturbed: Path, fastdcgan: Comm
 
 
 @pytest.mark.slow
-def test_a_request_to_stop_saves_first(photographs: Path, fastdcgan: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_stop_saves_first(number: signal.Signals, photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     command = [
         sys.executable,
@@ -205,9 +206,9 @@ def test_a_request_to_stop_saves_first(photographs: Path, fastdcgan: Command, tm
     while not (out / "metrics.jsonl").exists() or not metrics(out):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     assert "stopped after step" in said and "Traceback" not in said
     last = metrics(out)[-1]["step"]
     assert (out / "checkpoints" / f"step-{last:08d}" / "generator.safetensors").is_file()

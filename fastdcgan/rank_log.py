@@ -1,0 +1,67 @@
+"""What ranks other than the first say: kept in a file a rank, out of the way of the first one's progress."""
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from fastdcgan.stopping import Stopped
+
+
+@contextmanager
+def rank_log(folder: Path, rank: int, world_size: int) -> Iterator[None]:
+    """Append all that this process prints, from C too, to `folder`/rank-N.log; rank 0's goes where it always does.
+
+    What is raised is written there in full, and raised on with the rank's name.
+    """
+    who = f"rank {rank} of {world_size} on {socket.gethostname()}, process {os.getpid()}"
+    if rank == 0:
+        with naming(who if world_size > 1 else ""):
+            yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"rank-{rank}.log").open("a", encoding="utf-8") as log:
+        log.write(f"== {datetime.now().isoformat(timespec='seconds')} {who}\n")
+        log.flush()
+        with said_into(log.fileno()), naming(who):
+            try:
+                yield
+            except Stopped as stop:
+                print(stop.args[0])
+                raise
+            except BaseException:
+                traceback.print_exc()
+                raise
+
+
+@contextmanager
+def naming(who: str) -> Iterator[None]:
+    """Add to what is raised whose it is."""
+    try:
+        yield
+    except BaseException as error:
+        if who:
+            error.add_note(f"This was {who}.")
+        raise
+
+
+@contextmanager
+def said_into(target: int) -> Iterator[None]:
+    """Lead this process's standard output and error to an open file."""
+    streams = (sys.stdout, sys.stderr)
+    numbers = (1, 2)
+    kept = [os.dup(number) for number in numbers]
+    try:
+        for number in numbers:
+            os.dup2(target, number)
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, before in zip(numbers, kept, strict=True):
+            os.dup2(before, number)
+            os.close(before)
