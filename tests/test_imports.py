@@ -24,6 +24,7 @@ LAYERS = (
     "winograd",
     "thin",
     "ends",
+    "sync_norm",
     "fused_norm",
     "hardware",
     "config",
