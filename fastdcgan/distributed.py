@@ -11,12 +11,12 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import nn
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, gather_object
+from torch import Tensor, nn
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
-__all__ = ["Accelerator", "check_agreement", "default_threads", "join", "requested", "wrap"]
+__all__ = ["Accelerator", "check_agreement", "default_threads", "difference", "join", "requested", "wrap"]
 
 
 def join(request: ExecutionConfig) -> Accelerator:
@@ -24,8 +24,12 @@ def join(request: ExecutionConfig) -> Accelerator:
     # Without a word from us Accelerate joins processes only where there are GPUs: on a CPU each would run alone.
     on_cpu = request.device == "cpu" or not torch.accelerator.is_available()
     # D's buffers must not be broadcast inside its second forward of a step: that would change, in place, what the first
-    # one's backward needs. Each rank keeps BatchNorm statistics of its own, and rank 0's are saved.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # one's backward needs. Synchronised ones are the same on all ranks; of local ones rank 0's are saved.
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        comm_hook=DDPCommunicationHookType(request.compress_gradients.replace("off", "no")),
+    )
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp])
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     assert accelerator.num_processes == world_size, (accelerator.num_processes, world_size)
@@ -50,6 +54,28 @@ def check_agreement(accelerator: Accelerator, step: int) -> None:
     steps = gather_object([step])
     if len(set(steps)) > 1:
         raise ValueError(f"the processes see different checkpoints (steps {steps}): --out must be on a shared disk")
+
+
+def difference(accelerator: Accelerator, tensors: dict[str, Tensor]) -> str | None:
+    """The first of these tensors that is not, bit for bit, the same on all processes, and where; None if all are.
+
+    Checksums are compared: eight bytes a tensor leave the device.
+    """
+    if accelerator.num_processes == 1:
+        return None
+    ours_N = torch.stack([_checksum(tensor) for tensor in tensors.values()])
+    all_RN = accelerator.gather(ours_N).reshape(accelerator.num_processes, -1).cpu()
+    for name, sums_R in zip(tensors, all_RN.unbind(1), strict=True):
+        if others := (sums_R != sums_R[0]).nonzero().flatten().tolist():
+            processes = "process " if len(others) == 1 else "processes "
+            return f"{name} on {processes}{', '.join(map(str, others))} is not what it is on process 0"
+    return None
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Of the bits, each weighted with its place, whatever the layout: int64, on the device."""
+    bits = tensor.detach().contiguous().flatten().view(torch.int32)
+    return (bits * torch.arange(1, bits.numel() + 1, device=bits.device)).sum()
 
 
 def requested(request: ExecutionConfig) -> ExecutionConfig:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from fastdcgan import checkpoint, models
+from fastdcgan import checkpoint, models, sync_norm
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
 from fastdcgan.checkpoint import Progress
@@ -99,7 +99,18 @@ def setup(config: TrainConfig, accelerator: Accelerator, display: Display) -> Ru
     config = replace(config, execution=replace(config.execution, precision=plan.precision))
 
     generator, discriminator = models.build(arch, config.run.seed)
-    state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=partial(wrap, accelerator))
+    if config.recipe.batch_norm == "sync":
+        for network in (generator, discriminator):
+            sync_norm.install(network, accelerator.num_processes)
+    state = prepare(
+        plan,
+        generator,
+        discriminator,
+        config.recipe,
+        accelerator.device,
+        wrap=partial(wrap, accelerator),
+        gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
+    )
     saved = checkpoint.checkpoints(folder.checkpoints)
     start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
     check_agreement(accelerator, start.step)

@@ -133,7 +133,9 @@ OTHER: dict[str, Any] = {
     "lr": 0.5,
     "beta1": 0.25,
     "beta2": 0.25,
+    "batch_norm": "local",
     "precision": "bf16",
+    "compress_gradients": "bf16",
     "seed": 5,
 }
 """Another value for each option that changes what is learned at a step."""
