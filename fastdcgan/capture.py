@@ -48,7 +48,7 @@ class CapturedStep:
     """`train_step` of a state, as one graph. It is compiled when first called: minutes where Inductor is the backend.
 
     Shapes and the optimizers' hyperparameters are constants of the graph. Where several processes have joined,
-    gradients are averaged over them in the graph, one bucket a network; BatchNorm's statistics stay each process's own.
+    gradients are averaged over them in the graph, one bucket a network.
 
     Args:
         state: changed in place by each call. Its networks must not be wrapped for DDP.
@@ -87,10 +87,10 @@ class CapturedStep:
         with state.autocast():
             fake_BCHW = G(z_BL)
             loss_d, logits_real_B, logits_fake_B = discriminator_loss(D, real_BCHW, fake_BCHW.detach(), state.objective)
-        _update(loss_d, D, adam_d, state.optimizer_d)
+        _update(loss_d, D, adam_d, state.optimizer_d, state.gradients_cross_as)
         with state.autocast():  # another one: it casts D's weights anew
             loss_g = generator_loss(D, fake_BCHW, state.objective)
-        _update(loss_g, G, adam_g, state.optimizer_g)
+        _update(loss_g, G, adam_g, state.optimizer_g, state.gradients_cross_as)
         return torch.stack(
             [
                 loss_d.detach().float(),
@@ -101,13 +101,19 @@ class CapturedStep:
         )
 
 
-def _update(loss: Tensor, network: nn.Module, adam: Adam, optimizer: torch.optim.Optimizer) -> None:
+def _update(
+    loss: Tensor,
+    network: nn.Module,
+    adam: Adam,
+    optimizer: torch.optim.Optimizer,
+    gradients_cross_as: torch.dtype | None,
+) -> None:
     """One Adam step (Kingma & Ba 2015, algorithm 1) down the loss, which only the network's own parameters follow.
 
     `optimizer.step()` doesn't trace; these are its operations, and its hyperparameters.
     """
     parameters: list[Tensor] = list(network.parameters())
-    gradients = _averaged(list(torch.autograd.grad(loss, parameters)))
+    gradients = _averaged(list(torch.autograd.grad(loss, parameters)), gradients_cross_as)
     options = optimizer.param_groups[0]
     beta1, beta2 = options["betas"]
     with torch.no_grad():
@@ -130,7 +136,7 @@ def _unfilled(beta: float, steps: Tensor) -> Tensor:
     return -torch.expm1(steps * (math.log(beta) if beta else -math.inf))
 
 
-def _averaged(gradients: list[Tensor]) -> list[Tensor]:
+def _averaged(gradients: list[Tensor], cross_as: torch.dtype | None) -> list[Tensor]:
     """The mean over all processes, in one all-reduce."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return gradients
@@ -138,7 +144,7 @@ def _averaged(gradients: list[Tensor]) -> list[Tensor]:
     assert group is not None
     # Gloo knows no average.
     bucket = torch.cat([_in_memory_order(gradient).flatten() for gradient in gradients]) / dist.get_world_size()
-    summed = collectives.all_reduce(bucket, "sum", group)
+    summed = collectives.all_reduce(bucket.to(cross_as or bucket.dtype), "sum", group).to(bucket.dtype)
     parts = summed.split([gradient.numel() for gradient in gradients])
     return [_back(part.view(_in_memory_order(gradient).shape)) for part, gradient in zip(parts, gradients, strict=True)]
 

@@ -99,6 +99,10 @@ class RecipeConfig:
     beta2: float = 0.999
     """Adam's decay of the gradient's square."""
 
+    batch_norm: Literal["sync", "local"] = "sync"
+    """What BatchNorm normalises over where there are several processes. sync: the global batch, so that what is learned
+    does not depend on their number. local: each process's share, which saves an all-reduce a layer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
@@ -120,6 +124,10 @@ class ExecutionConfig:
     """on: torch.compile both networks. step: the whole iteration, optimizers included, as one graph, replayed without
     launches on CUDA (not for fp16): predicted to be the fastest on GPUs, but not measured there yet. auto: on for CUDA
     only; on CPUs Inductor's BatchNorm measured slower than eager's."""
+
+    compress_gradients: Literal["off", "bf16"] = "off"
+    """What gradients cross between processes as. bf16: half the bytes, for a slow network; they are rounded and added
+    up as bf16. off: as they are."""
 
     threads: int | None = field(default=None, metadata=FREE)
     """Threads for arithmetic on a CPU, per process. Default: OMP_NUM_THREADS, else this process's share of the

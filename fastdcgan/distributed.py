@@ -14,8 +14,13 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
-from torch import distributed, nn
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    gather_object,
+)
+from torch import Tensor, distributed, nn
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
@@ -23,6 +28,7 @@ __all__ = [
     "Accelerator",
     "any_signal",
     "default_threads",
+    "difference",
     "everyones",
     "join",
     "naming_lost_ranks",
@@ -49,8 +55,12 @@ def join(request: ExecutionConfig) -> Accelerator:
     if world_size > 1 and not on_cpu:
         _check_backend(int(os.environ.get("LOCAL_RANK", 0)))
     # D's buffers must not be broadcast inside its second forward of a step: that would change, in place, what the first
-    # one's backward needs. Each rank keeps BatchNorm statistics of its own, and rank 0's are saved.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    # one's backward needs. Synchronised ones are the same on all ranks; of local ones rank 0's are saved.
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        comm_hook=DDPCommunicationHookType(request.compress_gradients.replace("off", "no")),
+    )
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=request.rank_timeout))
     try:
         accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp, group])
@@ -120,6 +130,28 @@ def any_signal(accelerator: Accelerator, number: int) -> int:
     highest = torch.tensor(number, device=accelerator.device)
     torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
     return int(highest)
+
+
+def difference(accelerator: Accelerator, tensors: dict[str, Tensor]) -> str | None:
+    """The first of these tensors that is not, bit for bit, the same on all processes, and where; None if all are.
+
+    Checksums are compared: eight bytes a tensor leave the device.
+    """
+    if accelerator.num_processes == 1:
+        return None
+    ours_N = torch.stack([_checksum(tensor) for tensor in tensors.values()])
+    all_RN = accelerator.gather(ours_N).reshape(accelerator.num_processes, -1).cpu()
+    for name, sums_R in zip(tensors, all_RN.unbind(1), strict=True):
+        if others := (sums_R != sums_R[0]).nonzero().flatten().tolist():
+            processes = "process " if len(others) == 1 else "processes "
+            return f"{name} on {processes}{', '.join(map(str, others))} is not what it is on process 0"
+    return None
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Of the bits, each weighted with its place, whatever the layout: int64, on the device."""
+    bits = tensor.detach().contiguous().flatten().view(torch.int32)
+    return (bits * torch.arange(1, bits.numel() + 1, device=bits.device)).sum()
 
 
 def requested(request: ExecutionConfig) -> ExecutionConfig:

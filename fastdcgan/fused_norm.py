@@ -2,7 +2,7 @@
 
 PyTorch makes four passes forward (mean, variance, result, activation) and three back. Memory is what they wait for.
 `native/normalise.cpp` says what is computed; this file makes modules of it. Their twin is `nn.BatchNorm2d` with
-`nn.ReLU` or `nn.LeakyReLU`.
+`nn.ReLU` or `nn.LeakyReLU`. Where BatchNorm is synchronised, each way is two kernels with the ranks' sum between them.
 
 Only training takes this path. In evaluation the statistics are constants, and PyTorch's own operations run as before.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastdcgan import native
+from fastdcgan.sync_norm import SyncBatchNorm2d, over_ranks
 
 LIBRARY = "normalise"
 
@@ -52,7 +53,8 @@ def install(network: nn.Module) -> int:
 def fits(norm: nn.Module, activation: nn.Module) -> bool:
     """Whether the kernels can do the work of two neighbours."""
     return (
-        type(norm) is nn.BatchNorm2d
+        type(norm) in (nn.BatchNorm2d, SyncBatchNorm2d)
+        and isinstance(norm, nn.BatchNorm2d)
         and type(activation) in (nn.ReLU, nn.LeakyReLU)
         and norm.affine
         and norm.track_running_stats
@@ -65,8 +67,8 @@ class AppliedBefore(nn.Identity):
     """In an activation's place: the BatchNorm before it has applied it."""
 
 
-class FusedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm and activation."""
+class FusedBatchNorm2d(SyncBatchNorm2d):
+    """BatchNorm, synchronised or not, and activation."""
 
     slope: float
     """Of the activation below zero."""
@@ -88,7 +90,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
             and available(x_BCHW.dtype)
             and x_BCHW.dim() == 4
             and x_BCHW.shape[1] == self.num_features
-            and x_BCHW.numel() > self.num_features  # of one pixel there is no variance: PyTorch says so
+            and x_BCHW.numel() * self.ranks > self.num_features  # of one pixel there is no variance: PyTorch says so
         )
 
 
@@ -101,9 +103,14 @@ class _Normalise(torch.autograd.Function):
         out_BCHW = torch.empty_like(x_BCHW)
         mean_C, inverse_C = torch.empty_like(weight_C), torch.empty_like(weight_C)
         ctx.setting = _Setting.of(x_BCHW, norm)
-        kernel = native.kernel(LIBRARY, "forward", x_BCHW.dtype)
-        running = norm.running_mean, norm.running_var
-        kernel(x_BCHW, weight_C, bias_C, *running, out_BCHW, mean_C, inverse_C, ctx.setting)
+        ctx.ranks = norm.ranks
+        rest = weight_C, bias_C, norm.running_mean, norm.running_var, out_BCHW, mean_C, inverse_C, ctx.setting
+        if ctx.ranks == 1:
+            _kernel("forward", x_BCHW, *rest)
+        else:
+            sums = torch.empty(2 * norm.num_features, dtype=torch.float64)
+            _kernel("forward_sums", x_BCHW, sums, ctx.setting)
+            _kernel("forward_from", x_BCHW, over_ranks(sums), *rest)
         ctx.save_for_backward(x_BCHW, weight_C, bias_C, mean_C, inverse_C)
         return out_BCHW
 
@@ -115,10 +122,18 @@ class _Normalise(torch.autograd.Function):
         grad_x_BCHW = torch.empty_like(x_BCHW)
         grad_weight_C = torch.empty_like(weight_C) if ctx.needs_input_grad[1] else None
         grad_bias_C = torch.empty_like(bias_C) if ctx.needs_input_grad[2] else None
-        kernel = native.kernel(LIBRARY, "backward", x_BCHW.dtype)
-        inputs = x_BCHW, grad_BCHW, weight_C, bias_C, mean_C, inverse_C
-        kernel(*inputs, grad_x_BCHW, grad_weight_C, grad_bias_C, ctx.setting)
+        known = weight_C, bias_C, mean_C, inverse_C
+        if ctx.ranks == 1:
+            _kernel("backward", x_BCHW, grad_BCHW, *known, grad_x_BCHW, grad_weight_C, grad_bias_C, ctx.setting)
+        else:
+            sums = torch.empty(2 * weight_C.numel(), dtype=torch.float64)
+            _kernel("backward_sums", x_BCHW, grad_BCHW, *known, sums, grad_weight_C, grad_bias_C, ctx.setting)
+            _kernel("backward_from", x_BCHW, grad_BCHW, over_ranks(sums), *known, grad_x_BCHW, ctx.setting)
         return grad_x_BCHW, grad_weight_C, grad_bias_C, None
+
+
+def _kernel(name: str, x_BCHW: Tensor, *rest: object) -> None:
+    native.kernel(LIBRARY, name, x_BCHW.dtype)(x_BCHW, *rest)
 
 
 class _Setting(ctypes.Structure):
@@ -127,6 +142,7 @@ class _Setting(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("C", ctypes.c_int64),
+        ("count", ctypes.c_int64),
         ("momentum", ctypes.c_double),
         ("epsilon", ctypes.c_double),
         ("slope", ctypes.c_float),
@@ -135,4 +151,4 @@ class _Setting(ctypes.Structure):
     @classmethod
     def of(cls, x_BCHW: Tensor, norm: FusedBatchNorm2d) -> "_Setting":
         rows = x_BCHW.numel() // norm.num_features
-        return cls(rows, norm.num_features, norm.momentum, norm.eps, norm.slope)
+        return cls(rows, norm.num_features, rows * norm.ranks, norm.momentum, norm.eps, norm.slope)

@@ -163,6 +163,7 @@ def prepare(
     recipe: RecipeConfig,
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module] = _as_it_is,
+    gradients_cross_as: torch.dtype | None = None,
 ) -> TrainState:
     """Put a pair of networks on a device, laid out, compiled and with optimizers, as the plan says.
 
@@ -174,6 +175,7 @@ def prepare(
         device: where to run.
         wrap: applied to the network as it is called in training: DDP's place, outside of the compiled module. A
             captured step averages gradients by itself and is not wrapped.
+        gradients_cross_as: how it does; None: as they are.
     """
     if plan.keep_memory:
         keep_freed_memory()
@@ -220,4 +222,5 @@ def prepare(
         scaler_d=scaler(),
         autocast=autocast(plan.precision, device),
         objective=objective(recipe.objective, recipe.label_smoothing),
+        gradients_cross_as=gradients_cross_as,
     )

@@ -6,11 +6,12 @@ from contextlib import closing, contextmanager
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastdcgan import checkpoint
 from fastdcgan.checkpoint import Progress
 from fastdcgan.data.stream import normalise
+from fastdcgan.distributed import difference
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run import Run
 from fastdcgan.sampling import generate, grid, save_grid
@@ -34,7 +35,6 @@ class Recorder:
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
-        self._last_good = next(reversed(checkpoint.checkpoints(run.folder.checkpoints)), None)
         if self._main:
             self._metrics = MetricsFile(run.folder.metrics, run.start.step)
             self._tensorboard = (
@@ -90,9 +90,19 @@ class Recorder:
         self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
 
     def check_weights(self, step: int) -> None:
-        """Raise ValueError if they are not all finite. Losses don't tell: a step's are those before its update."""
+        """Raise ValueError if they are not all finite, or not the same on all processes.
+
+        Losses don't tell: a step's are those before its update.
+        """
         if not all_finite(self._run.state.generator) or not all_finite(self._run.state.discriminator):
             self._fail(step, "the weights stopped being finite")
+        with self._off_the_clock():
+            found = difference(self._run.accelerator, shared(self._run))
+        if found:
+            raise ValueError(
+                f"after step {step:,} {found}: training has failed; {self._last_good_one()}. "
+                "Do all processes run the same program on the same kind of machine?"
+            )
 
     def sample(self, step: int) -> None:
         """Write a grid from the fixed noise."""
@@ -109,7 +119,7 @@ class Recorder:
         with self._off_the_clock():
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
-                self._last_good = checkpoint.save(
+                checkpoint.save(
                     run.folder.checkpoints,
                     run.state,
                     run.arch,
@@ -132,14 +142,30 @@ class Recorder:
                 save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
 
     def _fail(self, step: int, what: str) -> None:
-        good = f"the last good checkpoint is {self._last_good}" if self._last_good else "no checkpoint was written yet"
-        raise ValueError(f"{what} at step {step:,}: training has failed; {good}. Try a lower --lr or --precision fp32")
+        raise ValueError(
+            f"{what} at step {step:,}: training has failed; {self._last_good_one()}. "
+            "Try a lower --lr or --precision fp32"
+        )
+
+    def _last_good_one(self) -> str:
+        good = checkpoint.checkpoints(self._run.folder.checkpoints)
+        return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
 
     @contextmanager
     def _off_the_clock(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self._window_start += time.perf_counter() - start
+
+
+def shared(run: Run) -> dict[str, Tensor]:
+    """What is the same on all processes: weights, and BatchNorm's statistics unless they are local."""
+    local = run.config.recipe.batch_norm == "local"
+    return {
+        f"{label}.{name}": tensor
+        for label, network in (("generator", run.state.generator), ("discriminator", run.state.discriminator))
+        for name, tensor in (network.named_parameters() if local else network.state_dict().items())
+    }
 
 
 def all_finite(network: nn.Module) -> bool:

@@ -60,6 +60,9 @@ class TrainState:
     autocast: Callable[[], AbstractContextManager[object]]
     objective: Objective
 
+    gradients_cross_as: torch.dtype | None = None
+    """Between processes, where the step averages them itself; None: as they are. DDP is told when it is made."""
+
 
 def apart(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """One after the other."""

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from fastdcgan import checkpoint, models
+from fastdcgan import checkpoint, models, sync_norm
 from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
@@ -20,6 +20,7 @@ from fastdcgan.checkpoint import Progress
 from fastdcgan.choice import Choice, as_fields, choose_tuned
 from fastdcgan.config import TrainConfig
 from fastdcgan.data import open_source
+from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.order import rank_slice
 from fastdcgan.data.source import ImageSource, endings
 from fastdcgan.data.stream import Batching, real_batches
@@ -118,7 +119,18 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
     config = replace(config, execution=replace(config.execution, precision=plan.precision))
 
     generator, discriminator = models.build(arch, config.run.seed)
-    state = prepare(plan, generator, discriminator, config.recipe, accelerator.device, wrap=partial(wrap, accelerator))
+    if config.recipe.batch_norm == "sync":
+        for network in (generator, discriminator):
+            sync_norm.install(network, accelerator.num_processes)
+    state = prepare(
+        plan,
+        generator,
+        discriminator,
+        config.recipe,
+        accelerator.device,
+        wrap=partial(wrap, accelerator),
+        gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
+    )
     saved = checkpoint.checkpoints(folder.checkpoints)
     start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
     check_same_start(accelerator, start.step)
@@ -143,9 +155,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "steps": schedule.total,
         }
         write_config(folder, config, arch, conditions)
-        folder.skipped.write_text(
-            "".join(f"{skip.path!a}: {skip.reason}\n" for skip in source.skipped), encoding="utf-8"
-        )
+        write_skipped(source.skipped, folder.skipped)
     return Run(
         config=config,
         arch=arch,

@@ -150,7 +150,9 @@ OTHER: dict[str, Any] = {
     "lr": 0.5,
     "beta1": 0.25,
     "beta2": 0.25,
+    "batch_norm": "local",
     "precision": "bf16",
+    "compress_gradients": "bf16",
     "seed": 5,
 }
 """Another value for each option that changes what is learned at a step."""
@@ -174,8 +176,6 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "keep_checkpoints": 5,
     "tensorboard": False,
     "rank_timeout": 5.0,
-    "data_memory": 1.0,
-    "data_cache": "off",
 }
 """And for each that doesn't."""
 

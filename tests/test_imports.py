@@ -26,6 +26,7 @@ LAYERS = (
     "winograd",
     "thin",
     "ends",
+    "sync_norm",
     "fused_norm",
     "hardware",
     "config",

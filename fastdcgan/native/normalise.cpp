@@ -15,6 +15,9 @@
 //
 // Results are larger than the caches: they are written past them. Their memory is aligned to 64 bytes, as PyTorch's is.
 //
+// Where several processes share a batch, each way is two calls: between the two the processes add up their sums. A batch of
+// one process takes both at once.
+//
 // Layout: NHWC ("channels last"), that is `rows` pixels of C channels, float or bf16; all else is float.
 
 #include "vector.hpp"
@@ -27,7 +30,8 @@
 namespace {
 
 struct Setting {
-    int64_t rows, C; // rows is 2 at least, C a multiple of LANES
+    int64_t rows, C; // C is a multiple of LANES
+    int64_t count;   // rows of all processes: 2 at least
     double momentum, epsilon;
     float slope; // of the activation below zero
 };
@@ -71,6 +75,17 @@ inline Vector where_positive(Vector y, Vector then, Vector otherwise) { return y
 
 inline void add(const float *from, double *to, int64_t C) {
     for (int64_t c = 0; c < C; c++) to[c] += from[c];
+}
+
+// Each thread's sums[2][C] to those of all, in the threads' order.
+void add_up_threads(const double *sums, double *total, int64_t C) {
+#pragma omp barrier
+#pragma omp for
+    for (int64_t c = 0; c < 2 * C; c++) {
+        double sum = 0;
+        for (int thread = 0; thread < omp_get_num_threads(); thread++) sum += sums[thread * 2 * C + c];
+        total[c] = sum;
+    }
 }
 
 // --- Forward --------------------------------------------------------------------------------------------------------
@@ -118,121 +133,181 @@ template <class T> void moments(const T *x, const Share &share, int64_t C, doubl
     }
 }
 
+// All threads' sums of x and of its square, to total[2][C].
+template <class T> void add_up_moments(const T *x, const Share &share, int64_t C, double *sums, double *total) {
+    double *mine = sums + omp_get_thread_num() * 2 * C;
+    moments(x, share, C, mine, mine + C);
+    add_up_threads(sums, total, C);
+}
+
+// What follows from the sums over the whole batch.
+void statistics(const double *total, float *running_mean, float *running_variance, float *mean, float *inverse, const Setting &setting) {
+    const double count = setting.count;
+#pragma omp for
+    for (int64_t c = 0; c < setting.C; c++) {
+        const double sum = total[c], about_mean = std::max(0.0, total[setting.C + c] - sum / count * sum);
+        mean[c] = sum / count;
+        inverse[c] = 1 / std::sqrt(about_mean / count + setting.epsilon);
+        running_mean[c] += setting.momentum * (sum / count - running_mean[c]);
+        running_variance[c] += setting.momentum * (about_mean / (count - 1) - running_variance[c]);
+    }
+}
+
+template <class T>
+void write_out(const T *x, const Share &share, const float *weight, const float *bias, T *out, const float *mean, const float *inverse,
+               const Setting &setting) {
+    const int64_t C = setting.C;
+    // Backwards: what was read last is still in the cache.
+    for (int64_t block = share.last - 1; block >= share.first; block--)
+        for_channels(C, [&](int64_t channel, auto vectors) {
+            constexpr int N = vectors.value;
+            Channels of[N];
+            for (int n = 0; n < N; n++) of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
+            for (int64_t row = share.begin(block); row < share.end(block); row++)
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++) {
+                    const int64_t at = row * C + channel + n * LANES;
+                    const Vector y = of[n].normalised(load(x + at) - of[n].mean);
+                    stream(out + at, where_positive(y, y, y * setting.slope));
+                }
+        });
+    settle();
+}
+
+template <class T> void forward_sums(const T *x, double *total, const Setting &setting) {
+    static thread_local Scratch kept;
+    double *sums = kept.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
+#pragma omp parallel
+    add_up_moments(x, Share(setting.rows), setting.C, sums, total);
+}
+
+template <class T>
+void forward_from(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, float *running_variance,
+                  T *out, float *mean, float *inverse, const Setting &setting) {
+#pragma omp parallel
+    {
+        statistics(total, running_mean, running_variance, mean, inverse, setting);
+        write_out(x, Share(setting.rows), weight, bias, out, mean, inverse, setting);
+    }
+}
+
 template <class T>
 void forward(const T *x, const float *weight, const float *bias, float *running_mean, float *running_variance, T *out, float *mean,
              float *inverse, const Setting &setting) {
-    const int64_t C = setting.C;
-    const double count = setting.rows;
     static thread_local Scratch kept;
-    double *sums = kept.take<double>(omp_get_max_threads() * 2 * C); // [threads][2][C]
+    double *total = kept.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
 #pragma omp parallel
     {
         const Share share(setting.rows);
-        double *mine = sums + omp_get_thread_num() * 2 * C;
-        moments(x, share, C, mine, mine + C);
-#pragma omp barrier
-#pragma omp for
-        for (int64_t c = 0; c < C; c++) {
-            double sum = 0, squares = 0;
-            for (int thread = 0; thread < omp_get_num_threads(); thread++) {
-                sum += sums[thread * 2 * C + c];
-                squares += sums[thread * 2 * C + C + c];
-            }
-            const double about_mean = std::max(0.0, squares - sum / count * sum);
-            mean[c] = sum / count;
-            inverse[c] = 1 / std::sqrt(about_mean / count + setting.epsilon);
-            running_mean[c] += setting.momentum * (sum / count - running_mean[c]);
-            running_variance[c] += setting.momentum * (about_mean / (count - 1) - running_variance[c]);
-        }
-        // Backwards: what was read last is still in the cache.
-        for (int64_t block = share.last - 1; block >= share.first; block--)
-            for_channels(C, [&](int64_t channel, auto vectors) {
-                constexpr int N = vectors.value;
-                Channels of[N];
-                for (int n = 0; n < N; n++) of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
-                for (int64_t row = share.begin(block); row < share.end(block); row++)
-#pragma GCC unroll 4
-                    for (int n = 0; n < N; n++) {
-                        const int64_t at = row * C + channel + n * LANES;
-                        const Vector y = of[n].normalised(load(x + at) - of[n].mean);
-                        stream(out + at, where_positive(y, y, y * setting.slope));
-                    }
-            });
-        settle();
+        add_up_moments(x, share, setting.C, sums, total);
+        statistics(total, running_mean, running_variance, mean, inverse, setting);
+        write_out(x, share, weight, bias, out, mean, inverse, setting);
     }
 }
 
 // --- Backward -------------------------------------------------------------------------------------------------------
 
+// All threads' sums of h and of h c, to total[2][C]; and the gradients of this process, which follow from its own.
+template <class T>
+void add_up_gradients(const T *x, const T *grad_out, const Share &share, const float *weight, const float *bias, const float *mean,
+                      const float *inverse, double *sums, double *total, float *grad_weight, float *grad_bias,
+                      const Setting &setting) {
+    const int64_t C = setting.C;
+    static thread_local Scratch kept;
+    float *s = kept.take<float>(2 * C), *t = s + C;
+    double *mine = sums + omp_get_thread_num() * 2 * C;
+    std::fill(mine, mine + 2 * C, 0);
+    for (int64_t block = share.first; block < share.last; block++) {
+        for_channels(C, [&](int64_t channel, auto vectors) {
+            constexpr int N = vectors.value;
+            Channels of[N];
+            for (int n = 0; n < N; n++) of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
+            Vector sum[N] = {}, with_x[N] = {};
+            for (int64_t row = share.begin(block); row < share.end(block); row++)
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++) {
+                    const int64_t at = row * C + channel + n * LANES;
+                    const Vector centred = load(x + at) - of[n].mean, g = load(grad_out + at);
+                    const Vector h = where_positive(of[n].normalised(centred), g, g * setting.slope);
+                    sum[n] += h;
+                    with_x[n] += h * centred;
+                }
+            for (int n = 0; n < N; n++) {
+                store(s + channel + n * LANES, sum[n]);
+                store(t + channel + n * LANES, with_x[n]);
+            }
+        });
+        add(s, mine, 2 * C);
+    }
+    add_up_threads(sums, total, C);
+#pragma omp for
+    for (int64_t c = 0; c < C; c++) {
+        if (grad_weight) grad_weight[c] = total[C + c] * inverse[c];
+        if (grad_bias) grad_bias[c] = total[c];
+    }
+}
+
+template <class T>
+void write_grad(const T *x, const T *grad_out, const Share &share, const double *total, const float *weight, const float *bias,
+                const float *mean, const float *inverse, float *constants, T *grad_in, const Setting &setting) {
+    const int64_t C = setting.C;
+    float *constant = constants, *linear = constants + C;
+#pragma omp for
+    for (int64_t c = 0; c < C; c++) {
+        const double to = inverse[c], scale = weight[c] * to;
+        constant[c] = scale * total[c] / setting.count;
+        linear[c] = scale * to * to * total[C + c] / setting.count;
+    }
+    for (int64_t block = share.last - 1; block >= share.first; block--)
+        for_channels(C, [&](int64_t channel, auto vectors) {
+            constexpr int N = vectors.value;
+            Channels of[N];
+            Vector a[N], b[N];
+            for (int n = 0; n < N; n++) {
+                of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
+                a[n] = load(constant + channel + n * LANES), b[n] = load(linear + channel + n * LANES);
+            }
+            for (int64_t row = share.begin(block); row < share.end(block); row++)
+#pragma GCC unroll 4
+                for (int n = 0; n < N; n++) {
+                    const int64_t at = row * C + channel + n * LANES;
+                    const Vector centred = load(x + at) - of[n].mean, g = load(grad_out + at);
+                    const Vector h = where_positive(of[n].normalised(centred), g, g * setting.slope);
+                    stream(grad_in + at, h * of[n].scale - (a[n] + centred * b[n]));
+                }
+        });
+    settle();
+}
+
+template <class T>
+void backward_sums(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *inverse,
+                   double *total, float *grad_weight, float *grad_bias, const Setting &setting) {
+    static thread_local Scratch kept;
+    double *sums = kept.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
+#pragma omp parallel
+    add_up_gradients(x, grad_out, Share(setting.rows), weight, bias, mean, inverse, sums, total, grad_weight, grad_bias, setting);
+}
+
+template <class T>
+void backward_from(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, const float *mean,
+                   const float *inverse, T *grad_in, const Setting &setting) {
+    static thread_local Scratch kept;
+    float *constants = kept.take<float>(2 * setting.C);
+#pragma omp parallel
+    write_grad(x, grad_out, Share(setting.rows), total, weight, bias, mean, inverse, constants, grad_in, setting);
+}
+
 template <class T>
 void backward(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *inverse,
               T *grad_in, float *grad_weight, float *grad_bias, const Setting &setting) {
-    const int64_t C = setting.C;
-    static thread_local Scratch kept, kept_means;
-    double *sums = kept.take<double>(omp_get_max_threads() * 2 * C); // [threads][2][C]
-    float *constant = kept_means.take<float>(2 * C), *linear = constant + C;
+    static thread_local Scratch kept, kept_constants;
+    double *total = kept.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
+    float *constants = kept_constants.take<float>(2 * setting.C);
 #pragma omp parallel
     {
         const Share share(setting.rows);
-        static thread_local Scratch kept_here;
-        float *s = kept_here.take<float>(2 * C), *t = s + C;
-        double *mine = sums + omp_get_thread_num() * 2 * C;
-        std::fill(mine, mine + 2 * C, 0);
-        for (int64_t block = share.first; block < share.last; block++) {
-            for_channels(C, [&](int64_t channel, auto vectors) {
-                constexpr int N = vectors.value;
-                Channels of[N];
-                for (int n = 0; n < N; n++) of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
-                Vector sum[N] = {}, with_x[N] = {};
-                for (int64_t row = share.begin(block); row < share.end(block); row++)
-#pragma GCC unroll 4
-                    for (int n = 0; n < N; n++) {
-                        const int64_t at = row * C + channel + n * LANES;
-                        const Vector centred = load(x + at) - of[n].mean, g = load(grad_out + at);
-                        const Vector h = where_positive(of[n].normalised(centred), g, g * setting.slope);
-                        sum[n] += h;
-                        with_x[n] += h * centred;
-                    }
-                for (int n = 0; n < N; n++) {
-                    store(s + channel + n * LANES, sum[n]);
-                    store(t + channel + n * LANES, with_x[n]);
-                }
-            });
-            add(s, mine, 2 * C);
-        }
-#pragma omp barrier
-#pragma omp for
-        for (int64_t c = 0; c < C; c++) {
-            double sum = 0, with_x = 0;
-            for (int thread = 0; thread < omp_get_num_threads(); thread++) {
-                sum += sums[thread * 2 * C + c];
-                with_x += sums[thread * 2 * C + C + c];
-            }
-            const double to = inverse[c], scale = weight[c] * to;
-            if (grad_weight) grad_weight[c] = with_x * to;
-            if (grad_bias) grad_bias[c] = sum;
-            constant[c] = scale * sum / setting.rows;
-            linear[c] = scale * to * to * with_x / setting.rows;
-        }
-        for (int64_t block = share.last - 1; block >= share.first; block--)
-            for_channels(C, [&](int64_t channel, auto vectors) {
-                constexpr int N = vectors.value;
-                Channels of[N];
-                Vector a[N], b[N];
-                for (int n = 0; n < N; n++) {
-                    of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
-                    a[n] = load(constant + channel + n * LANES), b[n] = load(linear + channel + n * LANES);
-                }
-                for (int64_t row = share.begin(block); row < share.end(block); row++)
-#pragma GCC unroll 4
-                    for (int n = 0; n < N; n++) {
-                        const int64_t at = row * C + channel + n * LANES;
-                        const Vector centred = load(x + at) - of[n].mean, g = load(grad_out + at);
-                        const Vector h = where_positive(of[n].normalised(centred), g, g * setting.slope);
-                        stream(grad_in + at, h * of[n].scale - (a[n] + centred * b[n]));
-                    }
-            });
-        settle();
+        add_up_gradients(x, grad_out, share, weight, bias, mean, inverse, sums, total, grad_weight, grad_bias, setting);
+        write_grad(x, grad_out, share, total, weight, bias, mean, inverse, constants, grad_in, setting);
     }
 }
 
@@ -247,6 +322,20 @@ void backward(const T *x, const T *grad_out, const float *weight, const float *b
                          const float *inverse, T *grad_in, float *grad_weight, float *grad_bias,                       \
                          const Setting *setting) {                                                                     \
         backward<T>(x, grad_out, weight, bias, mean, inverse, grad_in, grad_weight, grad_bias, *setting);              \
+    }                                                                                                                  \
+    void forward_sums_##NAME(const T *x, double *total, const Setting *setting) { forward_sums<T>(x, total, *setting); } \
+    void forward_from_##NAME(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, \
+                             float *running_variance, T *out, float *mean, float *inverse, const Setting *setting) {   \
+        forward_from<T>(x, total, weight, bias, running_mean, running_variance, out, mean, inverse, *setting);         \
+    }                                                                                                                  \
+    void backward_sums_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, \
+                              const float *inverse, double *total, float *grad_weight, float *grad_bias,               \
+                              const Setting *setting) {                                                                \
+        backward_sums<T>(x, grad_out, weight, bias, mean, inverse, total, grad_weight, grad_bias, *setting);           \
+    }                                                                                                                  \
+    void backward_from_##NAME(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, \
+                              const float *mean, const float *inverse, T *grad_in, const Setting *setting) {           \
+        backward_from<T>(x, grad_out, total, weight, bias, mean, inverse, grad_in, *setting);                          \
     }
 
 extern "C" {

@@ -1,0 +1,127 @@
+"""Processes of a gloo group that train together, as `trainer.py` sets them up, on the inputs that one would have."""
+
+import multiprocessing
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from twins import CPU, inputs, moments, the_reference
+
+from fastdcgan import models, sync_norm
+from fastdcgan.architecture import Architecture
+from fastdcgan.capture import step_function
+from fastdcgan.config import ExecutionConfig, RecipeConfig
+from fastdcgan.data.order import rank_slice
+from fastdcgan.distributed import Accelerator, join, wrap
+from fastdcgan.plan import Plan, prepare
+from fastdcgan.step import TrainState
+
+ALONE = ExecutionConfig(device="cpu", threads=1)
+"""Each process on a core of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Some steps of a network that begins as the reference does."""
+
+    arch: Architecture
+    plan: Plan
+    steps: int
+    batch: int
+    """The global one."""
+    double: bool = False
+    batch_norm: str = "sync"
+    compressed: bool = False
+
+
+Result = dict[str, Tensor]
+"""The losses [steps] and, at the end, every number of the networks and Adam's means."""
+
+
+def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) -> TrainState:
+    start = the_reference(work.arch)
+    G, D = models.build(work.arch, seed=0)
+    for network, twin in ((G, start.G), (D, start.D)):
+        network.load_state_dict(twin.state_dict())
+        if work.double:
+            network.double()
+        if work.batch_norm == "sync":
+            sync_norm.install(network, ranks)
+    cross_as = torch.bfloat16 if work.compressed else None
+    return prepare(work.plan, G, D, RecipeConfig(), CPU, wrap=around, gradients_cross_as=cross_as)
+
+
+def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:
+    mine = tensor[rank_slice(work.batch, rank, ranks)]
+    return mine.double() if work.double else mine
+
+
+def train(work: Training, accelerator: Accelerator | None = None) -> Result:
+    """Train as one of several ranks; without an accelerator, alone."""
+    rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    state = begin(work, ranks, partial(wrap, accelerator) if accelerator else lambda network: network)
+    step = step_function(work.plan, state)
+    layout = torch.channels_last if work.plan.channels_last else torch.contiguous_format
+    losses = []
+    for number in range(work.steps):
+        real_BCHW, z_BL = (share(tensor, work, rank, ranks) for tensor in inputs(work.arch, number, work.batch))
+        metrics = step(real_BCHW.contiguous(memory_format=layout), z_BL)
+        both = torch.stack([metrics.loss_d, metrics.loss_g])
+        losses.append(accelerator.reduce(both, "mean") if accelerator else both)
+    means = moments(("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))
+    of_adam = {f"mean.{name}": tensor.contiguous() for name, tensor in means.items()}
+    return {"losses": torch.stack(losses), **all_numbers(state.generator, state.discriminator), **of_adam}
+
+
+def all_numbers(G: nn.Module, D: nn.Module) -> Result:
+    return {
+        f"{label}.{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
+        for label, network in (("G", G), ("D", D))
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def on_ranks(
+    ranks: int, function: Callable[..., Any], *arguments: object, request: ExecutionConfig = ALONE
+) -> list[Any]:
+    """function(accelerator, *arguments) in as many processes, joined; what each of them returned."""
+    multiprocessing.set_forkserver_preload(["torch", "accelerate", "ranks"])
+    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        mp.start_processes(
+            _as_rank, (ranks, port, folder, request, function, arguments), nprocs=ranks, start_method="forkserver"
+        )
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def _as_rank(
+    rank: int,
+    ranks: int,
+    port: int,
+    folder: str,
+    request: ExecutionConfig,
+    function: Callable[..., Any],
+    arguments: tuple[object, ...],
+) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # or Accelerate says that it sets it
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    os.environ |= dict(zip(names, map(str, (rank, rank, ranks, ranks, "127.0.0.1", port)), strict=True))
+    torch.set_num_threads(1)
+    accelerator = join(request)
+    torch.save(function(accelerator, *arguments), Path(folder) / f"{rank}.pt")
+    if torch.distributed.is_initialized():  # a whole run has left it already
+        torch.distributed.destroy_process_group()
+
+
+def train_all(accelerator: Accelerator, works: dict[str, Training]) -> dict[str, Result]:
+    return {name: train(work, accelerator) for name, work in works.items()}

@@ -1,0 +1,193 @@
+"""BatchNorm over two ranks is BatchNorm of the whole batch: results, gradients, statistics; and what it costs."""
+
+from functools import cache
+
+import pytest
+import torch
+from ranks import Training, begin, on_ranks, share
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from twins import inputs
+
+from fastdcgan import fused_norm, sync_norm
+from fastdcgan.architecture import architecture
+from fastdcgan.distributed import Accelerator, difference, wrap
+from fastdcgan.plan import Plan
+from fastdcgan.step import train_step
+from fastdcgan.sync_norm import SyncBatchNorm2d
+
+RANKS = 2
+
+SHAPES = ((4, 16, 5, 7), (2, 48, 1, 1), (16, 32, 13, 11))
+"""Of the whole batch. The second leaves each rank a single pixel, of which alone there is no variance."""
+
+needs_kernels = pytest.mark.skipif(not fused_norm.available(), reason="needs g++ and x86-64")
+
+MEANS = (0.0, 2000.0)
+WAYS = [
+    *(pytest.param("plain", shape, mean) for shape in SHAPES for mean in MEANS),
+    *(pytest.param("fused", shape, mean, marks=needs_kernels) for shape in SHAPES for mean in MEANS),
+    pytest.param("compiled", SHAPES[0], MEANS[1]),
+]
+
+Numbers = dict[str, Tensor]
+
+
+def layers(C: int) -> nn.Sequential:
+    rng = torch.Generator().manual_seed(C)
+    norm = nn.BatchNorm2d(C)
+    nn.init.normal_(norm.weight, 0.0, 1.0, generator=rng)
+    nn.init.normal_(norm.bias, 0.0, 0.5, generator=rng)
+    return nn.Sequential(norm, nn.LeakyReLU(0.2))
+
+
+def pictures(shape: tuple[int, ...], seed: int, mean: float = 0.0) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    x_BCHW = torch.randn(shape, generator=rng) + mean
+    x_BCHW[: shape[0] // 2] += 3.0  # or the ranks' statistics would be almost those of the batch
+    return x_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def run(network: nn.Module, called: nn.Module, x_BCHW: Tensor, grad_BCHW: Tensor) -> Numbers:
+    x_BCHW = x_BCHW.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out_BCHW = called(x_BCHW)
+    out_BCHW.backward(grad_BCHW.to(out_BCHW.dtype))
+    assert x_BCHW.grad is not None
+    gradients = {f"grad.{name}": p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {"out": out_BCHW.detach(), "grad": x_BCHW.grad, **gradients, **dict(network.named_buffers())}
+
+
+def ways_to_normalise(accelerator: Accelerator) -> dict[tuple[str, tuple[int, ...], float], Numbers]:
+    found = {}
+    for way, shape, mean in (parameters.values for parameters in WAYS):
+        if way == "fused" and not fused_norm.available():
+            continue
+        network = layers(shape[1])
+        assert sync_norm.install(network, RANKS) == 1
+        assert fused_norm.install(network) == 1 if way == "fused" else True
+        called = torch.compile(network, backend="aot_eager", fullgraph=True) if way == "compiled" else network
+        x_BCHW, grad_BCHW = (
+            tensor.chunk(RANKS)[accelerator.process_index] for tensor in (pictures(shape, 1, mean), pictures(shape, 2))
+        )
+        found[way, shape, mean] = run(network, called, x_BCHW, grad_BCHW)
+    return found
+
+
+DEEP = Training(arch=architecture("dcgan64"), plan=Plan(), steps=1, batch=2)
+COURSE = Training(arch=architecture("dcgan28"), plan=Plan(), steps=1, batch=4)
+
+
+def collectives(accelerator: Accelerator, work: Training) -> list[tuple[str, int]]:
+    """All-reduces and convolutions' ways back of an iteration, in order, with how many numbers an all-reduce takes."""
+    state = begin(work, RANKS, lambda network: wrap(accelerator, network))
+    real_BCHW, z_BL = (share(t, work, accelerator.process_index, RANKS) for t in inputs(work.arch, 0, work.batch))
+    train_step(state, real_BCHW, z_BL)  # after the first backward DDP may sort its buckets anew
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        train_step(state, real_BCHW, z_BL)
+    events = sorted(profiler.events(), key=lambda event: event.time_range.start)
+    return [
+        (event.name, sum(torch.Size(shape).numel() for shape in event.input_shapes if shape))
+        for event in events
+        if event.name in ("gloo:all_reduce", "aten::convolution_backward")
+    ]
+
+
+def planted_difference(accelerator: Accelerator) -> tuple[str | None, str | None]:
+    tensors = {
+        "same": torch.ones(3, 4),
+        "count": torch.tensor(7),
+        "bent": torch.linspace(0, 1, 7),
+        "also": torch.ones(2),
+    }
+    before = difference(accelerator, tensors)
+    if accelerator.process_index == 1:
+        tensors["same"] = tensors["same"].T.contiguous().T  # another layout is no other tensor
+        tensors["bent"][[2, 3]] = tensors["bent"][[3, 2]]
+        tensors["also"] += 1
+    return before, difference(accelerator, tensors)
+
+
+def as_rank(accelerator: Accelerator) -> dict[str, object]:
+    return {
+        "norms": ways_to_normalise(accelerator),
+        "deep": collectives(accelerator, DEEP),
+        "course": collectives(accelerator, COURSE),
+        "difference": planted_difference(accelerator),
+    }
+
+
+@cache
+def results() -> list[dict[str, object]]:
+    return on_ranks(RANKS, as_rank)
+
+
+def distance(found: Tensor, truth: Tensor) -> float:
+    return float((found.double() - truth.double()).abs().max() / truth.double().abs().max().clamp(min=1e-30))
+
+
+@pytest.mark.parametrize(("way", "shape", "mean"), WAYS, ids=str)
+def test_two_ranks_normalise_as_one(way: str, shape: tuple[int, ...], mean: float) -> None:
+    """As near to the truth in fp64 as PyTorch's own BatchNorm on the whole batch."""
+    network, x_BCHW, grad_BCHW = layers(shape[1]), pictures(shape, 1, mean), pictures(shape, 2)
+    exact = layers(shape[1]).double()
+    wanted = run(network, network, x_BCHW, grad_BCHW)
+    truth = run(exact, exact, x_BCHW.double(), grad_BCHW.double())
+    ranks: list[Numbers] = [rank["norms"][way, shape, mean] for rank in results()]  # type: ignore[index]
+    for name in truth:
+        if name in ("out", "grad"):
+            found = torch.cat([numbers[name] for numbers in ranks])
+        elif name.startswith("grad."):  # each rank's own: their sum is the batch's
+            found = sum((numbers[name] for numbers in ranks), torch.zeros(()))
+        else:
+            found = ranks[0][name]
+            assert torch.equal(ranks[1][name], found), name
+        bound = 1.5 * distance(wanted[name], truth[name]) + 8 * torch.finfo(torch.float32).eps
+        assert distance(found, truth[name]) <= bound, name
+
+
+def test_nothing_changes_for_one_process_or_in_evaluation() -> None:
+    network, x_BCHW = layers(16), pictures((4, 16, 5, 7), 1)
+    assert sync_norm.install(network, 1) == 0
+    assert type(network[0]) is nn.BatchNorm2d
+    twin = layers(16)
+    assert sync_norm.install(twin, RANKS) == 1
+    assert isinstance(twin[0], SyncBatchNorm2d)
+    assert torch.equal(twin.eval()(x_BCHW), network.eval()(x_BCHW))  # no group is there to be asked
+    assert twin.state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["course", "deep"])
+def test_what_crosses_in_an_iteration(name: str) -> None:
+    """Each gradient once, each BatchNorm's sums once each way."""
+    work = {"deep": DEEP, "course": COURSE}[name]
+    state = begin(work, 1, lambda network: network)
+    G, D = state.generator, state.discriminator
+    of_norms = {2 * m.num_features for net in (G, D) for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
+    norms_g, norms_d = (sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (G, D))
+    weights = sum(p.numel() for net in (G, D) for p in net.parameters())
+
+    for rank in results():
+        sizes = [size for event, size in rank[name] if event == "gloo:all_reduce"]  # type: ignore[attr-defined]
+        gradients = [size for size in sizes if size not in of_norms]
+        assert sum(gradients) == weights
+        # DDP's first bucket closes above 1 MiB, the next above 25: one a network where it fits, two for dcgan64
+        assert len(gradients) == {"course": 2, "deep": 4}[name]
+        # G once; D on real, on fake, and on fake again for G: forward and back
+        assert len(sizes) - len(gradients) == 2 * (norms_g + 3 * norms_d)
+
+
+def test_gradients_cross_while_others_are_computed() -> None:
+    """The first bucket leaves while layers nearer to the loss's far end still have their way back before them."""
+    events: list[tuple[str, int]] = results()[0]["deep"]  # type: ignore[assignment]
+    large = [at for at, (event, size) in enumerate(events) if event == "gloo:all_reduce" and size > 100_000]
+    backs = [at for at, (event, _) in enumerate(events) if event == "aten::convolution_backward"]
+    first_of_d, first_of_g = large[0], large[2]
+    assert sum(at > first_of_d for at in backs) > 0
+    assert sum(at > first_of_g for at in backs) > 0
+
+
+def test_a_tensor_that_differs_is_named_with_the_processes() -> None:
+    for rank in results():
+        before, found = rank["difference"]  # type: ignore[misc]
+        assert before is None
+        assert found == "bent on process 1 is not what it is on process 0"

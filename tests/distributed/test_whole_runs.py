@@ -1,0 +1,125 @@
+"""Runs of several processes, from a configuration to a folder: resumed on fewer and on more, and failing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ranks import on_ranks
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fastdcgan import models, recorder, trainer
+from fastdcgan.architecture import Architecture
+from fastdcgan.capture import TakeStep
+from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
+from fastdcgan.distributed import Accelerator
+from fastdcgan.plan import Plan
+from fastdcgan.sampling import generate
+from fastdcgan.step import StepMetrics, TrainState
+
+pytestmark = pytest.mark.slow
+
+
+def request(data: Path, out: Path, steps: int, batch_norm: str = "sync") -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(arch="dcgan16", width=4, latent_dim=6),
+        data=DataConfig(data=str(data), batch_size=8, decoder="pillow", flip=True),
+        recipe=RecipeConfig(batch_norm=batch_norm),  # type: ignore[arg-type]
+        execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", compile="off", threads=1),
+        run=RunConfig(out=out, images=8 * steps, checkpoint_every=3, log_every=1, tensorboard=False),
+    )
+
+
+def train(accelerator: Accelerator, config: TrainConfig, bent_after: int | None = None) -> str:
+    """A whole run in fp64, so that only a different computation can tell runs apart. Returns how it failed, if it did.
+
+    After the step `bent_after` one number of process 1's D is bent.
+    """
+    build, step_function = models.build, trainer.step_function
+
+    def double(arch: Architecture, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+        G, D = build(arch, seed)
+        return G.double(), D.double()
+
+    def in_fp64(plan: Plan, state: TrainState) -> TakeStep:
+        step, taken = step_function(plan, state), 0
+
+        def take(real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+            nonlocal taken
+            metrics, taken = step(real_BCHW.double(), z_BL.double()), taken + 1
+            if taken == bent_after and accelerator.process_index == 1:
+                state.discriminator.layers[2].weight.data[0, 0, 0, 0] += 1e-9
+            return metrics
+
+        return take
+
+    models.build, trainer.step_function = double, in_fp64
+    recorder.generate = lambda G, z_BL: generate(G, z_BL.double()).float()
+    try:
+        trainer.train(config)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def learned(run: Path, step: int) -> dict[str, Tensor]:
+    return {
+        f"{file.stem}.{name}": tensor
+        for file in sorted((run / "checkpoints" / f"step-{step:08d}").glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def curve(run: Path) -> list[list[float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [[record[key] for key in ("step", "loss_d", "loss_g", "d_real", "d_fake")] for record in records]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps on one process."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert on_ranks(1, train, request(photos, out, steps=6)) == [""]
+    return out
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_another_number_of_processes_goes_on(
+    before: int, after: int, photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for ranks, steps in ((before, 3), (after, 6)):
+        assert on_ranks(ranks, train, request(photos, out, steps)) == [""] * ranks
+        assert json.loads((out / "config.json").read_text())["conditions"]["processes"] == ranks
+    torch.testing.assert_close(learned(out, 6), learned(undisturbed, 6), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(curve(out), curve(undisturbed), rtol=1e-6)
+
+
+def test_another_kind_of_batch_norm_is_another_run(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    (failure,) = on_ranks(1, train, request(photos, tmp_path / "run", 9, batch_norm="local"))
+    assert "--batch-norm: sync, now local" in failure
+
+
+@pytest.mark.parametrize("batch_norm", ["sync", "local"])
+def test_networks_that_drift_apart_end_the_run(batch_norm: str, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    failures = on_ranks(2, train, request(photos, out, 9, batch_norm), 5)
+    assert failures[0] == failures[1]
+    assert failures[0].startswith("after step 6 generator.") or failures[0].startswith("after step 6 discriminator.")
+    assert "on process 1 is not what it is on process 0" in failures[0]
+    assert f"the last good checkpoint is {out / 'checkpoints' / 'step-00000003'}" in failures[0]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
