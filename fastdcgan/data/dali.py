@@ -98,7 +98,7 @@ class DaliSource:
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
         loaded = work_ahead(
-            lambda piece: (piece, self._load(piece.numbers)),
+            lambda piece: (piece, len(self._refused), self._load(piece.numbers)),  # in this order
             self._pieces(batches),
             threads=self._threads,
             ahead=self._threads + 1,
@@ -106,16 +106,18 @@ class DaliSource:
             most=2 * PIECE * self._threads,
         )
         again: deque[_Piece] = deque()
-        in_dali: deque[_Piece] = deque()
+        in_dali: deque[tuple[_Piece, int]] = deque()  # and how many refused pictures were known when it was loaded
         done: list[Tensor] = []
 
         def feed() -> _Feed:
             if again:
-                piece = again.popleft()
+                piece, known = again.popleft(), len(self._refused)
                 files = self._load(piece.numbers)
             else:
-                piece, files = next(loaded)
-            in_dali.append(piece)
+                piece, known, files = next(loaded)
+                if known < len(self._refused) and not self._refused.isdisjoint(piece.numbers):
+                    known, files = len(self._refused), self._load(piece.numbers)
+            in_dali.append((piece, known))
             return files
 
         with closing(loaded):
@@ -127,16 +129,16 @@ class DaliSource:
                     return
                 except RuntimeError:
                     # One picture that DALI refuses costs it the pipeline and all that is in there.
-                    refused = set().union(*(self._find_refused(p.numbers) for p in in_dali)) - self._refused
-                    if not refused:
+                    before = min((known for _, known in in_dali), default=len(self._refused))
+                    self._refused |= set().union(*(self._find_refused(piece.numbers) for piece, _ in in_dali))
+                    if len(self._refused) == before:
                         raise
-                    self._refused |= refused
-                    again.extendleft(reversed(in_dali))
+                    again.extendleft(piece for piece, _ in reversed(in_dali))
                     in_dali.clear()
                     pipeline = self._pipeline(feed)
                     continue
                 done.append(self._own(output))
-                if in_dali.popleft().ends_batch:
+                if in_dali.popleft()[0].ends_batch:
                     pictures_BHWC = torch.cat(done) if len(done) > 1 else done[0]
                     done.clear()
                     yield pictures_BHWC

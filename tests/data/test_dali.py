@@ -190,6 +190,28 @@ def test_pictures_that_dali_refuses_are_decoded_by_pillow(photos: Path) -> None:
 
 
 @needs_dali
+@pytest.mark.parametrize("piece", [1, 4000, 20_000])
+def test_batches_in_pieces_come_as_in_one(piece: int, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = (photos / "05.jpg").read_bytes()
+    after_first_segment = 4 + int.from_bytes(good[4:6], "big")
+    (photos / "05.jpg").write_bytes(
+        good[:after_first_segment] + b"\0\0" + good[after_first_segment:]
+    )  # DALI refuses it
+    (photos / "99.png").write_bytes(good_files()["rgba.png"])
+    index = scan_folder(photos)
+    batches = [list(range(21)), [3], [20, 5, 5, 0], [7, 1, 6, 5, 2, 8, 9, 4]] * 2
+
+    def read() -> list[torch.Tensor]:
+        return list(DaliSource(index, resolution=32, channels=3, device=None, threads=2).read(batches))
+
+    whole = read()
+    monkeypatch.setattr("fastdcgan.data.dali.PIECE", piece)
+    in_pieces = read()
+    assert [len(pictures) for pictures in in_pieces] == [len(batch) for batch in batches]
+    assert all(torch.equal(a, b) for a, b in zip(whole, in_pieces, strict=True))
+
+
+@needs_dali
 def test_a_failure_that_is_no_pictures_fault_is_raised(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OutOfMemory:
         def run(self, *_: object) -> None:
