@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.config import ExecutionConfig, PrecisionRequest, TrainConfig
+from fastdcgan.config import MAX_DATA_THREADS, ExecutionConfig, PrecisionRequest, TrainConfig
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
 
@@ -67,8 +67,8 @@ def pack(
         threads: that decode pictures. Default: as many as there are cores, at most 8.
     """
     geometry = _geometry(resolution, channels)
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads {threads}: must be at least 1")
+    if threads is not None and not 1 <= threads <= MAX_DATA_THREADS:
+        raise ValueError(f"--threads {threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
 
     from fastdcgan.data import open_source
     from fastdcgan.data.array import ArraySource

@@ -13,6 +13,9 @@ from fastdcgan.architecture import Architecture, architecture
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 
+MAX_DATA_THREADS = 1024
+"""More threads than the system grants would end the process in DALI, without a word."""
+
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
 
@@ -223,6 +226,8 @@ class TrainConfig:
         for label, number in at_least_one.items():
             if number is not None and number < 1:
                 raise ValueError(f"{label} {number}: must be at least 1")
+        if (self.data.data_threads or 1) > MAX_DATA_THREADS:
+            raise ValueError(f"--data-threads {self.data.data_threads}: must be at most {MAX_DATA_THREADS:,}")
         if self.run.images is not None and self.run.epochs is not None:
             raise ValueError("--images and --epochs are two ways to say how long to train: give one")
         if not 0 <= self.run.seed < 2**63:

@@ -55,6 +55,7 @@ def few(tmp_path: Path) -> Path:
         (("--label-smoothing", 0.7), "--label-smoothing 0.7"),
         (("--objective", "hinge", "--label-smoothing", 0.1), "hinge"),
         (("--seed", -1), "--seed -1"),
+        (("--data-threads", 100_000), "--data-threads 100000"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -156,6 +157,7 @@ def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixt
         ("pack", ("--resolution", -1), "resolution -1"),
         ("pack", ("--channels", 2), "--channels 2"),
         ("pack", ("--threads", 0), "--threads 0"),
+        ("pack", ("--threads", 100_000), "--threads 100000"),
         ("data", ("--resolution", 1024), "resolution 1024"),
         ("data", ("--channels", 0), "--channels 0"),
         ("data", ("--out", "sheet.txt"), "--out sheet.txt"),
@@ -175,6 +177,20 @@ def test_pictures_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "nothing").mkdir()
     assert "it is empty" in refusal(capsys, "data", tmp_path / "nothing", "--out", out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "the name is empty"),
+        ("https://example.com/train.tar", "https://example.com/train.tar: an address"),
+        ("~nobody-of-this-name/x", "no such user"),
+        ("x" * 5000, "name too long"),
+        ("a\0b", "no such folder"),
+    ],
+)
+def test_names_that_no_folder_has(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in refusal(capsys, "pack", name)
 
 
 def test_data_of_which_nothing_can_be_used(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Where pictures come from: one file per source, all behind the protocol in `source.py`."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from fastdcgan.data.celeba import scan_celeba
 from fastdcgan.data.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.dali import DaliSource, dali_available
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.folder import FolderIndex, printable, scan_folder
+from fastdcgan.data.folder import FolderIndex, printable, reason_of, scan_folder
 from fastdcgan.data.idx import fashion_mnist, holds_idx
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
@@ -104,9 +105,14 @@ def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
         return _ARRAYS[spec](None, **size)
     if spec in _FOLDERS:
         return _decoded(_FOLDERS[spec](request.on_progress), request, to_pack=to_pack)
+    path = _local(spec)
     if is_shards(spec):
         return _decoded(open_shards(spec, request.on_progress), request, to_pack=to_pack)
-    path = Path(spec).expanduser()
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except OSError as error:
+        raise ValueError(f"{printable(spec)}: {reason_of(error)}") from error
     if is_numpy_file(path):
         return open_numpy_file(path, **size)
     if holds_idx(path):
@@ -117,6 +123,20 @@ def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
         named = ", ".join((*_FOLDERS, *_ARRAYS))
         raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
     return _decoded(scan_folder(path, request.on_progress), request, to_pack=to_pack)
+
+
+def _local(spec: str) -> Path:
+    """What the user's words would be as a path. Raises ValueError where they can't be one."""
+    if not spec:
+        raise ValueError("no pictures are named: the name is empty")
+    if "://" in spec:
+        raise ValueError(f"{printable(spec)}: an address, not a path; pictures are read from disks, so download them")
+    if "\0" in spec:
+        raise ValueError(f"no such folder: {printable(spec)}")
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{printable(spec)}: there is no such user") from error
 
 
 def _decoded(encoded: EncodedPictures, request: _Request, *, to_pack: bool) -> ImageSource:

@@ -284,14 +284,14 @@ def _check_room(pack: Pack, share_of_disk: float) -> None:
     if pack.bytes > share_of_disk * free:
         share = "what" if share_of_disk == 1 else f"{share_of_disk:.0%} of what"
         raise NoRoomError(
-            f"the packed pictures would take {_gigabytes(pack.bytes)}, more than {share} is free in "
-            f"{pack.array.parent} ({_gigabytes(free)}); set FASTDCGAN_CACHE to a folder on a larger disk, "
+            f"the packed pictures would take {_in_words(pack.bytes)}, more than {share} is free in "
+            f"{pack.array.parent} ({_in_words(free)}); set FASTDCGAN_CACHE to a folder on a larger disk, "
             "or train with --data-cache off"
         )
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB"
+def _in_words(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"
 
 
 @contextmanager

@@ -22,9 +22,11 @@ def is_shards(spec: str) -> bool:
     """Whether a user's words name tar shards: by ending, braces or wildcards, or as a folder of tar files alone."""
     path = Path(spec).expanduser()
     try:
-        if path.is_dir():
+        # Not path.is_dir() and path.exists(): these raise where braces with many alternatives are too long for a name.
+        if os.path.isdir(path):  # noqa: PTH112
             return _holds_shards(path)
-        return bool(_TAR.search(spec)) or (bool(_BRACES.search(spec) or _WILD.search(spec)) and not path.exists())
+        wild = bool(_BRACES.search(spec) or _WILD.search(spec))
+        return bool(_TAR.search(spec)) or (wild and not os.path.exists(path))  # noqa: PTH110
     except OSError:
         return False
 
@@ -41,9 +43,9 @@ def expand(spec: str) -> list[str]:
         ValueError: one of them is missing; naming the first that is.
     """
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         return sorted(str(entry) for entry in path.iterdir() if entry.suffix.lower() == ".tar")
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110
         return [str(path)]
     found: dict[str, str] = {}
     missing: list[str] = []

@@ -261,7 +261,7 @@ class TestNoRoom:
     def test_on_the_disk(self, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = shutil.disk_usage(photos)._replace(free=10_000)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-        self.check(photos, r"would take 0\.0 GB, more than what is free")
+        self.check(photos, r"would take 0\.04 MB, more than what is free in .* \(0\.01 MB\)")
 
     def test_after_half_of_it(self, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(descriptor: int) -> None:
@@ -280,7 +280,7 @@ def test_nobody_asked_for_half_of_the_disk(photos: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     source = opened(photos, cache="auto")
     assert isinstance(source, PillowSource)
-    assert "not packed: the packed pictures would take 0.0 GB, more than 50% of what is free" in source.description
+    assert "not packed: the packed pictures would take 0.04 MB, more than 50% of what is free" in source.description
     assert isinstance(opened(photos, cache="on"), ArraySource)
 
 

@@ -85,3 +85,12 @@ def test_absolute(tmp_path: Path) -> None:
     assert absolute("a{0..1}.tar") == f"{tmp_path}/a{{0..1}}.tar"
     assert absolute("~/train/../train/*.tar") == f"{tmp_path}/train/*.tar"
     assert absolute("{train,extra}/0.tar") == f"{tmp_path}/{{train,extra}}/0.tar"
+
+
+def test_more_alternatives_than_a_name_may_have_characters(tmp_path: Path) -> None:
+    shards = [str(tmp_path / f"train-{'x' * 20}-{number}.tar") for number in range(20)]
+    for shard in shards:
+        Path(shard).touch()
+    spec = str(tmp_path / f"{{{','.join(Path(shard).stem for shard in shards)}}}.tar")
+    assert is_shards(spec)
+    assert expand(spec) == shards
