@@ -1,8 +1,10 @@
 """The command line: `fastdcgan <verb>`. Options are generated from the configuration's dataclasses."""
 
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -329,7 +331,15 @@ def _answer(run: Callable[[], object]) -> None:
             raise
         rank = os.environ.get("RANK", "0")
         print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
+        _tell_launcher(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         print("fastdcgan: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _tell_launcher(error: str) -> None:
+    """Leave the line where torchrun and accelerate look for it, so that the summary they end with says why."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        more = {"py_callstack": error, "timestamp": str(int(time.time()))}
+        Path(file).write_text(json.dumps({"message": {"message": error, "extraInfo": more}}), encoding="utf-8")
