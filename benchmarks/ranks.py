@@ -1,4 +1,4 @@
-"""A group of ranks that train as one: `python -m benchmarks.ranks WORLD ARCH BATCH PLAN`.
+"""A group of ranks that train as one: `python -m benchmarks.ranks WORLD ARCH BATCH PLAN BATCH_NORM`.
 
 This process is rank 0, starts the others, and passes on to them what it is asked: as `worker.py` it answers each line
 on its standard input with a line of JSON. `step 5` takes five steps, `alone 5` has each take five by itself, all at the
@@ -25,18 +25,19 @@ END, STEP, ALONE, BATCH, ALLREDUCE = range(5)
 """What rank 0 can tell the others to do."""
 
 
-def command(world: int, arch: str, batch: int, plan: Plan) -> list[str]:
+def command(world: int, arch: str, batch: int, plan: Plan, batch_norm: str = "local") -> list[str]:
     """The command line of a group; the batch is each rank's."""
-    return [sys.executable, "-m", "benchmarks.ranks", str(world), arch, str(batch), json.dumps(asdict(plan))]
+    plan_json = json.dumps(asdict(plan))
+    return [sys.executable, "-m", "benchmarks.ranks", str(world), arch, str(batch), plan_json, batch_norm]
 
 
 class Rank:
     """One of the group: does what all do at the same time."""
 
-    def __init__(self, arch_name: str, batch: int, plan: Plan) -> None:
+    def __init__(self, arch_name: str, batch: int, plan: Plan, batch_norm: str) -> None:
         import torch
 
-        from fastdcgan import models
+        from fastdcgan import models, sync_norm
         from fastdcgan.architecture import architecture
         from fastdcgan.capture import step_function
         from fastdcgan.config import ExecutionConfig, RecipeConfig
@@ -46,9 +47,13 @@ class Rank:
         self._arch = architecture(arch_name)
         self._accelerator = join(ExecutionConfig(device="cpu", threads=plan.threads))
         self._device = torch.device("cpu")
+        networks = models.build(self._arch, seed=0)
+        if batch_norm == "sync":
+            for network in networks:
+                sync_norm.install(network, self._accelerator.num_processes)
         state = self._state = prepare(
             plan,
-            *models.build(self._arch, seed=0),
+            *networks,
             RecipeConfig(),
             self._device,
             wrap=partial(wrap, self._accelerator),
@@ -115,10 +120,10 @@ class Rank:
         return first, second, third
 
 
-def main(world: str, arch: str, batch: str, plan: str) -> None:
+def main(world: str, arch: str, batch: str, plan: str, batch_norm: str) -> None:
     """Rank 0 begins the others and serves; another follows."""
     if "RANK" in os.environ:
-        Rank(arch, int(batch), Plan(**json.loads(plan))).follow()
+        Rank(arch, int(batch), Plan(**json.loads(plan)), batch_norm).follow()
         return
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -136,7 +141,7 @@ def main(world: str, arch: str, batch: str, plan: str) -> None:
             )
         if int(world) > 1:
             os.environ.update(place | {"RANK": "0", "LOCAL_RANK": "0"})
-        first = Rank(arch, int(batch), Plan(**json.loads(plan)))
+        first = Rank(arch, int(batch), Plan(**json.loads(plan)), batch_norm)
         print(json.dumps({"warm_up_seconds": first.tell(STEP, 1, 0)}), file=answers)
         for line in sys.stdin:
             match line.split():

@@ -1,6 +1,6 @@
 """Two ranks of one thread against one rank of two, the same global batch: what dividing the work costs.
 
-Each has processes of its own, and they take turns. BatchNorm's statistics are each rank's own.
+Each has processes of its own, and they take turns. BatchNorm's statistics are the global batch's, or each rank's own.
 """
 
 from dataclasses import replace
@@ -18,24 +18,25 @@ from fastdcgan.plan import choose_plan
 
 
 @pytest.mark.parametrize("batch", [128])
+@pytest.mark.parametrize("batch_norm", ["sync", "local"])
 @pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
-def test_two_ranks(benchmark: BenchmarkFixture, name: str, batch: int) -> None:
+def test_two_ranks(benchmark: BenchmarkFixture, name: str, batch_norm: str, batch: int) -> None:
     """In the precision that `fastdcgan train` chooses; the ratio is that of images per second, "ours" the two ranks."""
     if device().type != "cpu" or cores() < 2:
         pytest.skip("needs two cores and no GPU")
-    plan = choose_plan(ExecutionConfig(), device())
+    alone, shared = (choose_plan(ExecutionConfig(), device(), ranks) for ranks in (1, 2))
     with (
-        worker(command(1, name, batch, replace(plan, threads=2))) as one,
-        worker(command(2, name, batch // 2, replace(plan, threads=1))) as two,
+        worker(command(1, name, batch, replace(alone, threads=2))) as one,
+        worker(command(2, name, batch // 2, replace(shared, threads=1), batch_norm)) as two,
     ):
         measured = take_turns(benchmark, {"reference": one, "ours": two}, turn_seconds=0.5)
     benchmark.extra_info.update(
         throughput(
             measured,
             suite="ranks",
-            case=f"{name}, batch {batch}, {plan.precision}",
+            case=f"{name}, batch {batch}, {shared.precision}, BatchNorm {batch_norm}",
             images=batch,
-            plan=str(plan),
+            plan=str(shared),
             arch=name,
             batch=batch,
         )

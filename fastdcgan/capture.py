@@ -8,6 +8,7 @@ optimizers is where it was, changed in place, so that a checkpoint can't tell wh
 import copy
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import torch.distributed._functional_collectives as collectives
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastdcgan.accumulate import probability, train_step_in_parts
 from fastdcgan.plan import Plan
 from fastdcgan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
 
@@ -25,15 +27,11 @@ TakeStep = Callable[[Tensor, Tensor], StepMetrics]
 
 
 def step_function(plan: Plan, state: TrainState) -> TakeStep:
-    """How to take a step with what `plan.prepare` prepared: whole or, operator by operator, with `train_step`."""
+    """How to take a step with what `plan.prepare` prepared: as one graph, or operator by operator."""
     if plan.capture:
         assert plan.backend is not None, plan
         return CapturedStep(state, plan.backend)
-
-    def take(real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
-        return train_step(state, real_BCHW, z_BL)
-
-    return take
+    return partial(train_step if state.accumulate == 1 else train_step_in_parts, state)
 
 
 class Adam(NamedTuple):
@@ -60,7 +58,10 @@ class CapturedStep:
         self._state = state
         self._generator = _without_counters(state.generator)
         self._discriminator = _without_counters(state.discriminator)
-        self._counters = (_Counter(state.generator, passes=1), _Counter(state.discriminator, passes=3))
+        self._counters = (
+            _Counter(state.generator, passes=state.accumulate),
+            _Counter(state.discriminator, passes=3 * state.accumulate),
+        )
         on_cuda = next(state.generator.parameters()).device.type == "cuda"
         self._graph = torch.compile(
             self._iteration,
@@ -82,38 +83,39 @@ class CapturedStep:
         return StepMetrics(*self._kept(figures).unbind())
 
     def _iteration(self, real_BCHW: Tensor, z_BL: Tensor, adam_g: Adam, adam_d: Adam) -> Tensor:
-        """`train_step` in operators that trace. Returns its figures [4]."""
+        """`train_step`, or `train_step_in_parts`, in operators that trace. Returns its figures [4]."""
         G, D, state = self._generator, self._discriminator, self._state
         with state.autocast():
-            fake_BCHW = G(z_BL)
-            loss_d, logits_real_B, logits_fake_B = discriminator_loss(D, real_BCHW, fake_BCHW.detach(), state.objective)
-        _update(loss_d, D, adam_d, state.optimizer_d, state.gradients_cross_as)
-        with state.autocast():  # another one: it casts D's weights anew
-            loss_g = generator_loss(D, fake_BCHW, state.objective)
-        _update(loss_g, G, adam_g, state.optimizer_g, state.gradients_cross_as)
-        return torch.stack(
-            [
-                loss_d.detach().float(),
-                loss_g.detach().float(),
-                logits_real_B.detach().float().sigmoid().mean(),
-                logits_fake_B.detach().float().sigmoid().mean(),
-            ]
-        )
+            fakes = [G(z_bL) for z_bL in z_BL.chunk(state.accumulate)]
+        of_d, of_g, figures = [], [], []
+        for real_bCHW, fake_bCHW in zip(real_BCHW.chunk(state.accumulate), fakes, strict=True):
+            with state.autocast():
+                loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
+            of_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
+            figures.append([loss_d.detach().float(), *map(probability, logits)])
+        _update(of_d, D, adam_d, state.optimizer_d, state.gradients_cross_as)
+        for fake_bCHW, of_part in zip(fakes, figures, strict=True):
+            with state.autocast():  # another one: it casts D's weights anew
+                loss_g = generator_loss(D, fake_bCHW, state.objective)
+            of_g.append(torch.autograd.grad(loss_g, list(G.parameters())))
+            of_part.insert(1, loss_g.detach().float())
+        _update(of_g, G, adam_g, state.optimizer_g, state.gradients_cross_as)
+        return torch.stack([torch.stack(of_part) for of_part in figures]).mean(0)
 
 
 def _update(
-    loss: Tensor,
+    of_parts: list[tuple[Tensor, ...]],
     network: nn.Module,
     adam: Adam,
     optimizer: torch.optim.Optimizer,
     gradients_cross_as: torch.dtype | None,
 ) -> None:
-    """One Adam step (Kingma & Ba 2015, algorithm 1) down the loss, which only the network's own parameters follow.
+    """One Adam step (Kingma & Ba 2015, algorithm 1) down the mean of the gradients of a batch's parts.
 
     `optimizer.step()` doesn't trace; these are its operations, and its hyperparameters.
     """
     parameters: list[Tensor] = list(network.parameters())
-    gradients = _averaged(list(torch.autograd.grad(loss, parameters)), gradients_cross_as)
+    gradients = _averaged(_mean(of_parts), gradients_cross_as)
     options = optimizer.param_groups[0]
     beta1, beta2 = options["betas"]
     with torch.no_grad():
@@ -134,6 +136,12 @@ def _update(
 def _unfilled(beta: float, steps: Tensor) -> Tensor:
     """1 - beta**steps: how much of a running mean that began at 0 is filled. Exact where beta is near 1."""
     return -torch.expm1(steps * (math.log(beta) if beta else -math.inf))
+
+
+def _mean(of_parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    if len(of_parts) == 1:
+        return list(of_parts[0])
+    return [sum(gradients[1:], gradients[0]) / len(of_parts) for gradients in zip(*of_parts, strict=True)]
 
 
 def _averaged(gradients: list[Tensor], cross_as: torch.dtype | None) -> list[Tensor]:

@@ -74,7 +74,7 @@ def choose_tuned(
     Raises:
         ValueError: if the device can't do what was asked for, or no plan computes what the reference computes.
     """
-    default = choose_plan(request, device)
+    default = choose_plan(request, device, world_size)
     if request.plan == "default":
         return Choice(plan=default, why="by the rules, as asked for")
     plans = candidates(request, device)

@@ -106,6 +106,10 @@ class RecipeConfig:
     """What BatchNorm normalises over where there are several processes. sync: the global batch, so that what is learned
     does not depend on their number. local: each process's share, which saves an all-reduce a layer."""
 
+    accumulate: int = 1
+    """Parts that the global batch is taken in, for less memory: gradients are averaged over them, and each network is
+    updated once. BatchNorm normalises over a part."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
@@ -214,6 +218,7 @@ class TrainConfig:
     def _check(self) -> None:
         at_least_one = {
             "--batch-size": self.data.batch_size,
+            "--accumulate": self.recipe.accumulate,
             "--data-threads": self.data.data_threads,
             "--threads": self.execution.threads,
             "--images": self.run.images,

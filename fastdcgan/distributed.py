@@ -43,6 +43,14 @@ PREPARATION = timedelta(days=1)
 """How long processes wait for one that prepares the data: of a large folder every file is read and decoded first."""
 
 
+SEVERAL_BUCKETS = 25
+"""MiB of gradients that cross together, DDP's default, which also sends the first one at 1 MiB: a network of more than
+that is on its way while the rest of it is still computed."""
+
+ONE_BUCKET = 1024
+"""On a CPU nothing is hidden: the cores that compute are those that carry. So a network's gradients cross at once."""
+
+
 def join(request: ExecutionConfig) -> Accelerator:
     """Take our place among the processes of this run: one of one, unless a launcher says otherwise.
 
@@ -58,6 +66,7 @@ def join(request: ExecutionConfig) -> Accelerator:
     # one's backward needs. Synchronised ones are the same on all ranks; of local ones rank 0's are saved.
     ddp = DistributedDataParallelKwargs(
         broadcast_buffers=False,
+        bucket_cap_mb=ONE_BUCKET if on_cpu else SEVERAL_BUCKETS,
         gradient_as_bucket_view=True,
         comm_hook=DDPCommunicationHookType(request.compress_gradients.replace("off", "no")),
     )

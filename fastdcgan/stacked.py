@@ -3,11 +3,11 @@
 BatchNorm must see the two apart: mixed in one batch, the statistics themselves would tell D which half is fake.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.models import Discriminator
+from fastdcgan.sync_norm import SyncBatchNorm2d, each
 
 
 class Stacked(nn.Module):
@@ -21,5 +21,8 @@ class Stacked(nn.Module):
         """[2B, C, H, W] in [-1, 1] to logits [2B]."""
         x = pictures_BCHW
         for layer in self.layers:
-            x = torch.cat([layer(half) for half in x.chunk(2)]) if isinstance(layer, _BatchNorm) else layer(x)
+            if isinstance(layer, SyncBatchNorm2d):
+                x = layer(x, batches=2)
+            else:
+                x = each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)
         return x.flatten()

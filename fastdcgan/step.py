@@ -63,6 +63,9 @@ class TrainState:
     gradients_cross_as: torch.dtype | None = None
     """Between processes, where the step averages them itself; None: as they are. DDP is told when it is made."""
 
+    accumulate: int = 1
+    """Parts that a batch is taken in (`accumulate.py`)."""
+
 
 def apart(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """One after the other."""
@@ -113,7 +116,7 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
         )
     _update(loss_d, state.optimizer_d, state.scaler_d)
 
-    with _frozen(state.discriminator):
+    with frozen(state.discriminator):
         with state.autocast():
             loss_g = generator_loss(state.call_frozen_discriminator, fake_BCHW, state.objective)
         _update(loss_g, state.optimizer_g, state.scaler_g)
@@ -134,7 +137,7 @@ def _update(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.Gr
 
 
 @contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
+def frozen(network: nn.Module) -> Iterator[None]:
     """Gradients flow through the network but are not computed for its parameters."""
     network.requires_grad_(False)
     try:

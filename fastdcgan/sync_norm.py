@@ -1,4 +1,4 @@
-"""BatchNorm by the statistics of the global batch, on the CPU and on GPUs, in one all-reduce each way.
+"""BatchNorm by the statistics of the global batch, on the CPU and on GPUs: ranks wait for each other once each way.
 
 A rank sees a share of each batch. By its own statistics alone it would train another network: what is learned would
 depend on the number of ranks. `nn.SyncBatchNorm` is for CUDA only, and breaks the compiler's graph; this is plain
@@ -7,10 +7,12 @@ operators and a functional collective, which trace. Its twin is `nn.BatchNorm2d`
 Forward, ranks add up    sum(x), sum(x^2)        of each channel
 Backward, they add up    sum(dy), sum(dy (x - mean))
 
-The sums cross in fp64, each made from a rank's own mean and squares about it: nothing cancels that fp32 could hold. The
-gradients of scale and shift are each rank's own, and averaged with all others.
+Several batches that are normalised each by itself (D's real and fake pictures) cross together. The sums are fp64, each
+made from a rank's own mean and squares about it: nothing cancels that fp32 could hold. The gradients of scale and shift
+are each rank's own, and averaged with all others.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -20,7 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_PIXELS = (0, 2, 3)
+_PIXELS = (1, 3, 4)
+"""Of [N, B, C, H, W]: N batches, each normalised by itself."""
+
+
+_FEW = 16
+"""Ranks that gather sums. Of more, all of all ranks' sums would outweigh the rounds."""
 
 
 def install(network: nn.Module, ranks: int) -> int:
@@ -48,6 +55,13 @@ def over_ranks(sums: Tensor) -> Tensor:
     """The sums over all ranks. Traces."""
     group = dist.group.WORLD
     assert group is not None, "there are no ranks to add up over"
+    ranks = group.size()
+    if sums.device.type == "cpu" and ranks <= _FEW and not torch.compiler.is_compiling():
+        # Of a small message the latency is all that counts, and gloo's ring takes half as many rounds to gather as to
+        # add up. Called directly: as functional collectives they take twice as long to start.
+        everyones_R = sums.new_empty((ranks, *sums.shape))
+        dist.all_gather_into_tensor(everyones_R.view(-1), sums.reshape(-1))
+        return everyones_R.sum(0)
     total: Tensor = collectives.wait_tensor(collectives.all_reduce(sums, "sum", group))
     return total
 
@@ -58,66 +72,78 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     ranks: int = 1
     """Among which a batch is shared out; 1 is plain BatchNorm."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to the same; B of this rank."""
+    def forward(self, x_BCHW: Tensor, batches: int = 1) -> Tensor:
+        """[B, C, H, W] to the same; B of this rank, of as many batches, one after the other."""
         if not self.training or self.ranks == 1:
-            return super().forward(x_BCHW)
+            return each(super().forward, x_BCHW, batches)
         if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        out_BCHW, mean_C, variance_C = _Normalise.apply(x_BCHW, self.weight, self.bias, self.eps, self.ranks)
+            self.num_batches_tracked.add_(batches)
+        out_BCHW, mean_NC, variance_NC = _Normalise.apply(x_BCHW, self.weight, self.bias, self.eps, self.ranks, batches)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        count = x_BCHW.numel() // self.num_features * self.ranks
-        self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
+        count = x_BCHW.numel() // self.num_features // batches * self.ranks
+        for mean_C, variance_C in zip(mean_NC, variance_NC, strict=True):
+            self.running_mean.lerp_(mean_C, self.momentum)
+            self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
         return cast(Tensor, out_BCHW)
 
 
+def each(normalise: Callable[[Tensor], Tensor], x_BCHW: Tensor, batches: int) -> Tensor:
+    """Batches that lie one after the other, normalised one after the other."""
+    if batches == 1:
+        return normalise(x_BCHW)
+    return torch.cat([normalise(batch_BCHW) for batch_BCHW in x_BCHW.chunk(batches)])
+
+
 class _Normalise(torch.autograd.Function):
-    """Returns the result, and the global batch's mean and variance [C]."""
+    """Returns the result, and each global batch's mean and variance [N, C]."""
 
     @staticmethod
     def forward(
-        ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, epsilon: float, ranks: int
+        ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, epsilon: float, ranks: int, batches: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide_BCHW = x_BCHW.to(weight_C.dtype)
-        here = x_BCHW.numel() // x_BCHW.shape[1]
-        about_C = wide_BCHW.mean(_PIXELS)  # rounded, which is why the sum about it is not zero
-        centred_BCHW = wide_BCHW - _spread(about_C)
-        sum_C, squares_C = centred_BCHW.sum(_PIXELS).double(), centred_BCHW.square().sum(_PIXELS).double()
-        about_C = about_C.double()
-        squares_C = squares_C + 2 * about_C * sum_C + here * about_C.square()
-        sum_C = sum_C + here * about_C
-        sum_C, squares_C = over_ranks(torch.cat((sum_C, squares_C))).chunk(2)
+        wide_NBCHW = x_BCHW.to(weight_C.dtype).unflatten(0, (batches, -1))
+        here = wide_NBCHW[0].numel() // x_BCHW.shape[1]
+        about_NC = wide_NBCHW.mean(_PIXELS)  # rounded, which is why the sum about it is not zero
+        centred_NBCHW = wide_NBCHW - _spread(about_NC)
+        sum_NC, squares_NC = centred_NBCHW.sum(_PIXELS).double(), centred_NBCHW.square().sum(_PIXELS).double()
+        about_NC = about_NC.double()
+        squares_NC = squares_NC + 2 * about_NC * sum_NC + here * about_NC.square()
+        sum_NC = sum_NC + here * about_NC
+        sum_NC, squares_NC = over_ranks(torch.stack((sum_NC, squares_NC))).unbind()
 
         count = here * ranks
-        mean_C = sum_C / count
-        variance_C = (squares_C / count - mean_C.square()).clamp(min=0.0)
-        inverse_C = (variance_C + epsilon).rsqrt().to(weight_C.dtype)
-        mean_C, variance_C = mean_C.to(weight_C.dtype), variance_C.to(weight_C.dtype)
-        out_BCHW = F.batch_norm(x_BCHW, mean_C, variance_C, weight_C, bias_C, training=False, eps=epsilon)
+        mean_NC = sum_NC / count
+        variance_NC = (squares_NC / count - mean_NC.square()).clamp(min=0.0)
+        inverse_NC = (variance_NC + epsilon).rsqrt().to(weight_C.dtype)
+        mean_NC, variance_NC = mean_NC.to(weight_C.dtype), variance_NC.to(weight_C.dtype)
+        out = [
+            F.batch_norm(batch_BCHW, mean_C, variance_C, weight_C, bias_C, training=False, eps=epsilon)
+            for batch_BCHW, mean_C, variance_C in zip(x_BCHW.chunk(batches), mean_NC, variance_NC, strict=True)
+        ]
         ctx.count = count
-        ctx.save_for_backward(x_BCHW, weight_C, mean_C, inverse_C)
-        ctx.mark_non_differentiable(mean_C, variance_C)
-        return out_BCHW, mean_C, variance_C
+        ctx.save_for_backward(x_BCHW, weight_C, mean_NC, inverse_NC)
+        ctx.mark_non_differentiable(mean_NC, variance_NC)
+        return out[0] if batches == 1 else torch.cat(out), mean_NC, variance_NC
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad_BCHW: Tensor, *_: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x_BCHW, weight_C, mean_C, inverse_C = ctx.saved_tensors
-        centred_BCHW = x_BCHW.to(weight_C.dtype) - _spread(mean_C)
-        wide_BCHW = grad_BCHW.to(weight_C.dtype)
-        own_sum_C = wide_BCHW.sum(_PIXELS)
-        own_with_x_C = (wide_BCHW * centred_BCHW).sum(_PIXELS)
-        sum_C, with_x_C = over_ranks(torch.cat((own_sum_C, own_with_x_C)).double()).chunk(2)
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        x_BCHW, weight_C, mean_NC, inverse_NC = ctx.saved_tensors
+        batches = len(mean_NC)
+        centred_NBCHW = x_BCHW.to(weight_C.dtype).unflatten(0, (batches, -1)) - _spread(mean_NC)
+        wide_NBCHW = grad_BCHW.to(weight_C.dtype).unflatten(0, (batches, -1))
+        own_sum_NC = wide_NBCHW.sum(_PIXELS)
+        own_with_x_NC = (wide_NBCHW * centred_NBCHW).sum(_PIXELS)
+        sum_NC, with_x_NC = over_ranks(torch.stack((own_sum_NC, own_with_x_NC)).double()).unbind()
 
-        by_mean_C = (sum_C / ctx.count).to(weight_C.dtype)
-        by_x_C = (with_x_C / ctx.count * inverse_C.double().square()).to(weight_C.dtype)
-        grad_x_BCHW = wide_BCHW - _spread(by_mean_C) - centred_BCHW * _spread(by_x_C)
-        grad_x_BCHW = (grad_x_BCHW * _spread(weight_C * inverse_C)).to(x_BCHW.dtype)
-        return grad_x_BCHW, own_with_x_C * inverse_C, own_sum_C, None, None
+        by_mean_NC = (sum_NC / ctx.count).to(weight_C.dtype)
+        by_x_NC = (with_x_NC / ctx.count * inverse_NC.double().square()).to(weight_C.dtype)
+        grad_x_NBCHW = wide_NBCHW - _spread(by_mean_NC) - centred_NBCHW * _spread(by_x_NC)
+        grad_x_BCHW = (grad_x_NBCHW * _spread(weight_C * inverse_NC)).to(x_BCHW.dtype).flatten(0, 1)
+        return grad_x_BCHW, (own_with_x_NC * inverse_NC).sum(0), own_sum_NC.sum(0), None, None, None
 
 
-def _spread(channels_C: Tensor) -> Tensor:
-    return channels_C[:, None, None]
+def _spread(channels_NC: Tensor) -> Tensor:
+    return channels_NC[:, None, :, None, None]

@@ -21,7 +21,7 @@ from fastdcgan.choice import Choice, as_fields, choose_tuned
 from fastdcgan.config import TrainConfig
 from fastdcgan.data import open_source
 from fastdcgan.data.describe import write_skipped
-from fastdcgan.data.order import rank_slice
+from fastdcgan.data.order import rank_share
 from fastdcgan.data.source import ImageSource, endings
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed import any_signal, join, naming_lost_ranks, requested, taking_turns, wrap
@@ -83,6 +83,10 @@ def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, R
             f"--batch-size {global_batch} is the global batch and must be a multiple of the "
             f"{accelerator.num_processes} processes"
         )
+    parts = config.recipe.accumulate
+    if global_batch % (accelerator.num_processes * parts):
+        each = f" in each of the {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+        raise ValueError(f"--batch-size {global_batch} can't be taken in --accumulate {parts} equal parts{each}")
     config = replace(config, execution=requested(config.execution))
     choose_plan(config.execution, accelerator.device)  # what can't be done here is said before there is work
     folder = _agree_on_folder(config, accelerator)
@@ -211,6 +215,7 @@ def fit(run: Run, display: Display) -> None:
         global_batch=cast(int, run.config.data.batch_size),
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        parts=run.config.recipe.accumulate,
         flip=run.config.data.flip,
     )
     batches = real_batches(run.source, batching, accelerator.device, start_step=run.start.step)
@@ -247,8 +252,9 @@ def noise(run: Run, step: int) -> Tensor:
     """This rank's share of a step's noise: z_BL on the device."""
     batch, accelerator = cast(int, run.config.data.batch_size), run.accelerator
     z_BL = latents(run.config.run.seed, Stream.NOISE, step, batch, run.arch.latent_dim)
-    mine = rank_slice(batch, accelerator.process_index, accelerator.num_processes)
-    return z_BL[mine].to(accelerator.device, non_blocking=True)
+    parts = run.config.recipe.accumulate
+    mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
+    return z_BL[torch.from_numpy(mine)].to(accelerator.device, non_blocking=True)
 
 
 def _agree_on_folder(config: TrainConfig, accelerator: Accelerator) -> RunFolder:
@@ -274,7 +280,7 @@ def _agree_on_plan(
             config.execution,
             accelerator.device,
             arch,
-            batch,
+            batch // config.recipe.accumulate,
             images=schedule.total * batch,
             world_size=accelerator.num_processes,
             begun_with=begun_with(folder, "plan_fields"),

@@ -151,6 +151,7 @@ OTHER: dict[str, Any] = {
     "beta1": 0.25,
     "beta2": 0.25,
     "batch_norm": "local",
+    "accumulate": 2,
     "precision": "bf16",
     "compress_gradients": "bf16",
     "seed": 5,

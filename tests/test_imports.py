@@ -34,6 +34,7 @@ LAYERS = (
     "reference",
     "objectives",
     "step",
+    "accumulate",
     "stacked",
     "plan",
     "capture",

@@ -23,13 +23,24 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
     return slice(rank * share, (rank + 1) * share)
 
 
+def rank_share(global_batch: int, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
+    """Places in a global batch that belong to a rank, where it is taken in parts: its slice of each, one by one.
+
+    So a part is the same pictures however many ranks there are.
+    """
+    assert global_batch % parts == 0, (global_batch, parts)
+    part = global_batch // parts
+    places = np.arange(global_batch).reshape(parts, part)
+    return places[:, rank_slice(part, rank, world_size)].ravel()
+
+
 def batch_numbers(
-    *, seed: int, count: int, global_batch: int, rank: int, world_size: int, start_step: int
+    *, seed: int, count: int, global_batch: int, rank: int, world_size: int, start_step: int, parts: int = 1
 ) -> Iterator[list[int]]:
     """The picture numbers of this rank's share of every batch from step `start_step` (counted from 0) on, endlessly."""
     per_epoch = steps_per_epoch(count, global_batch)
     assert per_epoch > 0, (count, global_batch)
-    mine = rank_slice(global_batch, rank, world_size)
+    mine = rank_share(global_batch, rank, world_size, parts)
     epoch, first = divmod(start_step, per_epoch)
     kind = np.int32 if count <= np.iinfo(np.int32).max else np.int64  # the order is the same, its memory the half
     while True:
@@ -40,6 +51,7 @@ def batch_numbers(
         epoch, first = epoch + 1, 0
 
 
-def flips(*, seed: int, step: int, global_batch: int, rank: int, world_size: int) -> np.ndarray:
+def flips(*, seed: int, step: int, global_batch: int, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
     """Which pictures of this rank's share to mirror at a step: bool [B], each true with probability one half."""
-    return rng(seed, Stream.FLIP, step).random(global_batch)[rank_slice(global_batch, rank, world_size)] < 0.5
+    mine = rank_share(global_batch, rank, world_size, parts)
+    return rng(seed, Stream.FLIP, step).random(global_batch).take(mine) < 0.5

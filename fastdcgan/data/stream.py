@@ -20,6 +20,9 @@ class Batching:
     global_batch: int
     rank: int = 0
     world_size: int = 1
+    parts: int = 1
+    """That each batch is taken in."""
+
     flip: bool = False
 
 
@@ -37,6 +40,7 @@ def real_batches(
         global_batch=b.global_batch,
         rank=b.rank,
         world_size=b.world_size,
+        parts=b.parts,
         start_step=start_step,
     )
     # Closed with us, so that a run that ends leaves no decoder running.
@@ -50,6 +54,7 @@ def real_batches(
                     global_batch=b.global_batch,
                     rank=b.rank,
                     world_size=b.world_size,
+                    parts=b.parts,
                 )
                 numbers_M = torch.from_numpy(np.flatnonzero(mirrored_B))
                 pictures_BHWC = mirror(pictures_BHWC, numbers_M.to(device, non_blocking=True))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdcgan.data.order import batch_numbers, flips, rank_slice, steps_per_epoch
+from fastdcgan.data.order import batch_numbers, flips, rank_share, rank_slice, steps_per_epoch
 
 
 def batches(
@@ -89,3 +89,11 @@ def test_rank_slices_cut_a_batch_into_equal_parts(world: int) -> None:
     parts = [list(range(8))[rank_slice(8, rank, world)] for rank in range(world)]
     assert joined(parts) == list(range(8))
     assert {len(part) for part in parts} == {8 // world}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_part_is_the_same_pictures_on_any_number_of_ranks(world: int) -> None:
+    shares = [rank_share(16, rank, world, parts=2).reshape(2, -1) for rank in range(world)]
+    for part, places in enumerate((range(8), range(8, 16))):
+        assert np.concatenate([share[part] for share in shares]).tolist() == list(places)
+    assert rank_share(16, 1, 2).tolist() == list(range(16))[rank_slice(16, 1, 2)]

@@ -19,7 +19,7 @@ from fastdcgan import models, sync_norm
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
 from fastdcgan.config import ExecutionConfig, RecipeConfig
-from fastdcgan.data.order import rank_slice
+from fastdcgan.data.order import rank_share
 from fastdcgan.distributed import Accelerator, join, wrap
 from fastdcgan.plan import Plan, prepare
 from fastdcgan.step import TrainState
@@ -40,6 +40,7 @@ class Training:
     double: bool = False
     batch_norm: str = "sync"
     compressed: bool = False
+    accumulate: int = 1
 
 
 Result = dict[str, Tensor]
@@ -56,11 +57,12 @@ def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) 
         if work.batch_norm == "sync":
             sync_norm.install(network, ranks)
     cross_as = torch.bfloat16 if work.compressed else None
-    return prepare(work.plan, G, D, RecipeConfig(), CPU, wrap=around, gradients_cross_as=cross_as)
+    recipe = RecipeConfig(accumulate=work.accumulate)
+    return prepare(work.plan, G, D, recipe, CPU, wrap=around, gradients_cross_as=cross_as)
 
 
 def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:
-    mine = tensor[rank_slice(work.batch, rank, ranks)]
+    mine = tensor[torch.from_numpy(rank_share(work.batch, rank, ranks, work.accumulate))]
     return mine.double() if work.double else mine
 
 

@@ -40,6 +40,7 @@ PLANS = {
     "captured": Plan(backend="aot_eager", capture=True),
 }
 BRIEF = {name: Training(arch=TINY, plan=plan, steps=3, batch=8, double=True) for name, plan in PLANS.items()}
+IN_PARTS = {f"{name}, in parts": replace(work, accumulate=2) for name, work in BRIEF.items()}
 LOCAL = {
     f"{name}, local": Training(arch=narrow(name), plan=Plan(), steps=3, batch=8, double=True, batch_norm="local")
     for name in NETWORKS
@@ -48,7 +49,7 @@ LOCAL = {
 
 @cache
 def on(ranks: int) -> list[dict[str, Result]]:
-    return on_ranks(ranks, train_all, LONG | ONE_STEP | OWN | LOCAL | (BRIEF if ranks == 2 else {}))
+    return on_ranks(ranks, train_all, LONG | ONE_STEP | OWN | LOCAL | (BRIEF | IN_PARTS if ranks == 2 else {}))
 
 
 def largest_error(found: Result, wanted: Result) -> tuple[float, str]:
@@ -85,10 +86,10 @@ def distance(found: Result, truth: Result, prefix: str) -> float:
     return float((gap / length) ** 0.5)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", BRIEF | IN_PARTS)
 def test_every_plan_synchronises(name: str) -> None:
     """Compiled ones without a graph break."""
-    wanted = train(replace(BRIEF[name], plan=Plan()))
+    wanted = train(replace((BRIEF | IN_PARTS)[name], plan=Plan()))
     found = on(2)[0][name]
     losses = {
         name: results.pop("losses").float() for name, results in (("found", dict(found)), ("wanted", dict(wanted)))

@@ -1,5 +1,6 @@
 """BatchNorm over two ranks is BatchNorm of the whole batch: results, gradients, statistics; and what it costs."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,9 +12,9 @@ from twins import inputs
 
 from fastdcgan import fused_norm, sync_norm
 from fastdcgan.architecture import architecture
-from fastdcgan.distributed import Accelerator, difference, wrap
+from fastdcgan.capture import step_function
+from fastdcgan.distributed import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, difference, wrap
 from fastdcgan.plan import Plan
-from fastdcgan.step import train_step
 from fastdcgan.sync_norm import SyncBatchNorm2d
 
 RANKS = 2
@@ -75,20 +76,28 @@ def ways_to_normalise(accelerator: Accelerator) -> dict[tuple[str, tuple[int, ..
 
 DEEP = Training(arch=architecture("dcgan64"), plan=Plan(), steps=1, batch=2)
 COURSE = Training(arch=architecture("dcgan28"), plan=Plan(), steps=1, batch=4)
+IN_PARTS = replace(COURSE, accumulate=2)
+STACKED = replace(COURSE, plan=Plan(stacked=True))
+WORKS = {"deep": DEEP, "deep, several buckets": DEEP, "course": COURSE, "in parts": IN_PARTS, "stacked": STACKED}
 
 
-def collectives(accelerator: Accelerator, work: Training) -> list[tuple[str, int]]:
-    """All-reduces and convolutions' ways back of an iteration, in order, with how many numbers an all-reduce takes."""
+CROSSING = ("gloo:all_reduce", "gloo:all_gather")
+
+
+def collectives(accelerator: Accelerator, work: Training, bucket_mib: int = ONE_BUCKET) -> list[tuple[str, int]]:
+    """What crosses and convolutions' ways back of an iteration, in order, with how many numbers a rank sends."""
+    accelerator.ddp_handler.bucket_cap_mb = bucket_mib
     state = begin(work, RANKS, lambda network: wrap(accelerator, network))
+    step = step_function(work.plan, state)
     real_BCHW, z_BL = (share(t, work, accelerator.process_index, RANKS) for t in inputs(work.arch, 0, work.batch))
-    train_step(state, real_BCHW, z_BL)  # after the first backward DDP may sort its buckets anew
+    step(real_BCHW, z_BL)  # after the first backward DDP may sort its buckets anew
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        train_step(state, real_BCHW, z_BL)
+        step(real_BCHW, z_BL)
     events = sorted(profiler.events(), key=lambda event: event.time_range.start)
     return [
         (event.name, sum(torch.Size(shape).numel() for shape in event.input_shapes if shape))
         for event in events
-        if event.name in ("gloo:all_reduce", "aten::convolution_backward")
+        if event.name in (*CROSSING, "aten::convolution_backward")
     ]
 
 
@@ -111,7 +120,10 @@ def as_rank(accelerator: Accelerator) -> dict[str, object]:
     return {
         "norms": ways_to_normalise(accelerator),
         "deep": collectives(accelerator, DEEP),
+        "deep, several buckets": collectives(accelerator, DEEP, SEVERAL_BUCKETS),
         "course": collectives(accelerator, COURSE),
+        "in parts": collectives(accelerator, IN_PARTS),
+        "stacked": collectives(accelerator, STACKED),
         "difference": planted_difference(accelerator),
     }
 
@@ -156,29 +168,30 @@ def test_nothing_changes_for_one_process_or_in_evaluation() -> None:
     assert twin.state_dict().keys() == network.state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["course", "deep"])
+@pytest.mark.parametrize("name", WORKS)
 def test_what_crosses_in_an_iteration(name: str) -> None:
-    """Each gradient once, each BatchNorm's sums once each way."""
-    work = {"deep": DEEP, "course": COURSE}[name]
+    """Each gradient once, however many parts a batch has; each BatchNorm's sums once each way."""
+    work = WORKS[name]
     state = begin(work, 1, lambda network: network)
     G, D = state.generator, state.discriminator
-    of_norms = {2 * m.num_features for net in (G, D) for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
     norms_g, norms_d = (sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (G, D))
     weights = sum(p.numel() for net in (G, D) for p in net.parameters())
 
     for rank in results():
-        sizes = [size for event, size in rank[name] if event == "gloo:all_reduce"]  # type: ignore[attr-defined]
-        gradients = [size for size in sizes if size not in of_norms]
+        events: list[tuple[str, int]] = rank[name]  # type: ignore[assignment]
+        gradients = [size for event, size in events if event == "gloo:all_reduce"]
         assert sum(gradients) == weights
-        # DDP's first bucket closes above 1 MiB, the next above 25: one a network where it fits, two for dcgan64
-        assert len(gradients) == {"course": 2, "deep": 4}[name]
+        # On a CPU a network's together. Else DDP's first bucket closes above 1 MiB, the next above 25.
+        assert len(gradients) == (4 if "several" in name else 2)
         # G once; D on real, on fake, and on fake again for G: forward and back
-        assert len(sizes) - len(gradients) == 2 * (norms_g + 3 * norms_d)
+        ways = 2 if work.plan.stacked else 3
+        gathered = [event for event, _ in events if event == "gloo:all_gather"]
+        assert len(gathered) == 2 * (norms_g + ways * norms_d) * work.accumulate
 
 
 def test_gradients_cross_while_others_are_computed() -> None:
-    """The first bucket leaves while layers nearer to the loss's far end still have their way back before them."""
-    events: list[tuple[str, int]] = results()[0]["deep"]  # type: ignore[assignment]
+    """Not on a CPU: the first bucket leaves while layers further from the loss still have their way back to go."""
+    events: list[tuple[str, int]] = results()[0]["deep, several buckets"]  # type: ignore[assignment]
     large = [at for at, (event, size) in enumerate(events) if event == "gloo:all_reduce" and size > 100_000]
     backs = [at for at, (event, _) in enumerate(events) if event == "aten::convolution_backward"]
     first_of_d, first_of_g = large[0], large[2]
