@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from pip._internal.models.index import PyPI
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,7 +106,7 @@ def package_index() -> str:
     asked = subprocess.run(
         [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
     )
-    return os.environ.get("PIP_INDEX_URL") or asked.stdout.strip() or "https://pypi.org/simple"
+    return os.environ.get("PIP_INDEX_URL") or asked.stdout.strip() or PyPI.simple_url
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.suffix[1:])
