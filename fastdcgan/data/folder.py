@@ -35,6 +35,8 @@ MAX_BYTES = 2**30
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
+_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
 _FORMAT = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
 
@@ -289,16 +291,19 @@ def _read(path: str, stamp: tuple[int, int] | None = None, most: int = -1) -> by
 
     What was a file when it was listed may be a pipe by now: it is opened without waiting for a writer.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
-        info = os.fstat(file.fileno())
+    # Not a file object, which would take three times as long for files of 10 kB.
+    descriptor = os.open(path, _AT_ONCE)
+    try:
+        info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or (stamp and stamp != (info.st_size, info.st_mtime_ns)):
             return None
-        data = file.read(most)
+        wanted = info.st_size if most < 0 else min(most, info.st_size)
+        data = os.read(descriptor, wanted)
+        while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
+            data += more
+    finally:
+        os.close(descriptor)
     return data if stamp is None or len(data) == stamp[0] else None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _cache_path(folder: Path) -> Path:
