@@ -11,6 +11,10 @@ from torch import Tensor
 from fastdcgan.data.order import batch_numbers, flips
 from fastdcgan.data.source import ImageSource
 
+_PIECE = 32_000
+"""Levels scaled at a time on the CPU: fewer than PyTorch shares out among threads. Where a decoder has just begun on the
+next batch, its threads would be waited for at the end of each operation."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
@@ -69,4 +73,9 @@ def mirror(pictures_BHWC: Tensor, numbers_M: Tensor) -> Tensor:
 
 def normalise(pictures_BHWC: Tensor) -> Tensor:
     """uint8 0..255 to fp32 [-1, 1], [B, C, H, W] in channels-last layout: the permuted view *is* that, uncopied."""
-    return pictures_BHWC.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+    scaled_BHWC = torch.empty(pictures_BHWC.shape, dtype=torch.float32, device=pictures_BHWC.device)
+    levels, scaled = pictures_BHWC.reshape(-1), scaled_BHWC.view(-1)
+    piece = _PIECE if pictures_BHWC.device.type == "cpu" else max(1, levels.numel())
+    for some_levels, some in zip(levels.split(piece), scaled.split(piece), strict=True):
+        some.copy_(some_levels).div_(127.5).sub_(1.0)
+    return scaled_BHWC.permute(0, 3, 1, 2)
