@@ -12,8 +12,8 @@ from fastdcgan.data.order import batch_numbers, flips
 from fastdcgan.data.source import ImageSource
 
 _PIECE = 32_000
-"""Levels scaled at a time on the CPU: fewer than PyTorch shares out among threads. Where a decoder has just begun on the
-next batch, its threads would be waited for at the end of each operation."""
+"""Levels scaled at a time on the CPU: fewer than PyTorch shares out among threads. Where a decoder has just begun on
+the next batch, its threads would be waited for at the end of each operation."""
 
 
 @dataclass(frozen=True, kw_only=True)
