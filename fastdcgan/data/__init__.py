@@ -1,6 +1,5 @@
 """Where pictures come from: one file per source, all behind the protocol in `source.py`."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from fastdcgan.data.celeba import scan_celeba
 from fastdcgan.data.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.dali import DaliSource, dali_available
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.folder import FolderIndex, printable, reason_of, scan_folder
+from fastdcgan.data.folder import FolderIndex, OnProgress, printable, reason_of, scan_folder
 from fastdcgan.data.idx import fashion_mnist, holds_idx
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
@@ -24,8 +23,6 @@ from fastdcgan.data.shards import open_shards
 from fastdcgan.data.source import ImageSource
 
 __all__ = ["open_source"]
-
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

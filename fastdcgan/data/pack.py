@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fastdcgan.cache import cache_folder
 from fastdcgan.data.array import ArraySource, array_fingerprint
+from fastdcgan.data.folder import OnProgress
 from fastdcgan.data.source import ImageSource, Skipped
 
 FORMAT = 1
@@ -34,8 +35,6 @@ SHARE_OF_DISK = 0.5
 
 BATCH = 64
 """Pictures decoded at a time. More are no faster, and DALI keeps room for several batches of whole pictures."""
-
-OnProgress = Callable[[str, int, int], None]
 
 Standing = Literal["whole", "outdated", "damaged", "missing"]
 """Of a pack. Outdated: of other pictures, or made by another version of a decoder or of this package."""
