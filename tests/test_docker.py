@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from pip._internal.models.index import PyPI
 
 pytestmark = [
     pytest.mark.slow,
@@ -102,11 +101,14 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
 
 
 def package_index() -> str:
-    """Where pip looks here."""
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
+    """Where pip looks here, asked of another process: before Python 3.12 importing pip keeps setuptools from loading
+    in the same one, and with it inductor."""
+    default = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    asked, unset = (
+        subprocess.run([sys.executable, *command], capture_output=True, text=True).stdout.strip()
+        for command in (["-m", "pip", "config", "get", "global.index-url"], ["-c", default])
     )
-    return os.environ.get("PIP_INDEX_URL") or asked.stdout.strip() or PyPI.simple_url
+    return os.environ.get("PIP_INDEX_URL") or asked or unset
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.suffix[1:])
