@@ -47,7 +47,7 @@ def chart(
     """
     from matplotlib import rc_context  # slow to import, and needed only now
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10}):
         figure = Figure(figsize=(5, 2.5), layout="constrained")
@@ -62,7 +62,7 @@ def chart(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(
-            PercentFormatter(1, decimals=None) if percent else FuncFormatter(lambda value, _: f"{value:,.6g}")
+            FuncFormatter(lambda value, _: f"{100 * value:.3g}%" if percent else f"{value:,.6g}")
         )
         axes.grid(axis="y", color=_LINE, linewidth=0.8)
         axes.tick_params(colors=_INK, length=0)

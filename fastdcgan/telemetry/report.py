@@ -50,6 +50,7 @@ LARGEST = 1e15
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _GEOMETRY = ("resolution", "channels", "width", "latent_dim")
+_ABSURD = 10  # times a ceiling: plans that save work may pass it, but not so far
 _MILESTONES = 6  # grids that are printed
 
 
@@ -209,9 +210,7 @@ def _read_records(folder: RunFolder, unread: list[str]) -> list[Record]:
     drawn = [record for record in found if all(abs(value) < LARGEST for value in vars(record).values())]
     left_out += len(found) - len(drawn)
     if left_out:
-        unread.append(
-            f"{name}: {left_out:,} {'line that is no record' if left_out == 1 else 'lines that are no records'}"
-        )
+        unread.append(f"{name}: {left_out:,} {'line is' if left_out == 1 else 'lines are'} no records")
     if not drawn and not left_out:
         unread.append(f"{name}: it is empty")
     return list({record.step: record for record in sorted(drawn, key=lambda record: record.step)}.values())
@@ -286,7 +285,7 @@ def _standing(facts: Facts, records: Sequence[Record]) -> tuple[str, str]:
 
 def _headline(facts: Facts, records: Sequence[Record]) -> list[tuple[str, str]]:
     """Labels and figures at the top of the page."""
-    figures = [("network", f"{facts.arch.name}, width {facts.arch.width}")] if facts.arch else []
+    figures = [("network", facts.arch.name)] if facts.arch else []
     if records:
         last = records[-1]
         figures += [
@@ -436,6 +435,8 @@ def _ceiling(facts: Facts, records: Sequence[Record]) -> dict[str, Any] | None:
         return None
     most = limit(work(facts.arch, batch, _BYTES[precision]), machine, precision)
     ceiling, reached = processes * most.images_per_sec, _speed(records)
+    if reached > _ABSURD * ceiling:
+        return None
     return {
         "share": reached / ceiling,
         "reached": f"{reached:,.0f}",
@@ -496,7 +497,7 @@ def _value(value: object) -> str:
     """As a person writes it."""
     match value:
         case None:
-            return "default"
+            return "not set"
         case bool():
             return "yes" if value else "no"
         case float():

@@ -15,9 +15,13 @@ LOST = 0.5
 NARROW = 0.4
 """Share of the real pictures' diversity below which the samples are far too alike."""
 
+GROWING = 0.9
+"""Share of its highest diversity from which on a run hasn't lost any."""
+
 WAITS = 0.10
 """Share of the time that may be spent on waiting for pictures."""
 
+_CURE = "Such a collapse is not healed by training on: take up an earlier checkpoint, or a lower --lr."
 _LATELY = 10  # the last such part of a run is how it ended
 
 
@@ -73,23 +77,20 @@ def diversity_signs(grids: Sequence[Grid], real: float | None) -> list[Sign]:
     if not known:
         return []
     (best_step, best), (last_step, last) = max(known, key=lambda item: item[1]), known[-1]
-    cure = "Such a collapse is not healed by training on: take up an earlier checkpoint, or a lower --lr."
     if last < LOST * best:
         return [
             Sign(
                 title="The samples became alike",
                 text=f"They differ from each other {1 - last / best:.0%} less at step {last_step:,} than they did at "
-                f"step {best_step:,}. {cure}",
+                f"step {best_step:,}. {_CURE}",
             )
         ]
     if real and last < NARROW * real:
-        return [
-            Sign(
-                title="The samples are alike",
-                text=f"They differ from each other {last / real:.0%} as much as real pictures do. Early in a run that "
-                f"is usual. {cure}",
-            )
-        ]
+        text = f"They differ from each other {last / real:.0%} as much as real pictures do. "
+        if last > GROWING * best:
+            text += "They may still become more different: train longer."
+            return [Sign(title="The samples are still alike", text=text, bad=False)]
+        return [Sign(title="The samples are alike", text=text + _CURE)]
     return []
 
 
