@@ -434,7 +434,7 @@ def test_a_person_can_read_it(tmp_path: Path, width: int, scheme: str) -> None:
         tab.locator("#slider").press("ArrowLeft")
         assert tab.get_attribute(shown, "alt") == "Samples after step 0"
         tab.locator("#play").click()
-        tab.wait_for_function(f"document.querySelector('{shown}').alt.endsWith('step 100')")
+        tab.wait_for_selector(f"{shown}[alt='Samples after step 100']")
         tab.locator("#play").click()
         assert tab.get_attribute("#play", "aria-label") == "Play"
 
