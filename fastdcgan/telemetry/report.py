@@ -13,7 +13,7 @@ import json
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -82,6 +82,9 @@ def reporting(
         first: whether this is the process that writes.
     """
     failed = ""
+    if first:
+        with suppress(OSError):  # how an earlier sitting ended is no longer true
+            folder.end.unlink(missing_ok=True)
     try:
         yield
     except Exception as error:

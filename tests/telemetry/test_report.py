@@ -368,7 +368,7 @@ def test_a_failed_run_says_why_until_it_goes_on(run: RunFolder, quick_ceilings: 
     write_report(run)
     assert "failed after step 10" in Page(run).text and "loss_g became nan at step 17" in Page(run).text
     with reporting(run, torch.device("cpu"), 1, Display(), first=True):
-        pass
+        assert not run.end.exists(), "a run that is killed now has not failed"
     assert "not finished: step 10 of 100" in Page(run).text and "became nan" not in Page(run).text
 
 
