@@ -50,6 +50,38 @@ def generate(
     print(generate_from_run(run, count=count, seed=seed, out=out))
 
 
+def interpolate(
+    run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
+) -> None:
+    """Walk through what a run's newest checkpoint can make: an animation in a loop, and a still of it beside.
+
+    Args:
+        run: the run's folder.
+        frames: of the animation.
+        seed: the walks are a function of this; they begin at the pictures that generate makes from it.
+        out: a file ending in .webp or .gif. The still has the same name, ending in .png.
+    """
+    from fastdcgan.interpolate import interpolate_from_run
+
+    print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write a run's report.html and samples.webp anew, from what is in its folder.
+
+    Args:
+        run: the run's folder.
+    """
+    from fastdcgan.data.folder import printable
+    from fastdcgan.run_folder import RunFolder
+    from fastdcgan.telemetry.report import write_report
+
+    folder = RunFolder(run)
+    for line in write_report(folder):
+        print(f"not shown  {printable(line)}")
+    print(f"report     {printable(folder.report)}")
+
+
 def pack(
     source: tyro.conf.Positional[str],
     resolution: int = 64,
@@ -303,6 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {
                 "train": train,
                 "generate": generate,
+                "interpolate": interpolate,
+                "report": report,
                 "data": data,
                 "pack": pack,
                 "roofline": roofline,

@@ -62,6 +62,26 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def animation(self) -> Path:
+        """Those grids, moving."""
+        return self.path / "samples.webp"
+
+    @property
+    def report(self) -> Path:
+        """What happened, to be looked at in a browser."""
+        return self.path / "report.html"
+
+    @property
+    def end(self) -> Path:
+        """How the run ended, and what the machine could have done."""
+        return self.path / "end.json"
+
+    @property
+    def profile(self) -> Path:
+        """What a profiler found."""
+        return self.path / "profile"
+
+    @property
     def logs(self) -> Path:
         """What ranks other than the first said."""
         return self.path / "logs"

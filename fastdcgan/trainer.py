@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from fastdcgan import checkpoint, models, sync_norm
+from fastdcgan import checkpoint, hardware, models, sync_norm
 from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
@@ -33,6 +33,7 @@ from fastdcgan.run import Run, Schedule
 from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
 from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
+from fastdcgan.telemetry.report import reporting
 
 
 def train(request: TrainConfig) -> RunFolder:
@@ -62,6 +63,7 @@ def train(request: TrainConfig) -> RunFolder:
         else:
             fit(run, display)
             display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}")
+            display.say(f"See what happened:  {run.folder.report}")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
                 display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
@@ -150,6 +152,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
+            "hardware": hardware.describe(accelerator.device),
             "plan": str(plan),
             "plan_fields": as_fields(plan),
             "data": source.description,
@@ -221,7 +224,14 @@ def fit(run: Run, display: Display) -> None:
     batches = real_batches(run.source, batching, accelerator.device, start_step=run.start.step)
     step, stopping = run.start.step, 0
     with stop_requests() as asked:
-        with closing(Recorder(run, display)) as recorder, closing(batches):
+        report = reporting(
+            run.folder,
+            accelerator.device,
+            accelerator.num_processes,
+            display,
+            first=accelerator.is_main_process,
+        )
+        with report, closing(Recorder(run, display)) as recorder, closing(batches):
             while step < schedule.total and not stopping:
                 step += 1
                 with recorder.waiting():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -95,14 +96,32 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError):
+    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out, and whatever is no record."""
+    return read_metrics_counting(path)[0]
+
+
+def read_metrics_counting(path: Path) -> tuple[list[Record], int]:
+    """See `read_metrics`; and how many lines were left out."""
+    records, left_out = [], 0
+    for line in path.read_bytes().split(b"\n"):
+        if not line.strip():
             continue
-    return records
+        try:
+            record = Record(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            record = None
+        if record is None or not _is_sound(record):
+            left_out += 1
+        else:
+            records.append(record)
+    return records, left_out
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether it holds finite numbers, as every record that was written does."""
+    values = asdict(record).values()
+    # not isinstance: True is an int to it
+    return type(record.step) is int and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)
 
 
 def _line(record: Record) -> str:
