@@ -175,7 +175,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "sample_every": 5,
     "checkpoint_every": 5,
     "keep_checkpoints": 5,
-    "tensorboard": False,
+    "track": "none",
+    "quiet": True,
     "rank_timeout": 5.0,
 }
 """And for each that doesn't."""
