@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from fastdcgan.stopping import Stopped
+
 
 class RunLog:
     """Appends to a file, once the run's folder is there: until then lines are kept, and lost if it never is."""
@@ -29,9 +31,10 @@ class RunLog:
         self._kept.clear()
 
     def close(self) -> None:
-        """Done."""
+        """Done, until more is written."""
         if self._file is not None:
             self._file.close()
+            self._file = None
 
 
 def in_words(error: BaseException) -> str:
@@ -39,6 +42,8 @@ def in_words(error: BaseException) -> str:
     match error:
         case KeyboardInterrupt():
             return "interrupted"
+        case Stopped():
+            return str(error.args[0])
         case ValueError():
             return f"error: {error}"
         case _:

@@ -137,7 +137,7 @@ class View(Progress):
             line = Text.assemble((f"{label:7}", "bold"), f"{figure:>7} ")
             space = width - len(line.plain) - (room + 2 if room else 0)
             curve = "" if self._only_ascii else sparkline(self._traces[name].points, space)
-            line.append(f"{curve:{space}}", style=colour)
+            line.append(curve.ljust(space), style=colour)
             if remark:
                 line.append("  " + remark)
             lines.append(_line(line))
