@@ -94,6 +94,7 @@ def terminal() -> Iterator[Console]:
             width=120,
             height=40,
             soft_wrap=True,
+            highlight=False,
             _environ={"TERM": "xterm-256color"},
         )
 

@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 LOOKS = ("tick", "sample", "save", "check_weights", "_show_real")
 """What of the recorder may look at numbers."""
 
-FETCHES = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__array__")
-"""Methods of tensors that need their numbers here and now. Of a tensor on the CPU some aren't dispatched."""
+FETCHES = ("item", "tolist", "cpu", "__bool__", "__float__", "__int__")
+"""Methods of tensors that wait for a device; `numpy` needs `cpu` first. Of a tensor on the CPU some aren't dispatched."""
 
 
 class Fetched(TorchDispatchMode):

@@ -42,11 +42,11 @@ def sheet(count: int, resolution: int, width: int, height: int) -> Sheet | None:
     """
     for side in range(min(LARGEST, resolution), SMALLEST - 1, -1):
         columns, rows = (width + 1) // (side + 1), (2 * height + 1) // (side + 1)
-        fits = Sheet(min(columns, count), min(rows, -(-count // columns) if columns else 0), side)
-        if min(fits.columns * fits.rows, count) >= min(ENOUGH, count) or (
-            side == SMALLEST and fits.columns * fits.rows
-        ):
-            return fits
+        if columns < 1 or rows < 1:
+            continue
+        if columns * rows >= min(ENOUGH, count) or side == SMALLEST:
+            columns = min(columns, count)
+            return Sheet(columns, min(rows, -(-count // columns)), side)
     return None
 
 

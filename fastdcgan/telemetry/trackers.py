@@ -125,7 +125,8 @@ class Service:
 
     def close(self) -> None:
         """Send what is still in memory."""
-        self.tracker.finish()
+        with redirect_stdout(io.StringIO()):
+            self.tracker.finish()
 
 
 def check_installed(names: Sequence[str]) -> None:

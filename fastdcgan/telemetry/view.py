@@ -47,7 +47,7 @@ class View(Progress):
 
     def __init__(self, console: Console, *, disable: bool) -> None:
         self._wide: tuple[ProgressColumn, ...] = (
-            SpinnerColumn(),
+            SpinnerColumn("line" if console.options.ascii_only else "dots"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),

