@@ -40,7 +40,9 @@ class Recorder:
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
         if self._main:
             self._metrics = MetricsFile(run.folder.metrics, run.start.step)
-            self._trackers = Trackers(run.config.run.trackers(), tracked(run), partial(display.say, always=True))
+            self._trackers = Trackers(
+                run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
+            )
             if not run.folder.real.exists():
                 self._show_real()
             if run.start.step == 0:

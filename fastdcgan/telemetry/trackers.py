@@ -67,9 +67,11 @@ class Tracked:
 class Trackers:
     """All that were asked for and still work."""
 
-    def __init__(self, names: Sequence[str], run: Tracked, say: Callable[[str], None]) -> None:
-        """Start them. What happens to them is told to `say`, in a line each."""
-        self._say = say
+    def __init__(
+        self, names: Sequence[str], run: Tracked, *, say: Callable[[str], None], warn: Callable[[str], None]
+    ) -> None:
+        """Start them. `say` is told where each keeps the run, `warn` which one fails, in a line each."""
+        self._say, self._warn = say, warn
         self._working: dict[str, Tracker] = {}
         for name in names:
             self._guard(name, partial(self._start, name, run))
@@ -102,7 +104,7 @@ class Trackers:
             action()
         except Exception as error:  # noqa: BLE001 (theirs may be any, and the run goes on without them)
             self._working.pop(name, None)
-            self._say(f"{name} failed and is left out from here on: {_first_line(error)}")
+            self._warn(f"{name} failed and is left out from here on: {_first_line(error)}")
 
 
 class Service:
@@ -126,7 +128,7 @@ class Service:
     def close(self) -> None:
         """Send what is still in memory."""
         with redirect_stdout(io.StringIO()):
-            self.tracker.finish()
+            self._package.finish()  # not the tracker's: trackio would finish it once more, and say so, at exit
 
 
 def check_installed(names: Sequence[str]) -> None:

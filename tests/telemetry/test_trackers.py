@@ -1,6 +1,7 @@
 import re
 import sqlite3
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -54,14 +55,14 @@ class Service:
             raise ConnectionError("the service\nis gone")
         self.logged.append((step, values))
 
-    def finish(self) -> None:
-        self.finished = True
-
 
 @pytest.fixture
 def services(monkeypatch: pytest.MonkeyPatch) -> dict[str, Service]:
     """Stand-ins for both, by name, once they are started."""
     started: dict[str, Service] = {}
+
+    def finish(name: str) -> None:
+        started[name].finished = True
 
     def start(service: str, project: str, /, **settings: Any) -> Service:
         started[service] = Service({"project": project, **settings})
@@ -70,6 +71,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> dict[str, Service]:
     for name in module.SERVICES:
         package = ModuleType(name)
         package.Image = lambda picture: picture  # type: ignore[attr-defined]
+        package.finish = partial(finish, name)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, package)
     for variable in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_SILENT", "TRACKIO_PROJECT"):
         monkeypatch.delenv(variable, raising=False)
@@ -79,7 +81,7 @@ def services(monkeypatch: pytest.MonkeyPatch) -> dict[str, Service]:
 
 def test_figures_and_grids_reach_all_that_were_asked_for(services: dict[str, Service], tmp_path: Path) -> None:
     said: list[str] = []
-    trackers = Trackers(("tensorboard", "wandb", "trackio"), run(tmp_path), said.append)
+    trackers = Trackers(("tensorboard", "wandb", "trackio"), run(tmp_path), say=said.append, warn=said.append)
     trackers.write(record(10))
     trackers.show(GRID_CHW, 10)
     trackers.close()
@@ -98,7 +100,7 @@ def test_figures_and_grids_reach_all_that_were_asked_for(services: dict[str, Ser
 def test_a_sitting_goes_on_in_the_same_run_of_a_service(services: dict[str, Service], tmp_path: Path) -> None:
     seen = []
     for step in (0, 20):
-        Trackers(("wandb", "trackio"), run(tmp_path, step), print)
+        Trackers(("wandb", "trackio"), run(tmp_path, step), say=print, warn=print)
         wandb, trackio = services["wandb"].settings, services["trackio"].settings
         assert wandb["resume"] == trackio["resume"] == "allow"
         seen.append((wandb["id"], trackio["name"]))
@@ -107,7 +109,7 @@ def test_a_sitting_goes_on_in_the_same_run_of_a_service(services: dict[str, Serv
 
 def test_one_that_dies_is_left_out_and_named_once(services: dict[str, Service], tmp_path: Path) -> None:
     said: list[str] = []
-    trackers = Trackers(("wandb", "trackio"), run(tmp_path), said.append)
+    trackers = Trackers(("wandb", "trackio"), run(tmp_path), say=said.append, warn=said.append)
     said.clear()
     services["wandb"].broken = True
     for step in (1, 2, 3):
@@ -130,7 +132,7 @@ def test_wandb_is_kept_for_later_where_it_cannot_be_sent(
 
     monkeypatch.setattr(module, "start_tracker", no_account)
     said: list[str] = []
-    trackers = Trackers(("wandb",), run(tmp_path), said.append)
+    trackers = Trackers(("wandb",), run(tmp_path), say=said.append, warn=said.append)
     trackers.write(record(1))
     assert len(services["wandb"].logged) == 1
     (line,) = said
@@ -147,13 +149,13 @@ def test_what_the_user_says_of_wandbs_mode_is_followed(
     monkeypatch.setattr(module, "start_tracker", fails)
     monkeypatch.setenv("WANDB_MODE", "online")
     said: list[str] = []
-    Trackers(("wandb",), run(tmp_path), said.append).write(record(1))
+    Trackers(("wandb",), run(tmp_path), say=said.append, warn=said.append).write(record(1))
     assert said == ["wandb failed and is left out from here on: no network"]
 
 
 def test_steps_that_will_be_taken_again_are_hidden_in_tensorboard(tmp_path: Path) -> None:
     for resume_step, steps in ((0, (10, 20, 30)), (20, (30,))):
-        trackers = Trackers(("tensorboard",), run(tmp_path, resume_step), print)
+        trackers = Trackers(("tensorboard",), run(tmp_path, resume_step), say=print, warn=print)
         for step in steps:
             trackers.write(record(step))
         trackers.close()
@@ -202,7 +204,7 @@ def follow(names: tuple[str, ...], folder: Path) -> None:
 
     PartialState(cpu=True)
     said: list[str] = []
-    trackers = Trackers(names, run(folder), said.append)
+    trackers = Trackers(names, run(folder), say=said.append, warn=said.append)
     for step in (10, 20):
         trackers.write(record(step))
     trackers.show(GRID_CHW, 20)
