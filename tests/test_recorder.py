@@ -29,7 +29,7 @@ LOOKS = ("tick", "sample", "save", "check_weights", "_show_real")
 """What of the recorder may look at numbers."""
 
 FETCHES = ("item", "tolist", "cpu", "__bool__", "__float__", "__int__")
-"""Methods of tensors that wait for a device; `numpy` needs `cpu` first. Of a tensor on the CPU some aren't dispatched."""
+"""Methods of tensors that wait for a device (`numpy` needs `cpu` first). On the CPU some are not dispatched."""
 
 
 class Fetched(TorchDispatchMode):
