@@ -62,6 +62,10 @@ class Display:
             self._view.say(text)
             sys.stdout.flush()
 
+    def refresh(self) -> None:
+        """Draw now what is drawn a little later anyway."""
+        self._view.refresh()
+
     def settle(self) -> None:
         """Leave bars and figures as they are: what is said from now on comes below them."""
         self._view.stop()
