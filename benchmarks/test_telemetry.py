@@ -90,7 +90,9 @@ class Training:
         self.telemetry.tick(self.taken)
 
 
-def counted(run: Run, recorder: Recorder, display: Display, metrics: StepMetrics, times: int = 50) -> tuple[float, float]:
+def counted(
+    run: Run, recorder: Recorder, display: Display, metrics: StepMetrics, times: int = 50
+) -> tuple[float, float]:
     """Seconds that the figures between two ticks take on their own, and a refresh of the view."""
 
     def figures() -> None:
