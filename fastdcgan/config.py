@@ -16,6 +16,8 @@ PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_DATA_THREADS = 1024
 """More threads than the system grants would end the process in DALI, without a word."""
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
 
@@ -176,8 +178,22 @@ class RunConfig:
     keep_checkpoints: int = field(default=3, metadata=FREE)
     """How many of the newest checkpoints to keep."""
 
-    tensorboard: bool = field(default=True, metadata=FREE)
-    """Write TensorBoard events into the run's folder."""
+    track: str = field(default="tensorboard", metadata=FREE)
+    """Where figures and sample grids also go, joined by commas: tensorboard (event files in the run's folder), wandb,
+    trackio (which need the extras of these names; neither needs a network or an account). none: nowhere."""
+
+    quiet: bool = field(default=False, metadata=FREE)
+    """Say only how it ended, and what went wrong. All else is in the run's run.log, as always."""
+
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `track`. Raises ValueError if there are others."""
+        names = tuple(dict.fromkeys(name.strip() for name in self.track.split(",")))
+        if names == ("none",):
+            return ()
+        for name in names:
+            if name not in TRACKERS:
+                raise ValueError(f"--track {self.track}: must be {', '.join(TRACKERS)}, joined by commas, or none")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +269,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        self.run.trackers()
         self.model.architecture()
 
 
@@ -290,20 +307,28 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_flat(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `flat`. Raises ValueError for a field that is missing or unknown."""
+    """The inverse of `flat`, of this version or an earlier one.
+
+    An option that is free and missing came later than the table was written, and has its default: nothing learned
+    depends on it.
+
+    Raises:
+        ValueError: for any other field that is missing, or one that is unknown.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"the configuration is not a table of options but {values!r}")
     if values.get("out") is not None:
         values = {**values, "out": Path(values["out"])}
     groups: dict[str, Any] = {}
     rest = dict(values)
+    if "track" not in rest and isinstance(tensorboard := rest.pop("tensorboard", None), bool):
+        rest["track"] = "tensorboard" if tensorboard else "none"
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in rest]
+        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
-        groups[group.name] = cls(**{name: rest.pop(name) for name in names})
+        groups[group.name] = cls(**{f.name: rest.pop(f.name) for f in fields(cls) if f.name in rest})
     if rest:
         raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
     return TrainConfig(**groups)

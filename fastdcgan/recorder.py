@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import cast
 
 import torch
@@ -10,16 +11,18 @@ from torch import Tensor, nn
 
 from fastdcgan import checkpoint
 from fastdcgan.checkpoint import Progress
+from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed import difference
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run import Run
+from fastdcgan.run_folder import begun_with
 from fastdcgan.sampling import generate, grid, save_grid
 from fastdcgan.step import StepMetrics
 from fastdcgan.telemetry.curves import plot_losses
 from fastdcgan.telemetry.display import Display
 from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
-from fastdcgan.telemetry.tensorboard import TensorBoard
+from fastdcgan.telemetry.trackers import Tracked, Trackers
 
 SAMPLES = 64
 """Pictures in a sample grid."""
@@ -37,8 +40,8 @@ class Recorder:
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
         if self._main:
             self._metrics = MetricsFile(run.folder.metrics, run.start.step)
-            self._tensorboard = (
-                TensorBoard(run.folder.tensorboard, run.start.step) if run.config.run.tensorboard else None
+            self._trackers = Trackers(
+                run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
             )
             if not run.folder.real.exists():
                 self._show_real()
@@ -84,8 +87,7 @@ class Recorder:
         )
         if self._main:
             self._metrics.write(record)
-            if self._tensorboard:
-                self._tensorboard.write(record)
+            self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
         self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
 
@@ -110,8 +112,8 @@ class Recorder:
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 save_grid(pictures_BCHW, self._run.folder.samples / f"step-{step:08d}.png")
-                if self._tensorboard:
-                    self._tensorboard.show(grid(pictures_BCHW), step)
+                self._trackers.show(grid(pictures_BCHW), step)
+                self._display.show(pictures_BCHW, step)
 
     def save(self, step: int) -> None:
         """Write a checkpoint and the plot of the losses so far."""
@@ -132,8 +134,7 @@ class Recorder:
         """Flush and close all files."""
         if self._main:
             self._metrics.close()
-            if self._tensorboard:
-                self._tensorboard.close()
+            self._trackers.close()
 
     def _show_real(self) -> None:
         count = min(SAMPLES, len(self._run.source))
@@ -156,6 +157,16 @@ class Recorder:
         start = time.perf_counter()
         yield
         self._window_start += time.perf_counter() - start
+
+
+def tracked(run: Run) -> Tracked:
+    """The run, as trackers know it."""
+    return Tracked(
+        folder=run.folder.path,
+        identity=str(begun_with(run.folder, "identity")),
+        resume_step=run.start.step,
+        configuration=flat(run.config),
+    )
 
 
 def shared(run: Run) -> dict[str, Tensor]:

@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "profile"
 
     @property
+    def log(self) -> Path:
+        """What the first rank said."""
+        return self.path / "run.log"
+
+    @property
     def logs(self) -> Path:
         """What ranks other than the first said."""
         return self.path / "logs"

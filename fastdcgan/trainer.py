@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import cast
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,8 @@ from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, 
 from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
 from fastdcgan.telemetry.report import reporting
+from fastdcgan.telemetry.run_log import RunLog
+from fastdcgan.telemetry.trackers import check_installed
 
 
 def train(request: TrainConfig) -> RunFolder:
@@ -50,19 +53,25 @@ def train(request: TrainConfig) -> RunFolder:
         config, folder = place(config, accelerator)
     with (
         rank_log(folder.logs, accelerator.process_index, accelerator.num_processes),
+        Display(
+            visible=accelerator.is_main_process,
+            quiet=config.run.quiet,
+            log=RunLog(folder.log, begun=folder.config.exists) if accelerator.is_main_process else None,
+        ) as display,
         naming_lost_ranks(accelerator, timeout),
-        Display(visible=accelerator.is_main_process) as display,
     ):
         run = setup(config, folder, accelerator, display)
         describe(run, display)
         if run.start.step >= run.schedule.total:
             display.say(
                 f"Nothing to do: {run.folder.path} has seen {run.start.images:,} images already. "
-                "Ask for more with --images or --epochs, or choose another --out."
+                "Ask for more with --images or --epochs, or choose another --out.",
+                always=True,
             )
         else:
             fit(run, display)
-            display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}")
+            display.settle()
+            display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}", always=True)
             display.say(f"See what happened:  {run.folder.report}")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
@@ -90,6 +99,8 @@ def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, R
         each = f" in each of the {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         raise ValueError(f"--batch-size {global_batch} can't be taken in --accumulate {parts} equal parts{each}")
     config = replace(config, execution=requested(config.execution))
+    if accelerator.is_main_process:
+        check_installed(config.run.trackers())
     choose_plan(config.execution, accelerator.device)  # what can't be done here is said before there is work
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
@@ -159,6 +170,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "pictures": len(source),
             "data_fingerprint": source.fingerprint,
             "skipped": len(source.skipped),
+            "identity": begun_with(folder, "identity") or uuid4().hex[:8],
             "steps": schedule.total,
         }
         write_config(folder, config, arch, conditions)
