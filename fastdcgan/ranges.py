@@ -53,6 +53,9 @@ ALL = (
 )
 """In the order in which a step has them. `ALL_REDUCE` lies within others; no other range does."""
 
+UPKEEP = (SAMPLES, CHECKPOINT)
+"""What isn't part of a step, and off the run's clock."""
+
 _NOTHING = nullcontext()
 
 

@@ -155,7 +155,7 @@ class Recorder:
         if self._profiler is not None:
             self._profiler.close()
             if self._profiler.report:
-                self._display.say(self._profiler.report + f"profile   {self._run.folder.profile}")
+                self._display.say(self._profiler.report)
         if self._main:
             self._metrics.close()
             if self._tensorboard:

@@ -63,6 +63,8 @@ def train(request: TrainConfig) -> RunFolder:
         else:
             fit(run, display)
             display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}")
+            if config.run.profile:
+                display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
                 display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")

@@ -47,7 +47,7 @@ def plot_memory(window: Window, path: Path) -> None:
     for name in shown:
         bars = [(1e3 * found.start, 1e3 * found.seconds) for found in window.ranges if found.name == name]
         names.broken_barh(bars, (0, 1), color=_COLOURS[ALL.index(name)], label=name)
-    names.set(xlabel="ms", yticks=[], ylim=(0, 1), xlim=(0, 1e3 * window.seconds))
+    names.set(xlabel="ms", yticks=[], ylim=(0, 1), xlim=(0, 1e3 * window.length))
     figure.legend(*names.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     for axes in (held, names):
         axes.spines[["top", "right"]].set_visible(False)

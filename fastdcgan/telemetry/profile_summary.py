@@ -154,7 +154,23 @@ def what_binds(window: Window, machine: Ceilings | None) -> Verdict:
 def as_text(summary: Summary) -> str:
     """The tables and the sentence, for a terminal or a file."""
     console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, color_system=None)
-    console.print(_operators_table(summary), _phases_table(summary))
+    subject = summary.subject
+    ranks = f", rank {subject.rank} of {subject.world_size}" if subject.world_size > 1 else ""
+    console.print(
+        f"{subject.arch.name}, width {subject.arch.width}, batch {subject.batch}{ranks}, {subject.plan}: "
+        f"{1e3 * summary.step_seconds:.1f} ms a step, mean of {summary.steps}, slowed by the profiler itself",
+        soft_wrap=True,
+    )
+    console.print(_operators_table(summary))
+    console.print(
+        "Times are a step's. Convolutions and products count with all that they call. The ceiling is that of "
+        + (summary.ceilings.name if summary.ceilings else "a machine unknown here")
+        + ". More than 100 % of it: numbers that never left a cache, or Winograd's kernels, which multiply less than "
+        "the convolutions that they stand for."
+    )
+    console.print(_phases_table(summary))
+    if any(phase.name == ALL_REDUCE for phase in summary.phases):
+        console.print(f"{ALL_REDUCE} lies within the other ranges, or beside them in a thread of its own.")
     if summary.peak_bytes is not None:
         within = f", in {summary.peak_range}" if summary.peak_range else ""
         console.print(f"Memory: {summary.peak_bytes / 2**20:,.1f} MiB at most{within}.")
@@ -212,18 +228,7 @@ def _reached(rows: Sequence[Row], machine: Ceilings | None) -> str:
 
 
 def _operators_table(summary: Summary) -> Table:
-    subject = summary.subject
-    ranks = f", rank {subject.rank} of {subject.world_size}" if subject.world_size > 1 else ""
-    table = Table(
-        title=f"{subject.arch.name}, width {subject.arch.width}, batch {subject.batch}, {subject.plan}{ranks}: "
-        f"{1e3 * summary.step_seconds:.1f} ms a step, {summary.steps} recorded",
-        caption="A step's calls and time. Time of convolutions and products includes what they call. Reached: of the "
-        "ceiling, "
-        + (summary.ceilings.name if summary.ceilings else "unknown here")
-        + ". More than 100 %: numbers that "
-        "never left a cache, or Winograd's kernels, which multiply less than the convolutions that they stand for.",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("operator", overflow="fold")
     for heading in ("calls", "ms", "share", "achieved", "ceiling", "reached"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -242,7 +247,7 @@ def _operators_table(summary: Summary) -> Table:
 
 
 def _phases_table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption="all-reduce lies within other ranges, or beside them.")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("range")
     for heading in ("ms", "share"):
         table.add_column(heading, justify="right")

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, schedule
 
 from fastdcgan.config import RunConfig

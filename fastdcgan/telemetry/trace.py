@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdcgan.ranges import ALL, ALL_REDUCE
+from fastdcgan.ranges import ALL, ALL_REDUCE, UPKEEP
 from fastdcgan.telemetry.operators import Call, bytes_moved, flops
 
 Event = dict[str, Any]
@@ -66,10 +66,13 @@ class Window:
 
     steps: int
     seconds: float
-    """From the first step's beginning to the last one's end."""
+    """In the steps, without samples and checkpoints that may have come between them."""
+
+    length: float
+    """Seconds from the first step's beginning to the last one's end."""
 
     rows: Sequence[Row]
-    """Costliest first."""
+    """Costliest first, one for each precision in which an operator multiplies."""
 
     ranges: Sequence[Range]
     """Ours, and what PyTorch calls gradients that cross between processes."""
@@ -89,11 +92,14 @@ def read(trace: Event) -> Window:
     if not steps:
         raise ValueError("no step was recorded")
     begin, end = min(e["ts"] for e in steps), max(e["ts"] + e["dur"] for e in steps)
-    kernels = [e for e in events if e.get("cat") in _ON_DEVICE and "dur" in e]
+    upkeep = [(e["ts"], e["ts"] + e["dur"]) for e in events if _is_a(e, "user_annotation") and e["name"] in UPKEEP]
+    of_steps = [e for e in events if not any(start <= e.get("ts", 0) < stop for start, stop in upkeep)]
+    kernels = [e for e in of_steps if e.get("cat") in _ON_DEVICE and "dur" in e]
     return Window(
         steps=len(steps),
-        seconds=(end - begin) / 1e6,
-        rows=_rows(events, kernels),
+        seconds=(end - begin - sum(stop - start for start, stop in upkeep)) / 1e6,
+        length=(end - begin) / 1e6,
+        rows=_rows(of_steps, kernels),
         ranges=_ranges(events, begin),
         memory=_memory(events, begin, on_device=bool(kernels)),
         device="gpu" if kernels else "cpu",
@@ -111,11 +117,11 @@ def for_tensorboard(trace: Event) -> Event:
 
 
 def phases(window: Window) -> dict[str, float]:
-    """Seconds by name, in the order of a step. What PyTorch calls collectives counts as `all-reduce`."""
+    """Seconds by name, in the order of a step, without upkeep. Collectives by PyTorch's names count as `all-reduce`."""
     spent: dict[str, float] = defaultdict(float)
     for found in window.ranges:
         spent[found.name] += found.seconds
-    return {name: spent[name] for name in ALL if name in spent}
+    return {name: spent[name] for name in ALL if name in spent and name not in UPKEEP}
 
 
 def _renamed(event: Event) -> Event:
@@ -145,7 +151,7 @@ class _Open:
 
 
 def _rows(events: Sequence[Event], kernels: Sequence[Event]) -> list[Row]:
-    rows: dict[str, Row] = {}
+    rows: dict[tuple[str, str], Row] = {}
     owner: dict[int, Event] = {}
     for timeline in _timelines(events):
         for done in _nested(timeline):
@@ -157,22 +163,27 @@ def _rows(events: Sequence[Event], kernels: Sequence[Event]) -> list[Row]:
                 _count(rows, event, 0.0 if kernels else done.own / 1e6)
     for kernel in kernels:
         launched_by = owner.get(kernel["args"].get("External id", -1))
-        name = launched_by["name"] if launched_by else kernel["name"]
-        row = rows.setdefault(name, Row(name=name))
+        if launched_by:
+            row = rows[_key(launched_by)]
+        else:
+            row = rows.setdefault((kernel["name"], ""), Row(name=kernel["name"]))
         row.seconds += kernel["dur"] / 1e6
         row.calls += launched_by is None
     return sorted((row for row in rows.values() if row.seconds), key=lambda row: -row.seconds)
 
 
-def _count(rows: dict[str, Row], event: Event, seconds: float) -> None:
-    row = rows.setdefault(event["name"], Row(name=event["name"]))
+def _key(event: Event) -> tuple[str, str]:
     call = Call.of(event)
+    return call.name, call.precision if flops(call) is not None else ""
+
+
+def _count(rows: dict[tuple[str, str], Row], event: Event, seconds: float) -> None:
+    key, call = _key(event), Call.of(event)
+    row = rows.setdefault(key, Row(name=call.name, precision=key[1] or "fp32"))
     row.calls += 1
     row.seconds += seconds
     row.flops += flops(call) or 0.0
     row.bytes += bytes_moved(call) or 0.0
-    if flops(call):
-        row.precision = call.precision
 
 
 def _timelines(events: Sequence[Event]) -> Iterable[list[Event]]:
