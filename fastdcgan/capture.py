@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.accumulate import probability, train_step_in_parts
 from fastdcgan.plan import Plan
+from fastdcgan.ranges import CAPTURED_STEP, named
 from fastdcgan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
 
 TakeStep = Callable[[Tensor, Tensor], StepMetrics]
@@ -77,7 +78,8 @@ class CapturedStep:
         """Take a step; `train_step` says what it means."""
         adam_g, adam_d = _adam(self._state.optimizer_g), _adam(self._state.optimizer_d)
         with torch._dynamo.config.patch(trace_autograd_ops=True):  # lets autograd.grad into the graph
-            figures = self._graph(real_BCHW, z_BL, adam_g, adam_d)
+            with named(CAPTURED_STEP):
+                figures = self._graph(real_BCHW, z_BL, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
         return StepMetrics(*self._kept(figures).unbind())

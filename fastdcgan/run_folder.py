@@ -76,6 +76,11 @@ class RunFolder:
         """Event files."""
         return self.path / "tensorboard"
 
+    @property
+    def profile(self) -> Path:
+        """What the profiler recorded."""
+        return self.path / "profile"
+
 
 def choose(config: TrainConfig, today: date) -> RunFolder:
     """The folder to run in: what `--out` says, else runs/<date>-<arch>, numbered where another run has that name.

@@ -22,6 +22,7 @@ LAYERS = (
     "cache",
     "memory",
     "allocator",
+    "ranges",
     "native.",
     "winograd",
     "thin",
@@ -57,6 +58,7 @@ LAYERS = (
     "rank_log",
     "generate",
     "trainer",
+    "profile",
     "cli",
     "__main__",
 )
