@@ -96,6 +96,17 @@ def _patiently() -> Iterator[None]:
         time.sleep(0.1)
 
 
+def _wait_for_the_plugin(tensorboard: str) -> None:
+    """Until it has read the trace: a page that is drawn before has no tab for it."""
+    runs = []
+    for _ in _patiently():
+        with urlopen(f"{tensorboard}data/plugin/pytorch_profiler/runs", timeout=PATIENCE) as answer:
+            runs = json.load(answer)["runs"]
+        if runs:
+            break
+    assert len(runs) == 1, runs
+
+
 @contextmanager
 def opened(tensorboard: str, tab: str) -> Iterator["Page"]:
     """A page with one of TensorBoard's tabs."""
@@ -148,11 +159,7 @@ def test_sample_grids_are_those_of_the_run(tensorboard: str, run: Path, screensh
 
 def test_the_operator_table_has_our_ranges(tensorboard: str, run: Path, screenshots: Path) -> None:
     pytest.importorskip("torch_tb_profiler", reason="needs the extra `profile`")
-    for _ in _patiently():
-        with urlopen(f"{tensorboard}data/plugin/pytorch_profiler/runs", timeout=PATIENCE) as answer:
-            # else the tab isn't there when the page is drawn, and comes with a reload only
-            if json.load(answer)["runs"] == [f"{run.name}/profile"]:
-                break
+    _wait_for_the_plugin(tensorboard)
     with opened(tensorboard, "pytorch_profiler") as tab:
         plugin = tab.frame_locator("iframe")
         plugin.get_by_role("button", name="Overview").click()
