@@ -77,9 +77,9 @@ class CapturedStep:
     def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
         """Take a step; `train_step` says what it means."""
         adam_g, adam_d = _adam(self._state.optimizer_g), _adam(self._state.optimizer_d)
-        with torch._dynamo.config.patch(trace_autograd_ops=True):  # lets autograd.grad into the graph
-            with named(CAPTURED_STEP):
-                figures = self._graph(real_BCHW, z_BL, adam_g, adam_d)
+        # lets autograd.grad into the graph
+        with torch._dynamo.config.patch(trace_autograd_ops=True), named(CAPTURED_STEP):
+            figures = self._graph(real_BCHW, z_BL, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
         return StepMetrics(*self._kept(figures).unbind())

@@ -180,8 +180,8 @@ class RunConfig:
     """Write TensorBoard events into the run's folder."""
 
     profile: bool = field(default=False, metadata=FREE)
-    """Record some steps with PyTorch's profiler, into the run's folder: traces for Perfetto and TensorBoard, memory, the
-    costliest operators, and what binds the step."""
+    """Record some steps with PyTorch's profiler, into the run's folder: traces for Perfetto and TensorBoard, memory,
+    the costliest operators, and what binds the step."""
 
     profile_wait: int = field(default=10, metadata=FREE)
     """Steps before the profiler warms up: the first ones compile, and read ahead."""

@@ -50,7 +50,7 @@ def profile_run(run: Path, request: TrainConfig) -> Path:
 
 
 def profile_request(request: TrainConfig) -> Path:
-    """Profile the first steps of a run as it would be, and leave what was found in --out, or runs/<date>-<arch>-profile.
+    """Profile the first steps of a run as it would be, into `profile` in --out or runs/<date>-<arch>-profile.
 
     Raises:
         ValueError: for what the user can fix.
@@ -108,7 +108,7 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
 
 @contextmanager
 def _copied(folder: RunFolder, aside: RunFolder, files: list[Path], accelerator: Accelerator) -> Iterator[None]:
-    """Copies of some of a run's files are set aside, the same for all ranks. When all is done, the profile is the run's.
+    """Copies of some of a run's files lie aside, the same for all ranks. When all is done, the profile is the run's.
 
     Raises:
         ValueError: if that can't be written.

@@ -4,7 +4,6 @@ PyTorch's own `record_function` takes microseconds whether or not a profiler lis
 (0.4 us) where none does. In a compiled graph there is nothing to name: the compiler moves and merges what is in it.
 """
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -63,12 +62,12 @@ def named(name: str) -> AbstractContextManager[object]:
     """What is done in here carries a name on the time line."""
     if torch.compiler.is_compiling():  # asked first: nothing that may change is looked at, so nothing is guarded
         return nullcontext()
-    return torch.profiler.record_function(name) if torch.autograd._profiler_enabled() else _NOTHING
+    return torch.profiler.record_function(name) if torch._C._autograd._profiler_enabled() else _NOTHING
 
 
-def operator(name: str, tensors: Sequence[Tensor]) -> AbstractContextManager[object]:
+def operator(name: str, tensors: list[Tensor]) -> AbstractContextManager[object]:
     """An operator that PyTorch doesn't know as one, with the shapes of what it reads and writes."""
-    if not torch.autograd._profiler_enabled():
+    if not torch._C._autograd._profiler_enabled():
         return _NOTHING
     recorded: AbstractContextManager[object] = torch._C._profiler._RecordFunctionFast(name, tensors)
     return recorded

@@ -102,14 +102,14 @@ def _convolution(call: Call) -> float:
             conv_out(side, d * (k - 1) + 1, s, p)
             for side, k, s, p, d in zip(x_BCHW[2:], weight_OCKK[2:], stride, padding, dilation, strict=True)
         ]
-    return 2.0 * x_BCHW[0] * math.prod(weight_OCKK) * math.prod(sides)
+    return 2.0 * float(x_BCHW[0] * math.prod(weight_OCKK) * math.prod(sides))
 
 
 def _convolution_backward(call: Call) -> float:
     grad_BOHW, x_BCHW, weight_OCKK = call.shapes[:3]
     transposed, wanted = call.scalars[7] in ("True", "1"), json.loads(call.scalars[10].lower())
     sides = x_BCHW[2:] if transposed else grad_BOHW[2:]
-    return 2.0 * x_BCHW[0] * math.prod(weight_OCKK) * math.prod(sides) * sum(wanted[:2])
+    return 2.0 * float(x_BCHW[0] * math.prod(weight_OCKK) * math.prod(sides) * sum(wanted[:2]))
 
 
 def _product(first: int) -> Callable[[Call], float]:
@@ -117,7 +117,7 @@ def _product(first: int) -> Callable[[Call], float]:
 
     def count(call: Call) -> float:
         left, right = call.shapes[first : first + 2]
-        return 2.0 * math.prod(left) * right[-1]
+        return 2.0 * float(math.prod(left) * right[-1])
 
     return count
 
@@ -126,9 +126,9 @@ def _stride_two(call: Call) -> float:
     """Our own convolutions: between the big side and the small one, which has half as many pixels a side."""
     pictures = [shape for shape, _ in call.tensors() if len(shape) == 4]
     ends = pictures[:2] if call.name.endswith("weight_gradient") else (pictures[0], pictures[-1])
-    (_, C, height, _), (B, O, h, w) = sorted(ends, key=lambda shape: -shape[2])
+    (_, C, height, _), (B, maps, h, w) = sorted(ends, key=lambda shape: -shape[2])
     kernel = 3 if height % 2 else 4
-    return 2.0 * B * C * O * kernel**2 * h * w
+    return 2.0 * B * C * maps * kernel**2 * h * w
 
 
 _FLOPS: dict[str, Callable[[Call], float]] = {

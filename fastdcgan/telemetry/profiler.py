@@ -7,8 +7,8 @@
 
 Ranks other than the first write their own beside these: trace-rank1.json.gz and so on.
 
-PyTorch's profiler is used directly. Accelerate's ProfileKwargs builds the same object, and would write the trace under a
-name of its own before it could be weighed.
+PyTorch's profiler is used directly. Accelerate's ProfileKwargs builds the same object, and would write the trace under
+a name of its own before it could be weighed.
 """
 
 import gzip

@@ -13,7 +13,7 @@ class Lap(NamedTuple):
 
     def less(self, other: "Lap") -> "Lap":
         """This one without the other."""
-        return Lap(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return Lap(self.steps - other.steps, self.seconds - other.seconds, self.waited - other.waited)
 
 
 class Slowed:
