@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdcgan.ranges import ALL, ALL_REDUCE, UPKEEP
+from fastdcgan.ranges import ALL, ALL_REDUCE, DATA_WAIT, UPKEEP
 from fastdcgan.telemetry.operators import Call, bytes_moved, flops
 
 Event = dict[str, Any]
@@ -21,6 +21,7 @@ STEP = "ProfilerStep#"
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 _BEYOND_THE_PLUGIN = ("cuda_runtime", "cuda_driver")
 _COMMUNICATION = ("gloo:", "nccl:")
+_WAIT_OF_THE_PLUGIN = f"enumerate(DataLoader)#{DATA_WAIT}.__next__"
 
 
 @dataclass(kw_only=True)
@@ -111,9 +112,10 @@ def for_tensorboard(trace: Event) -> Event:
     """The trace as torch-tb-profiler 0.4.3 understands it. It is no longer maintained, and its categories are older.
 
     Calls of the driver become `Runtime`, without which it takes all kernels for nobody's. Our ranges become operators,
-    for it leaves out what a user named.
+    for it leaves out what a user named. Waiting for data is there a second time, by the name that the plugin looks for:
+    else its overview counts the wait as computing.
     """
-    return {**trace, "traceEvents": [_renamed(event) for event in trace["traceEvents"]]}
+    return {**trace, "traceEvents": [copy for event in trace["traceEvents"] for copy in _renamed(event)]}
 
 
 def phases(window: Window) -> dict[str, float]:
@@ -124,12 +126,16 @@ def phases(window: Window) -> dict[str, float]:
     return {name: spent[name] for name in ALL if name in spent and name not in UPKEEP}
 
 
-def _renamed(event: Event) -> Event:
+def _renamed(event: Event) -> Iterable[Event]:
     if event.get("cat") in _BEYOND_THE_PLUGIN:
-        return {**event, "cat": "Runtime"}
-    if event.get("cat") == "user_annotation" and event["name"] in ALL:
-        return {**event, "cat": "cpu_op"}
-    return event
+        yield {**event, "cat": "Runtime"}
+    elif event.get("cat") == "user_annotation" and event["name"] in ALL:
+        if event["name"] == DATA_WAIT:
+            # before the range of the same length, which so lies within: the range keeps its own time
+            yield {**event, "cat": "cpu_op", "name": _WAIT_OF_THE_PLUGIN}
+        yield {**event, "cat": "cpu_op"}
+    else:
+        yield event
 
 
 def _is_a(event: Event, *categories: str) -> bool:

@@ -128,6 +128,6 @@ def test_the_plugins_copy_knows_runtime_calls_and_our_ranges_and_the_original_st
     before = write(ours)
     copy = for_tensorboard(ours)
     found = [e["cat"] for e in copy["traceEvents"]]
-    assert found == ["user_annotation", "Runtime", "Runtime", "kernel", "cpu_op", "user_annotation"]
+    assert found == ["user_annotation", "Runtime", "Runtime", "kernel", "cpu_op", "cpu_op", "user_annotation"]
     assert write(ours) == before
     assert parse(write(copy)) == copy
