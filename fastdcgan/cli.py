@@ -189,6 +189,24 @@ def data(
     show([("sheet", f"{len(pictures_NHWC)} of them as training sees them: {printable(out)}")])
 
 
+def profile(
+    run: tyro.conf.Positional[Path | None] = None,
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Record a few steps: traces for Perfetto and TensorBoard, memory, the costliest operators, what binds the step.
+
+    Args:
+        run: a run's folder: its next steps, with its weights and options. Its checkpoints and metrics stay as they are.
+            Without one, options as for train say what is profiled.
+        config: options, as for train.
+    """
+    from fastdcgan.profile import profile_request, profile_run
+
+    written = profile_run(run, config) if run is not None else profile_request(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Profile: {written}. Open {written / 'trace.json.gz'} at https://ui.perfetto.dev")
+
+
 def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 128) -> None:
     """Say how fast the roofline model lets an architecture train: on this CPU (measured), on known GPUs (predicted).
 
@@ -339,6 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "report": report,
                 "data": data,
                 "pack": pack,
+                "profile": profile,
                 "roofline": roofline,
                 "scale": scale,
                 "tune": tune,

@@ -185,6 +185,19 @@ class RunConfig:
     quiet: bool = field(default=False, metadata=FREE)
     """Say only how it ended, and what went wrong. All else is in the run's run.log, as always."""
 
+    profile: bool = field(default=False, metadata=FREE)
+    """Record some steps with PyTorch's profiler, into the run's folder: traces for Perfetto and TensorBoard, memory,
+    the costliest operators, and what binds the step."""
+
+    profile_wait: int = field(default=10, metadata=FREE)
+    """Steps before the profiler warms up: the first ones compile, and read ahead."""
+
+    profile_warmup: int = field(default=3, metadata=FREE)
+    """Steps that the profiler watches without recording them, as its own first ones are slow."""
+
+    profile_active: int = field(default=5, metadata=FREE)
+    """Steps that are recorded: about 1 MB each, a tenth of that compressed."""
+
     def trackers(self) -> tuple[str, ...]:
         """The names in `track`. Raises ValueError if there are others."""
         names = tuple(dict.fromkeys(name.strip() for name in self.track.split(",")))
@@ -243,10 +256,17 @@ class TrainConfig:
             "--sample-every": self.run.sample_every,
             "--checkpoint-every": self.run.checkpoint_every,
             "--keep-checkpoints": self.run.keep_checkpoints,
+            "--profile-active": self.run.profile_active,
         }
         for label, number in at_least_one.items():
             if number is not None and number < 1:
                 raise ValueError(f"{label} {number}: must be at least 1")
+        for label, number in (
+            ("--profile-wait", self.run.profile_wait),
+            ("--profile-warmup", self.run.profile_warmup),
+        ):
+            if number < 0:
+                raise ValueError(f"{label} {number}: must be at least 0")
         if (self.data.data_threads or 1) > MAX_DATA_THREADS:
             raise ValueError(f"--data-threads {self.data.data_threads}: must be at most {MAX_DATA_THREADS:,}")
         if self.run.images is not None and self.run.epochs is not None:

@@ -77,11 +77,6 @@ class RunFolder:
         return self.path / "end.json"
 
     @property
-    def profile(self) -> Path:
-        """What a profiler found."""
-        return self.path / "profile"
-
-    @property
     def log(self) -> Path:
         """What the first rank said."""
         return self.path / "run.log"
@@ -100,6 +95,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """What the profiler recorded."""
+        return self.path / "profile"
 
 
 def choose(config: TrainConfig, today: date) -> RunFolder:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from fastdcgan import checkpoint, hardware, models, sync_norm
+from fastdcgan import checkpoint, hardware, models, ranges, sync_norm
 from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
@@ -28,6 +28,7 @@ from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed import any_signal, join, naming_lost_ranks, requested, taking_turns, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
+from fastdcgan.ranges import named
 from fastdcgan.rank_log import rank_log
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
@@ -73,6 +74,8 @@ def train(request: TrainConfig) -> RunFolder:
             display.settle()
             display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}", always=True)
             display.say(f"See what happened:  {run.folder.report}")
+            if config.run.profile:
+                display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
                 display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
@@ -104,6 +107,8 @@ def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, R
     choose_plan(config.execution, accelerator.device)  # what can't be done here is said before there is work
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
+    if config.run.profile:
+        check_writable(RunFolder(folder.profile))
     if config.execution.precision == "auto" and folder.config.exists():  # a run goes on in its own precision
         precision = read_config(folder).execution.precision
         config = replace(config, execution=replace(config.execution, precision=precision))
@@ -248,7 +253,9 @@ def fit(run: Run, display: Display) -> None:
                 step += 1
                 with recorder.waiting():
                     real_BCHW = next(batches)
-                recorder.add(take_step(real_BCHW, noise(run, step)))
+                with named(ranges.NOISE):
+                    z_BL = noise(run, step)
+                recorder.add(take_step(real_BCHW, z_BL))
 
                 last = step == schedule.total
                 saving = step % schedule.checkpoint_every == 0 or last
@@ -264,6 +271,7 @@ def fit(run: Run, display: Display) -> None:
                     recorder.sample(step)
                 if saving:
                     recorder.save(step)
+                recorder.step_done(step)
         # A launcher ends all ranks when the first one leaves: nobody does before everything is written.
         accelerator.wait_for_everyone()
     if stopping:

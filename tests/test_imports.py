@@ -22,6 +22,7 @@ LAYERS = (
     "cache",
     "memory",
     "allocator",
+    "ranges",
     "native.",
     "winograd",
     "thin",
@@ -58,6 +59,7 @@ LAYERS = (
     "generate",
     "interpolate",
     "trainer",
+    "profile",
     "cli",
     "__main__",
 )
