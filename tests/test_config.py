@@ -136,6 +136,12 @@ def test_from_flat_refuses_missing_and_unknown_fields_by_name() -> None:
         from_flat(values)
 
 
+def test_a_run_of_before_an_option_was_there_takes_its_default() -> None:
+    values = {**flat(TrainConfig()), "log_every": 7}
+    del values["profile"], values["profile_wait"]
+    assert from_flat(values) == TrainConfig(run=RunConfig(log_every=7))
+
+
 OTHER: dict[str, Any] = {
     "arch": "dcgan16",
     "resolution": 16,
@@ -177,6 +183,10 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "keep_checkpoints": 5,
     "tensorboard": False,
     "rank_timeout": 5.0,
+    "profile": True,
+    "profile_wait": 5,
+    "profile_warmup": 5,
+    "profile_active": 7,
 }
 """And for each that doesn't."""
 
@@ -216,6 +226,9 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"sample_every": 0}, "--sample-every 0: must be at least 1"),
         ({"checkpoint_every": 0}, "--checkpoint-every 0: must be at least 1"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints 0: must be at least 1"),
+        ({"profile_wait": -1}, "--profile-wait -1: must be at least 0"),
+        ({"profile_warmup": -1}, "--profile-warmup -1: must be at least 0"),
+        ({"profile_active": 0}, "--profile-active 0: must be at least 1"),
         ({"images": 5, "epochs": 5}, "--images and --epochs are two ways"),
         ({"seed": -1}, "--seed -1: must be at least 0"),
         ({"seed": 2**63}, f"--seed {2**63}: must be .* below 2"),

@@ -85,15 +85,26 @@ class Window:
     """Seconds in which the device had something to do; None for a CPU."""
 
 
-def read(trace: Event) -> Window:
-    """Make sense of a Chrome trace. Raises ValueError if there is no whole step in it."""
+def read(trace: Event, whole_steps: int | None = None) -> Window:
+    """Make sense of a Chrome trace.
+
+    Args:
+        trace: as PyTorch wrote it.
+        whole_steps: how many steps came to their end, as a run may end within one. Default: all.
+
+    Raises:
+        ValueError: there is no whole step in it.
+    """
     events: list[Event] = trace["traceEvents"]
     steps = [e for e in events if _is_a(e, "user_annotation") and e["name"].startswith(STEP)]
+    steps = sorted(steps, key=lambda e: float(e["ts"]))[:whole_steps]
     if not steps:
         raise ValueError("no step was recorded")
     begin, end = min(e["ts"] for e in steps), max(e["ts"] + e["dur"] for e in steps)
     upkeep = [(e["ts"], e["ts"] + e["dur"]) for e in events if _is_a(e, "user_annotation") and e["name"] in UPKEEP]
-    of_steps = [e for e in events if not any(start <= e.get("ts", 0) < stop for start, stop in upkeep)]
+    upkeep = [(start, stop) for start, stop in upkeep if begin <= start < end]
+    events = [e for e in events if begin <= float(e.get("ts", -1)) < end]
+    of_steps = [e for e in events if not any(start <= e["ts"] < stop for start, stop in upkeep)]
     kernels = [e for e in of_steps if e.get("cat") in _ON_DEVICE and "dur" in e]
     return Window(
         steps=len(steps),
