@@ -203,6 +203,10 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "track": "none",
     "quiet": True,
     "rank_timeout": 5.0,
+    "profile": True,
+    "profile_wait": 5,
+    "profile_warmup": 5,
+    "profile_active": 7,
 }
 """And for each that doesn't."""
 
@@ -242,6 +246,9 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"sample_every": 0}, "--sample-every 0: must be at least 1"),
         ({"checkpoint_every": 0}, "--checkpoint-every 0: must be at least 1"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints 0: must be at least 1"),
+        ({"profile_wait": -1}, "--profile-wait -1: must be at least 0"),
+        ({"profile_warmup": -1}, "--profile-warmup -1: must be at least 0"),
+        ({"profile_active": 0}, "--profile-active 0: must be at least 1"),
         ({"images": 5, "epochs": 5}, "--images and --epochs are two ways"),
         ({"track": "tensorboard,mlflow"}, "--track tensorboard,mlflow: must be tensorboard, wandb, trackio, joined by"),
         ({"track": ""}, "--track : must be"),

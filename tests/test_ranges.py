@@ -1,4 +1,4 @@
-"""Names on the time line: there while a profiler listens, nothing otherwise, and never a change of what is done."""
+"""Names on the time line: there while a profiler listens, else nothing at all, and never a change of what is done."""
 
 from dataclasses import replace
 

@@ -125,7 +125,8 @@ class StepProfiler:
             profile_memory=True,
             acc_events=True,  # there is one window: nothing is added up over several
         )
-        self._step = 0
+        self._step, self._first = 0, request.profile_wait + request.profile_warmup
+        self._said = False
         self._profile.start()
 
     @property
@@ -146,13 +147,14 @@ class StepProfiler:
     def close(self) -> None:
         """The run is over. A window that it cut short is written as far as it goes."""
         self._profile.stop()
-        if not self.report:
+        if not self.report and not self._said:
             self._say("profile   no step was recorded: the run ended first")
 
     def _keep(self, profiled: profile) -> None:
         try:
             self._write(profiled)
         except OSError as error:
+            self._said = True
             self._say(f"profile   can't be written to {self._folder.path}: {error.strerror or error}")
 
     def _write(self, profiled: profile) -> None:
@@ -162,7 +164,7 @@ class StepProfiler:
             content = raw.read_bytes()
         recorded = trace.parse(content.decode(errors="replace"))
         try:
-            window = trace.read(recorded)
+            window = trace.read(recorded, whole_steps=self._step - self._first)
         except ValueError:
             return  # cut short within its first step
         packed = gzip.compress(content, compresslevel=6)

@@ -86,16 +86,28 @@ class Window:
     """Seconds in which the device had something to do; None for a CPU."""
 
 
-def read(trace: Event) -> Window:
-    """Make sense of a Chrome trace. Raises ValueError if there is no whole step in it."""
+def read(trace: Event, whole_steps: int | None = None) -> Window:
+    """Make sense of a Chrome trace.
+
+    Args:
+        trace: as PyTorch wrote it.
+        whole_steps: how many steps came to their end, as a run may end within one. Default: all.
+
+    Raises:
+        ValueError: there is no whole step in it.
+    """
     events: list[Event] = trace["traceEvents"]
-    steps = [e for e in events if _is_a(e, "user_annotation") and e["name"].startswith(STEP)]
+    found = [e for e in events if _is_a(e, "user_annotation") and e["name"].startswith(STEP)]
+    steps = sorted(found, key=lambda e: float(e["ts"]))[:whole_steps]
     if not steps:
         raise ValueError("no step was recorded")
-    begin, end = min(e["ts"] for e in steps), max(e["ts"] + e["dur"] for e in steps)
+    begin, end = steps[0]["ts"], steps[-1]["ts"] + steps[-1]["dur"]
+    if len(steps) == len(found):  # a device finishes after the host has named its last kernel
+        end = max([end, *(e["ts"] + e["dur"] for e in events if e.get("cat") in _ON_DEVICE)])
+    events = [e for e in events if begin <= float(e.get("ts", -1)) < end]
     upkeep = [(e["ts"], e["ts"] + e["dur"]) for e in events if _is_a(e, "user_annotation") and e["name"] in UPKEEP]
-    of_steps = [e for e in events if not any(start <= e.get("ts", 0) < stop for start, stop in upkeep)]
-    kernels = [e for e in of_steps if e.get("cat") in _ON_DEVICE and "dur" in e]
+    of_steps = [e for e in events if not any(start <= float(e["ts"]) < stop for start, stop in upkeep)]
+    kernels = [e for e in of_steps if e.get("cat") in _ON_DEVICE]
     return Window(
         steps=len(steps),
         seconds=(end - begin - sum(stop - start for start, stop in upkeep)) / 1e6,

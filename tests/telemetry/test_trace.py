@@ -78,6 +78,20 @@ def test_kernels_are_the_operators_that_launched_them() -> None:
     assert window.device_busy == pytest.approx(40e-3)  # two at a time count once
 
 
+def test_the_window_lasts_until_the_device_is_done() -> None:
+    window = read(trace(event("late", 90, 30, "kernel")))
+    assert window.seconds == pytest.approx(120e-3)
+    assert window.rows[0].seconds == pytest.approx(30e-3)
+
+
+def test_a_step_that_a_run_ended_in_does_not_count() -> None:
+    window = read(trace(event("a", 10, 5), event("a", 110, 5), steps=2), whole_steps=1)
+    assert (window.steps, window.seconds) == (1, pytest.approx(0.1))
+    assert by_name(window.rows)["a"].calls == 1
+    with pytest.raises(ValueError, match="no step was recorded"):
+        read(trace(), whole_steps=0)
+
+
 def test_samples_and_checkpoints_are_no_part_of_a_step() -> None:
     window = read(trace(event("a", 0, 10), named(ranges.SAMPLES, 50, 30), event("a", 60, 10), steps=2))
     assert window.seconds == pytest.approx(0.170)
