@@ -11,6 +11,7 @@ from PIL import Image
 from fastdcgan import cli
 from fastdcgan.roofline import Ceilings
 from fastdcgan.telemetry import profiler
+from fastdcgan.telemetry.slowed import Lap, Slowed
 
 WINDOW = ("--profile-wait", "1", "--profile-warmup", "1", "--profile-active", "2")
 TINY = (
@@ -62,6 +63,17 @@ def test_training_leaves_a_profile_beside_the_rest(
     assert (out / "profile" / "summary.txt").read_text().strip() in said
     assert "ui.perfetto.dev" in said
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_recorded_steps_stay_out_of_the_figures_of_speed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laps: list[Lap] = []
+    monkeypatch.setattr(Slowed, "turn", lambda self, now: laps.append(now))
+    request = ["train", "--data", str(pictures), "--out", str(tmp_path / "run"), "--images", "24", *TINY]
+    cli.main([*request, "--log-every", "6", "--checkpoint-every", "6", "--profile", *WINDOW])
+    assert [lap.steps for lap in laps] == [2, 4]
+    assert all(lap.seconds > 0 for lap in laps)
 
 
 def test_a_profiled_run_learns_what_any_other_does(run: Path, pictures: Path, tmp_path: Path) -> None:
