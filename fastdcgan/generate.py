@@ -1,18 +1,18 @@
 """New pictures from a finished or unfinished run."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from fastdcgan import models
-from fastdcgan.checkpoint import checkpoints, load_generator
+from fastdcgan import checkpoint, models
 from fastdcgan.randomness import Stream, latents
-from fastdcgan.run_folder import RunFolder, read_config
+from fastdcgan.run_folder import RunFolder, read_config, run_id
 from fastdcgan.sampling import generate, save_each, save_grid
 
 
 def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
-    """Make `count` pictures with a run's newest checkpoint and say where they are.
+    """Make `count` pictures with a run's newest checkpoint and say where they are, and which newer ones are damaged.
 
     Args:
         run: the run's folder.
@@ -29,11 +29,14 @@ def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
         raise ValueError(f"--seed {seed}: must be at least 0")
     folder = RunFolder(run)
     arch = read_config(folder).model.architecture()
-    saved = checkpoints(folder.checkpoints)
-    if not saved:
-        raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
     generator, _ = models.build(arch, seed=0)
-    progress = load_generator(saved[-1], generator, arch)
+    newest, passed_over = checkpoint.newest(
+        folder.checkpoints, partial(checkpoint.read_generator, generator=generator, arch=arch, run=run_id(folder))
+    )
+    if newest is None:
+        raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
+    tensors, progress = newest
+    generator.load_state_dict(tensors)
     if torch.cuda.is_available():
         generator.cuda()
     pictures_BCHW = generate(generator, latents(seed, Stream.GENERATE, 0, count, arch.latent_dim))
@@ -46,4 +49,5 @@ def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
     except OSError as error:
         raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
     noun = "picture" if count == 1 else "pictures"
-    return f"{count:,} {noun} from step {progress.step:,} of {run}: {out}"
+    made = f"{count:,} {noun} from step {progress.step:,} of {run}: {out}"
+    return "\n".join([*(f"passed over: {line}" for line in passed_over), made])

@@ -2,19 +2,23 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from fastdcgan import checkpoint
-from fastdcgan.checkpoint import Progress
+from fastdcgan.background import Background
+from fastdcgan.checkpoint import Progress, Snapshot
+from fastdcgan.choice import as_fields
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed import difference
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run import Run
 from fastdcgan.sampling import generate, grid, save_grid
+from fastdcgan.sealed import flush
 from fastdcgan.step import StepMetrics
 from fastdcgan.telemetry.curves import plot_losses
 from fastdcgan.telemetry.display import Display
@@ -33,6 +37,7 @@ class Recorder:
         self._main = run.accelerator.is_main_process
         self._log = StepLog(run.schedule.log_every, run.accelerator.device)
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
+        self._saving = Background("checkpoint")
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
         if self._main:
@@ -60,6 +65,7 @@ class Recorder:
 
     def tick(self, step: int) -> None:
         """Fetch the figures since the last tick, check and write them. The one place where the device is waited for."""
+        self._saving.check()
         steps = step - self._window_step
         if steps == 0:
             return
@@ -114,26 +120,41 @@ class Recorder:
                     self._tensorboard.show(grid(pictures_BCHW), step)
 
     def save(self, step: int) -> None:
-        """Write a checkpoint and the plot of the losses so far."""
+        """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
+
+        Raises:
+            ValueError: the one before could not be written.
+        """
         run = self._run
         with self._off_the_clock():
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
-                checkpoint.save(
-                    run.folder.checkpoints,
+                snap = checkpoint.snapshot(
                     run.state,
                     run.arch,
                     Progress(step=step, images=images, seconds=self._seconds),
-                    keep=run.config.run.keep_checkpoints,
+                    run=run.id,
+                    plan=as_fields(run.plan),
                 )
+                self._saving.start(partial(self._write, snap))
                 plot_losses(self._metrics.records, run.folder.losses)
 
     def close(self) -> None:
-        """Flush and close all files."""
-        if self._main:
-            self._metrics.close()
-            if self._tensorboard:
-                self._tensorboard.close()
+        """Wait for the checkpoint under way; flush and close all files. Raises ValueError as `save` does."""
+        try:
+            self._saving.close()
+        finally:
+            if self._main:
+                self._metrics.close()
+                if self._tensorboard:
+                    self._tensorboard.close()
+
+    def _write(self, snap: Snapshot) -> None:
+        options = self._run.config.run
+        flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
+        checkpoint.write(
+            self._run.folder.checkpoints, snap, keep=options.keep_checkpoints, keep_every=options.keep_every
+        )
 
     def _show_real(self) -> None:
         count = min(SAMPLES, len(self._run.source))
@@ -148,6 +169,8 @@ class Recorder:
         )
 
     def _last_good_one(self) -> str:
+        with suppress(ValueError):  # it could not be written: then it isn't there
+            self._saving.wait()
         good = checkpoint.checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
 

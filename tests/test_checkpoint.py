@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastdcgan import checkpoint, models
+from fastdcgan import models
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.checkpoint import Progress, checkpoints, load, load_generator, save
 from fastdcgan.config import RecipeConfig
@@ -28,6 +28,15 @@ PLANS = {
 
 def fresh(plan: Plan = Plan(), arch: Architecture = ARCH, seed: int = 0) -> TrainState:  # noqa: B008
     return prepare(plan, *models.build(arch, seed), RecipeConfig(), torch.device("cpu"))
+
+
+def unseal(path: Path) -> Path:
+    """A checkpoint as it was before there were manifests."""
+    (path / "manifest.json").unlink()
+    record = json.loads((path / "state.json").read_text())
+    del record["run"], record["plan"]
+    (path / "state.json").write_text(json.dumps({**record, "format": 1}))
+    return path
 
 
 def train(state: TrainState, *steps: int) -> None:
@@ -49,6 +58,12 @@ def everything(state: TrainState) -> dict[str, Any]:
         for name, parameter in network.named_parameters():
             found |= {f"{label}.{name}.{key}": t.clone() for key, t in optimizer.state[parameter].items()}
     return found
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[name], b[name]) if isinstance(a[name], Tensor) else a[name] == b[name] for name in a
+    )
 
 
 def assert_same(found: TrainState, wanted: TrainState) -> None:
@@ -140,7 +155,7 @@ def test_the_generator_can_be_loaded_alone(trained: TrainState, saved: Path) -> 
 
 
 def test_a_checkpoint_is_tensors_and_json_alone(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in saved.iterdir()) == sorted((*FILES, "manifest.json"))
     for path in saved.glob("*.safetensors"):
         assert load_file(path)
     record = json.loads((saved / "state.json").read_text())
@@ -208,16 +223,15 @@ def test_a_save_that_is_cut_short_leaves_no_checkpoint_and_harms_none(
         written += 1
         save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("safetensors.torch.save_file", disk_full)
+    with pytest.raises(ValueError, match=r"checkpoint of step 3 can't be written to .*: No space left on device$"):
         save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
-    assert checkpoints(tmp_path) == [saved]
+    assert list(tmp_path.iterdir()) == [saved]
     resumed = fresh()
     load(saved, resumed, ARCH)
     assert_same(resumed, trained)
 
-    # what was left behind is in nobody's way
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr("safetensors.torch.save_file", save_file)
     path = save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
     assert checkpoints(tmp_path) == [path]
 
@@ -280,30 +294,45 @@ def zero(path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [cut, cut_by_one, empty, garble, zero, Path.unlink])
-def test_a_damaged_file_is_refused_by_name(file: str, damage: Callable[[Path], None], saved: Path) -> None:
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_damaged_file_is_refused_by_name(
+    file: str, damage: Callable[[Path], None], sealed: bool, saved: Path
+) -> None:
+    if not sealed:
+        unseal(saved)
     damage(saved / file)
+    state = fresh()
+    before = everything(state)
     with pytest.raises(ValueError) as refusal:
-        load(saved, fresh(), ARCH)
-    assert str(saved) in str(refusal.value)
+        load(saved, state, ARCH)
+    assert f"checkpoint {saved} is damaged: its {file} " in str(refusal.value)
+    assert same(everything(state), before)
 
 
 @pytest.mark.parametrize("name", FILES[:3])
-@pytest.mark.parametrize("change", ["missing", "misshapen"])
+@pytest.mark.parametrize("change", ["missing", "misshapen", "of another type"])
 def test_tensors_that_do_not_fit_are_refused_by_name(name: str, change: str, saved: Path) -> None:
     tensors = load_file(saved / name)
     victim = next(key for key in tensors if key.endswith(("layers.3.weight", "layers.3.weight.exp_avg")))
     if change == "missing":
         del tensors[victim]
     else:
-        tensors[victim] = tensors[victim][..., :-1].contiguous()
+        tensors[victim] = {
+            "misshapen": lambda: tensors[victim][..., :-1].contiguous(),
+            "of another type": lambda: tensors[victim].bfloat16(),
+        }[change]()
+    unseal(saved)
     save_file(tensors, saved / name)
-    with pytest.raises(ValueError, match=r"layers\.3\.weight"):
-        load(saved, fresh(), ARCH)
+    state = fresh()
+    before = everything(state)
+    with pytest.raises(ValueError, match=r"does not fit: .*layers\.3\.weight"):
+        load(saved, state, ARCH)
+    assert same(everything(state), before)
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "7", '"step"', "{}", '{"format": 99}', '{"format": 1}'])
 def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
-    (saved / "state.json").write_text(text)
+    (unseal(saved) / "state.json").write_text(text)
     with pytest.raises(ValueError) as refusal:
         load(saved, fresh(), ARCH)
     assert str(saved) in str(refusal.value)
@@ -314,7 +343,7 @@ def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
 def test_a_record_that_lacks_something_is_refused(
     key: str, loss: str, trained_in_fp16: TrainState, tmp_path: Path
 ) -> None:
-    path = save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3)
+    path = unseal(save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3))
     record = json.loads((path / "state.json").read_text())
     if loss == "missing":
         del record[key]
