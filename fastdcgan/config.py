@@ -294,7 +294,7 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_flat(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `flat`. Raises ValueError for a field that is missing or unknown."""
+    """The inverse of `flat`. Raises ValueError for a field that is unknown, or missing and not free to change."""
     if not isinstance(values, dict):
         raise ValueError(f"the configuration is not a table of options but {values!r}")
     if values.get("out") is not None:
@@ -303,11 +303,11 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
     rest = dict(values)
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in rest]
+        # A run from before there was an option goes on, if the option does not alter what is learned.
+        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata != FREE]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
-        groups[group.name] = cls(**{name: rest.pop(name) for name in names})
+        groups[group.name] = cls(**{f.name: rest.pop(f.name) for f in fields(cls) if f.name in rest})
     if rest:
         raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
     return TrainConfig(**groups)

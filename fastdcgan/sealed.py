@@ -97,6 +97,8 @@ def read_manifest(path: Path) -> dict[str, Sealed] | None:
         return None
     except OSError as error:
         raise ValueError(f"its {MANIFEST} can't be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ValueError(f"its {MANIFEST} is {error}") from error
     try:
         manifest = strict_json.parse(text)
         files = {name: Sealed(**about) for name, about in manifest["files"].items()}
