@@ -49,8 +49,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "scaler_d": (dict,),
 }
 
-_CODES = {torch.float32: "F32", torch.int64: "I64"}
-"""What safetensors calls the dtypes that there are in a checkpoint."""
+_CODES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+"""What safetensors calls the dtypes that networks and their optimizers have here."""
 
 _PREFIX = "step-"
 
