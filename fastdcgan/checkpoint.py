@@ -147,7 +147,7 @@ def write(folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = N
             safetensors.torch.save_file(snap.discriminator, unfinished / DISCRIMINATOR)
             safetensors.torch.save_file(snap.moments, unfinished / OPTIMIZER)
             (unfinished / RECORD).write_text(json.dumps(snap.record, indent=2))
-        _remove_older(folder, snap.run, keep, keep_every)
+        _remove_older(path, snap.run, keep, keep_every)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(f"the checkpoint of step {step:,} can't be written to {folder}: {why}") from error
@@ -271,12 +271,14 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix(_PREFIX))
 
 
-def _remove_older(folder: Path, run: str | None, keep: int, keep_every: int | None) -> None:
-    saved = checkpoints(folder)
+def _remove_older(just_written: Path, run: str | None, keep: int, keep_every: int | None) -> None:
+    saved = checkpoints(just_written.parent)
     if len(saved) <= keep:
         return
-    whole = 0
+    whole = 1
     for path in reversed(saved):
+        if path == just_written:
+            continue
         if whole < keep:
             whole += _is_whole(path, run)
         elif not (keep_every and _step(path) % keep_every == 0) and _is_whole(path, run):

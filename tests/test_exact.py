@@ -10,7 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -97,7 +97,15 @@ def go_through(asked: TrainConfig, deaths: tuple[int, ...]) -> None:
             kill_in(step, patch)
             with pytest.raises(Killed):
                 trainer.train(asked)
+        name_after_the_sitting(cast(Path, asked.run.out))
     trainer.train(asked)
+
+
+def name_after_the_sitting(run: Path) -> None:
+    """TensorBoard reads event files by name, which is the second: sittings of a test are shorter than that."""
+    files = sorted((run / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for number, path in enumerate(files):
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.test"))
 
 
 def pictures(photographs: Path, most: int = 22) -> list[Path]:
