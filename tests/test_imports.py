@@ -19,6 +19,9 @@ LAYERS = (
     "scaling",
     "randomness",
     "paired",
+    "strict_json",
+    "sealed",
+    "background",
     "cache",
     "memory",
     "allocator",
@@ -139,7 +142,7 @@ def test_the_reference_needs_torch_alone_and_is_needed_only_to_be_compared_with(
 
 
 def test_the_ground_is_plain_python() -> None:
-    for name in ("architecture", "allreduce", "scaling", "config"):
+    for name in ("architecture", "allreduce", "scaling", "strict_json", "sealed", "background", "config"):
         assert top(name) <= sys.stdlib_module_names | {"fastdcgan"}
 
 
