@@ -29,6 +29,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "step": (int,),
     "images": (int,),
     "seconds": (int, float),
+    "rollbacks": (int,),
     "architecture": (dict,),
     "scaler_g": (dict,),
     "scaler_d": (dict,),
@@ -45,6 +46,9 @@ class Progress:
     images: int = 0
     seconds: float = 0.0
     """Time spent so far, over all sittings."""
+
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint with new noise, after numbers that were not finite."""
 
 
 def save(folder: Path, state: TrainState, arch: Architecture, progress: Progress, keep: int) -> Path:
@@ -127,6 +131,7 @@ def _read_record(path: Path, arch: Architecture) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} can't be read: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(f"checkpoint {path} is not of a format that this version reads ({FORMAT})")
+    record.setdefault("rollbacks", 0)  # checkpoints of before there were any
     for name, kind in _KINDS.items():
         # not isinstance: True is an int to it
         if type(record.get(name)) not in kind:
@@ -144,7 +149,9 @@ def _read_record(path: Path, arch: Architecture) -> dict[str, Any]:
 
 
 def _progress(record: dict[str, Any]) -> Progress:
-    return Progress(step=record["step"], images=record["images"], seconds=record["seconds"])
+    return Progress(
+        step=record["step"], images=record["images"], seconds=record["seconds"], rollbacks=record["rollbacks"]
+    )
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

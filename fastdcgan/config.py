@@ -176,6 +176,13 @@ class RunConfig:
     keep_checkpoints: int = field(default=3, metadata=FREE)
     """How many of the newest checkpoints to keep."""
 
+    on_nan: Literal["stop", "rollback"] = field(default="stop", metadata=FREE)
+    """When a loss or a gradient is NaN or infinite. stop: end with an error that says where. rollback: go back to the
+    last checkpoint, and on with new noise."""
+
+    rollbacks: int = field(default=3, metadata=FREE)
+    """How often a run may do so."""
+
     tensorboard: bool = field(default=True, metadata=FREE)
     """Write TensorBoard events into the run's folder."""
 
@@ -227,6 +234,7 @@ class TrainConfig:
             "--sample-every": self.run.sample_every,
             "--checkpoint-every": self.run.checkpoint_every,
             "--keep-checkpoints": self.run.keep_checkpoints,
+            "--rollbacks": self.run.rollbacks,
         }
         for label, number in at_least_one.items():
             if number is not None and number < 1:
@@ -290,7 +298,7 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_flat(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `flat`. Raises ValueError for a field that is missing or unknown."""
+    """The inverse of `flat`. Raises ValueError for a field that is unknown, or missing and part of what a run is."""
     if not isinstance(values, dict):
         raise ValueError(f"the configuration is not a table of options but {values!r}")
     if values.get("out") is not None:
@@ -299,11 +307,11 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
     rest = dict(values)
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in rest]
+        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
-        groups[group.name] = cls(**{name: rest.pop(name) for name in names})
+        # What is free to change was perhaps not there to choose when the run was begun.
+        groups[group.name] = cls(**{f.name: rest.pop(f.name) for f in fields(cls) if f.name in rest})
     if rest:
         raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
     return TrainConfig(**groups)

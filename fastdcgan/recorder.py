@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdcgan import checkpoint
 from fastdcgan.checkpoint import Progress
 from fastdcgan.data.stream import normalise
-from fastdcgan.distributed import difference
+from fastdcgan.distributed import difference, highest
+from fastdcgan.finite import norms, not_finite, overflowing
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run import Run
+from fastdcgan.run_folder import writing
 from fastdcgan.sampling import generate, grid, save_grid
 from fastdcgan.step import StepMetrics
 from fastdcgan.telemetry.curves import plot_losses
@@ -25,6 +27,14 @@ SAMPLES = 64
 """Pictures in a sample grid."""
 
 
+class NotFiniteError(ValueError):
+    """Training has failed: the message says at which step, and of what."""
+
+
+class DataLostError(ValueError):
+    """Pictures can't be read any more: the message says which and why."""
+
+
 class Recorder:
     """Keeps a run's clock and writes its folder. Training time is counted apart from sampling and saving."""
 
@@ -32,14 +42,17 @@ class Recorder:
         self._run, self._display = run, display
         self._main = run.accelerator.is_main_process
         self._log = StepLog(run.schedule.log_every, run.accelerator.device)
+        self._saved = run.start.step
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
         if self._main:
-            self._metrics = MetricsFile(run.folder.metrics, run.start.step)
-            self._tensorboard = (
-                TensorBoard(run.folder.tensorboard, run.start.step) if run.config.run.tensorboard else None
-            )
+            with writing(run.folder.metrics):
+                self._metrics = MetricsFile(run.folder.metrics, run.start.step)
+            with writing(run.folder.tensorboard):
+                self._tensorboard = (
+                    TensorBoard(run.folder.tensorboard, run.start.step) if run.config.run.tensorboard else None
+                )
             if not run.folder.real.exists():
                 self._show_real()
             if run.start.step == 0:
@@ -49,9 +62,18 @@ class Recorder:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent in here is waiting for data."""
+        """Time spent in here is waiting for data.
+
+        Raises:
+            DataLostError: for a ValueError or an OSError of the data's.
+        """
         start = time.perf_counter()
-        yield
+        try:
+            yield
+        except OSError as error:
+            raise DataLostError(f"{error.filename or self._run.source.origin}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise DataLostError(str(error)) from error
         self._waited += time.perf_counter() - start
 
     def add(self, metrics: StepMetrics) -> None:
@@ -59,14 +81,27 @@ class Recorder:
         self._log.add(metrics)
 
     def tick(self, step: int) -> None:
-        """Fetch the figures since the last tick, check and write them. The one place where the device is waited for."""
+        """Fetch the figures since the last tick, check and write them. The one place where the device is waited for.
+
+        Raises:
+            NotFiniteError: they, or the weights, are no numbers any more.
+            WriteError: they can't be written.
+        """
         steps = step - self._window_step
         if steps == 0:
             return
-        rows = self._run.accelerator.reduce(self._log.take(), "mean").cpu()
+        figures = self._log.take()
+        state = self._run.state
+        weights = torch.nn.functional.pad(norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2))
+        rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
         elapsed = time.perf_counter() - self._window_start
+        rows, weights = rows[:-1], rows[-1]
         if bad := first_bad_step(rows, step):
             self._fail(*bad)
+        if not torch.isfinite(weights).all():
+            self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
+        if network := overflowing(state):
+            self._fail(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
         batch = cast(int, self._run.config.data.batch_size)
         loss_d, loss_g, d_real, d_fake = rows.mean(0).tolist()
         self._seconds += elapsed
@@ -81,21 +116,28 @@ class Recorder:
             d_fake=d_fake,
             images_per_sec=steps * batch / elapsed,
             data_wait_fraction=self._waited / elapsed,
+            rollbacks=self._run.start.rollbacks,
         )
+        self._window_step = step
         if self._main:
-            self._metrics.write(record)
+            with writing(self._run.folder.metrics):
+                self._metrics.write(record)
             if self._tensorboard:
-                self._tensorboard.write(record)
+                with writing(self._run.folder.tensorboard):
+                    self._tensorboard.write(record)
             self._display.train(record, step, self._run.schedule.total)
-        self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
+        self._waited, self._window_start = 0.0, time.perf_counter()
 
     def check_weights(self, step: int) -> None:
-        """Raise ValueError if they are not all finite, or not the same on all processes.
+        """Look at every number that a checkpoint would hold.
 
-        Losses don't tell: a step's are those before its update.
+        Raises:
+            NotFiniteError: they are not all finite.
+            ValueError: they are not the same on all processes.
         """
-        if not all_finite(self._run.state.generator) or not all_finite(self._run.state.discriminator):
-            self._fail(step, "the weights stopped being finite")
+        # BatchNorm's statistics may be each process's own.
+        if any(highest(self._run.accelerator, any(not_finite(self._run.state)))):
+            self._fail(step, "what was learned stopped being finite")
         with self._off_the_clock():
             found = difference(self._run.accelerator, shared(self._run))
         if found:
@@ -105,46 +147,75 @@ class Recorder:
             )
 
     def sample(self, step: int) -> None:
-        """Write a grid from the fixed noise."""
+        """Write a grid from the fixed noise. Raises WriteError if it can't."""
         with self._off_the_clock():
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
-                save_grid(pictures_BCHW, self._run.folder.samples / f"step-{step:08d}.png")
+                file = self._run.folder.samples / f"step-{step:08d}.png"
+                with writing(file):
+                    save_grid(pictures_BCHW, file)
                 if self._tensorboard:
-                    self._tensorboard.show(grid(pictures_BCHW), step)
+                    with writing(self._run.folder.tensorboard):
+                        self._tensorboard.show(grid(pictures_BCHW), step)
 
     def save(self, step: int) -> None:
-        """Write a checkpoint and the plot of the losses so far."""
+        """Write a checkpoint and the plot of the losses so far. Raises WriteError if it can't."""
         run = self._run
         with self._off_the_clock():
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
-                checkpoint.save(
-                    run.folder.checkpoints,
-                    run.state,
-                    run.arch,
-                    Progress(step=step, images=images, seconds=self._seconds),
-                    keep=run.config.run.keep_checkpoints,
-                )
-                plot_losses(self._metrics.records, run.folder.losses)
+                progress = Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks)
+                with writing(run.folder.checkpoints):
+                    checkpoint.save(
+                        run.folder.checkpoints, run.state, run.arch, progress, keep=run.config.run.keep_checkpoints
+                    )
+                self._saved = step
+                with writing(run.folder.losses):
+                    plot_losses(self._metrics.records, run.folder.losses)
+
+    def salvage(self, step: int) -> str:
+        """After an error that isn't training's own: save what was learned since the last checkpoint, if possible.
+
+        Not with several processes: the others are in a step already, and this one can't speak for them.
+
+        Returns:
+            for people: where the run stands.
+        """
+        if self._run.accelerator.num_processes == 1:
+            try:
+                if step > self._saved:
+                    self.tick(step)
+                    self.check_weights(step)
+                    self.save(step)
+            except ValueError:  # it can't be; nor the plot, when all else is
+                pass
+            if 0 < step == self._saved:
+                return f"what was learned until step {step:,} is saved; the same command goes on from there"
+        return f"{self._last_good_one()}; the same command goes on from there"
 
     def close(self) -> None:
-        """Flush and close all files."""
+        """Close all files. All is in them already, unless writing it has failed."""
         if self._main:
-            self._metrics.close()
+            with suppress(OSError):
+                self._metrics.close()
             if self._tensorboard:
-                self._tensorboard.close()
+                with suppress(OSError):
+                    self._tensorboard.close()
 
     def _show_real(self) -> None:
         count = min(SAMPLES, len(self._run.source))
         with closing(self._run.source.read([range(count)])) as batches:
             for pictures_BHWC in batches:
-                save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
+                with writing(self._run.folder.real):
+                    save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
 
     def _fail(self, step: int, what: str) -> None:
-        raise ValueError(
-            f"{what} at step {step:,}: training has failed; {self._last_good_one()}. "
-            "Try a lower --lr or --precision fp32"
+        names = list(not_finite(self._run.state))
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        where = f" (not finite by now: {names[0]}{more})" if names else ""
+        raise NotFiniteError(
+            f"{what} at step {step:,}{where}: training has failed; {self._last_good_one()}. "
+            "Try a lower --lr, --precision fp32, or --on-nan rollback"
         )
 
     def _last_good_one(self) -> str:
@@ -166,8 +237,3 @@ def shared(run: Run) -> dict[str, Tensor]:
         for label, network in (("generator", run.state.generator), ("discriminator", run.state.discriminator))
         for name, tensor in (network.named_parameters() if local else network.state_dict().items())
     }
-
-
-def all_finite(network: nn.Module) -> bool:
-    """Whether every number of a network is finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
