@@ -210,9 +210,11 @@ class Recorder:
                     save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
 
     def _fail(self, step: int, what: str) -> None:
-        names = list(not_finite(self._run.state))
-        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        where = f" (not finite by now: {names[0]}{more})" if names else ""
+        of_network: dict[str, list[str]] = {}
+        for name in not_finite(self._run.state):
+            of_network.setdefault(name.partition(".")[0], []).append(name)
+        named = [f"{first}{f' and {len(more):,} more' if more else ''}" for first, *more in of_network.values()]
+        where = f" (not finite by now: {', '.join(named)})" if named else ""
         raise NotFiniteError(
             f"{what} at step {step:,}{where}: training has failed; {self._last_good_one()}. "
             "Try a lower --lr, --precision fp32, or --on-nan rollback"

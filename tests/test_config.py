@@ -136,6 +136,12 @@ def test_from_flat_refuses_missing_and_unknown_fields_by_name() -> None:
         from_flat(values)
 
 
+def test_a_run_begun_before_a_free_option_was_there_goes_on() -> None:
+    values = flat(TrainConfig())
+    del values["on_nan"], values["rollbacks"]
+    assert from_flat(values) == TrainConfig()
+
+
 OTHER: dict[str, Any] = {
     "arch": "dcgan16",
     "resolution": 16,
@@ -177,6 +183,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "keep_checkpoints": 5,
     "tensorboard": False,
     "rank_timeout": 5.0,
+    "on_nan": "rollback",
+    "rollbacks": 5,
 }
 """And for each that doesn't."""
 

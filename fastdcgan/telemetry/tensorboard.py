@@ -57,7 +57,7 @@ class TensorBoard:
 
     def show(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
-        summary: Summary = image("samples", grid_CHW[:3])
+        summary: Summary = image("samples", grid_CHW[:3].nan_to_num(), dataformats="CHW")
         self._add(Event(step=step, summary=summary))
         self._file.flush()
 
