@@ -375,14 +375,14 @@ def test_an_output_that_is_full_from_the_start(
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk")
 def test_a_disk_that_fills_up(undisturbed: Path, pictures: Path, tmp_path: Path) -> None:
-    """A real one, at every size: each of the files is once the one that doesn't fit."""
+    """A real one, with so many kilobytes left."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("may not mount")
     try:
-        for free in (0, 4, 16, 60, 120, 200, 280, 400):
+        for free in (0, 200, 600):
             out, filler = disk / f"{free}", disk / "filler"
             filler.write_bytes(bytes((shutil.disk_usage(disk).free // 4096 - free // 4) * 4096))
             command = [sys.executable, "-m", "fastdcgan", *arguments(pictures, out, "--keep-checkpoints", 1)]
