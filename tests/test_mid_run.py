@@ -96,7 +96,7 @@ def refusal(capsys: pytest.CaptureFixture[str], data: Path, out: Path, *options:
 
 
 def before_step(monkeypatch: pytest.MonkeyPatch, act: Before) -> None:
-    """Call act(step, state) when all before that step is done."""
+    """Call act(n, state) before the n-th step that is taken, which is step n as long as the run has not gone back."""
     taken = 0
 
     def watched(plan: Plan, state: TrainState) -> TakeStep:
@@ -255,8 +255,8 @@ def test_a_run_goes_back_and_on_with_new_noise(
     state = json.loads((out / "checkpoints" / "step-00000012" / "state.json").read_text())
     assert state["rollbacks"] == 2
 
-    # Killed after it went back, before a checkpoint said so; and after one did.
-    for number, last in enumerate((8, 10)):
+    # Killed after it went back from 8 to 4: at 6, before a checkpoint said so; and at 9, after one did.
+    for number, last in enumerate((10, 13)):
         killed = tmp_path / f"killed {number}"
 
         def kill(step: int, state: TrainState, last: int = last) -> None:
