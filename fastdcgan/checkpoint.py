@@ -44,6 +44,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "step": (int,),
     "images": (int,),
     "seconds": (int, float),
+    "rollbacks": (int,),
     "architecture": (dict,),
     "scaler_g": (dict,),
     "scaler_d": (dict,),
@@ -67,6 +68,9 @@ class Progress:
     images: int = 0
     seconds: float = 0.0
     """Time spent so far, over all sittings."""
+
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint with new noise, after numbers that were not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,11 +345,12 @@ def _check_record(record: Any, *, unsealed: bool) -> None:
         raise ValueError(f"its {RECORD} is not of a format that this version reads ({UNSEALED_FORMAT}, {FORMAT})")
     if unsealed and record["format"] != UNSEALED_FORMAT:
         raise ValueError(f"its {sealed.MANIFEST} is missing")
+    record.setdefault("rollbacks", 0)  # checkpoints of before there were any
     for name, kind in _KINDS.items():
         # not isinstance: True is an int to it
         if type(record.get(name)) not in kind:
             raise ValueError(f"{name} is {_shown(record.get(name))} in its {RECORD}")
-    for name in ("step", "images", "seconds"):
+    for name in ("step", "images", "seconds", "rollbacks"):
         if not 0 <= record[name] < 2**63:
             raise ValueError(f"{name} is {_shown(record[name])} in its {RECORD}")
     if type(record.get("run")) not in (str, type(None)):
@@ -367,7 +372,9 @@ def _check_scaler(path: Path, name: str, found: dict[str, Any], ours: dict[str, 
 
 
 def _progress(record: dict[str, Any]) -> Progress:
-    return Progress(step=record["step"], images=record["images"], seconds=record["seconds"])
+    return Progress(
+        step=record["step"], images=record["images"], seconds=record["seconds"], rollbacks=record["rollbacks"]
+    )
 
 
 def _copies(tensors: Tensors) -> Tensors:

@@ -181,6 +181,13 @@ class RunConfig:
     keep_every: int | None = field(default=None, metadata=FREE)
     """Keep the checkpoints whose step is a multiple of this, too. Default: none."""
 
+    on_nan: Literal["stop", "rollback"] = field(default="stop", metadata=FREE)
+    """When a loss or a gradient is NaN or infinite. stop: end with an error that says where. rollback: go back to the
+    last checkpoint, and on with new noise."""
+
+    rollbacks: int = field(default=3, metadata=FREE)
+    """How often a run may do so."""
+
     track: str = field(default="tensorboard", metadata=FREE)
     """Where figures and sample grids also go, joined by commas: tensorboard (event files in the run's folder), wandb,
     trackio (which need the extras of these names; neither needs a network or an account). none: nowhere."""
@@ -261,6 +268,7 @@ class TrainConfig:
             "--keep-checkpoints": self.run.keep_checkpoints,
             "--profile-active": self.run.profile_active,
             "--keep-every": self.run.keep_every,
+            "--rollbacks": self.run.rollbacks,
         }
         for label, number in at_least_one.items():
             if number is not None and number < 1:

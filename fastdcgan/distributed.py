@@ -27,10 +27,10 @@ from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
 __all__ = [
     "Accelerator",
-    "any_signal",
     "default_threads",
     "difference",
     "everyones",
+    "highest",
     "join",
     "naming_lost_ranks",
     "requested",
@@ -141,13 +141,13 @@ def naming_lost_ranks(accelerator: Accelerator, timeout: float) -> Iterator[None
         ) from error
 
 
-def any_signal(accelerator: Accelerator, number: int) -> int:
-    """The signal that any of the processes was sent, the highest if there are several; 0 if none was."""
+def highest(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """The highest that any of the processes has of each of some numbers, in fp32."""
     if accelerator.num_processes == 1:
-        return number
-    highest = torch.tensor(number, device=accelerator.device)
-    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
-    return int(highest)
+        return list(numbers)
+    ours = torch.tensor(numbers, device=accelerator.device)
+    torch.distributed.all_reduce(ours, torch.distributed.ReduceOp.MAX)
+    return cast(list[float], ours.tolist())
 
 
 def difference(accelerator: Accelerator, tensors: dict[str, Tensor]) -> str | None:

@@ -15,7 +15,7 @@ from fastdcgan.checkpoint import checkpoints
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.distributed import Accelerator, join, naming_lost_ranks
 from fastdcgan.run_folder import RunFolder, check_writable, read_config
-from fastdcgan.stopping import Stopped
+from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
 from fastdcgan.trainer import fit, place, setup
 
@@ -90,6 +90,7 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
     ).resolved()
     accelerator = join(config.execution)
     with (
+        stop_requests() as stop,
         naming_lost_ranks(accelerator, config.execution.rank_timeout),
         _copied(folder, aside, copied, accelerator),
         Display(visible=accelerator.is_main_process) as display,
@@ -99,7 +100,7 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
         display.say(f"plan      {prepared.plan}: {prepared.why_this_plan}")
         display.say(f"profile   steps {last - run.profile_active + 1:,} to {last:,} of {folder.path}")
         try:
-            fit(prepared, display)
+            fit(prepared, stop, display)
         except Stopped as stop:  # nothing is kept that could be gone on with
             raise KeyboardInterrupt from stop
     accelerator.end_training()

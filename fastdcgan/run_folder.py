@@ -4,11 +4,15 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from fastdcgan.architecture import Architecture
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
@@ -35,6 +39,11 @@ class RunFolder:
     def config(self) -> Path:
         """Everything that is needed to repeat the run."""
         return self.path / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
 
     @property
     def metrics(self) -> Path:
@@ -100,6 +109,29 @@ class RunFolder:
     def profile(self) -> Path:
         """What the profiler recorded."""
         return self.path / "profile"
+
+
+class WriteError(ValueError):
+    """A file of the run can't be written: the message says which and why, in one line."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line why something can't be written.
+
+    Args:
+        path: what is written, where the system's own error doesn't name a file.
+
+    Raises:
+        WriteError: the disk is full, read-only, gone ...
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has the system's error in its words alone
+        reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
+        file = getattr(error, "filename", None) or path
+        raise WriteError(f"can't write {os.fspath(file)}: {' '.join(reason.split())}") from error
 
 
 def choose(config: TrainConfig, today: date) -> RunFolder:

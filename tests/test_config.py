@@ -210,6 +210,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "profile_wait": 5,
     "profile_warmup": 5,
     "profile_active": 7,
+    "on_nan": "rollback",
+    "rollbacks": 5,
 }
 """And for each that doesn't."""
 

@@ -21,6 +21,7 @@ from fastdcgan.plan import Plan, prepare
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
 from fastdcgan.run_folder import RunFolder, create, write_config
+from fastdcgan.stopping import stop_requests
 from fastdcgan.telemetry.display import Display
 
 CPU = torch.device("cpu")
@@ -94,7 +95,7 @@ def tiny_run(folder: Path, steps: int) -> Run:
     source = ArraySource(np.zeros((40, 16, 16, 3), np.uint8), description="", origin="", fingerprint="")
     run_folder = RunFolder(folder)
     create(run_folder)
-    write_config(run_folder, config, arch, {"identity": "1234"})
+    write_config(run_folder, config, arch, {})
     accelerator = SimpleNamespace(
         device=CPU,
         is_main_process=True,
@@ -110,6 +111,7 @@ def tiny_run(folder: Path, steps: int) -> Run:
         accelerator=accelerator,  # type: ignore[arg-type]
         source=source,
         plan=Plan(),
+        id="a",
         why_this_plan="",
         state=prepare(Plan(), *models.build(arch, seed=0), config.recipe, CPU),
         schedule=Schedule.of(config, len(source)),
@@ -119,8 +121,8 @@ def tiny_run(folder: Path, steps: int) -> Run:
 
 def test_no_number_leaves_the_device_outside_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny_run(tmp_path / "run", steps=20)
-    with watched(monkeypatch) as fetched, Display(visible=False) as display:
-        trainer.fit(run, display)
+    with watched(monkeypatch) as fetched, Display(visible=False) as display, stop_requests() as stop:
+        trainer.fit(run, stop, display)
     assert {place for place, _ in fetched} >= {"tick", "sample", "save", "check_weights"}, "the watch sees nothing"
     assert [found for found in fetched if found[0] == "the step"] == []
 
@@ -135,6 +137,6 @@ def test_a_step_that_fetches_a_number_is_seen(tmp_path: Path, monkeypatch: pytes
         assert metrics.loss_d > -1
 
     monkeypatch.setattr(Recorder, "add", add_and_look)
-    with watched(monkeypatch) as fetched, Display(visible=False) as display:
-        trainer.fit(run, display)
+    with watched(monkeypatch) as fetched, Display(visible=False) as display, stop_requests() as stop:
+        trainer.fit(run, stop, display)
     assert len([found for found in fetched if found[0] == "the step"]) >= 5

@@ -26,7 +26,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "
 KEYS = [
     *("step", "images", "epoch", "seconds"),
     *("loss_d", "loss_g", "d_real", "d_fake"),
-    *("images_per_sec", "data_wait_fraction"),
+    *("images_per_sec", "data_wait_fraction", "rollbacks"),
 ]
 
 TINY = ("--arch", "dcgan32", "--width", 8, "--batch-size", 24, "--log-every", 4, "--precision", "fp32")

@@ -37,6 +37,9 @@ class Record:
     data_wait_fraction: float
     """Share of the time in which the step stood waiting for pictures."""
 
+    rollbacks: int = 0
+    """How often the run has gone back to a checkpoint with new noise so far."""
+
 
 class StepLog:
     """Metrics of the steps since the last tick, one row a step, on the device: a step costs one small copy, no sync."""
