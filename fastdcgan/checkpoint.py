@@ -61,8 +61,12 @@ def save(folder: Path, state: TrainState, arch: Architecture, progress: Progress
     save_file(_weights(state.discriminator), unfinished / "discriminator.safetensors")
     save_file(
         {
-            **_moments("generator", state.generator, state.optimizer_g),
-            **_moments("discriminator", state.discriminator, state.optimizer_d),
+            f"{label}.{name}": tensor.detach().cpu().contiguous()
+            for label, network, optimizer in (
+                ("generator", state.generator, state.optimizer_g),
+                ("discriminator", state.discriminator, state.optimizer_d),
+            )
+            for name, tensor in moments(network, optimizer).items()
         },
         unfinished / "optimizer.safetensors",
     )
@@ -120,6 +124,15 @@ def load_generator(path: Path, generator: nn.Module, arch: Architecture) -> Prog
     return _progress(record)
 
 
+def moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What Adam keeps of each parameter, as PARAMETER.exp_avg, PARAMETER.exp_avg_sq and PARAMETER.step."""
+    return {
+        f"{name}.{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
 def _read_record(path: Path, arch: Architecture) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((path / "state.json").read_text())
@@ -157,14 +170,6 @@ def _load_weights(path: Path, network: nn.Module) -> None:
         network.load_state_dict(_read_tensors(path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network: {str(error).splitlines()[-1].strip()}") from error
-
-
-def _moments(prefix: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}.{key}": value.detach().cpu().contiguous()
-        for name, parameter in network.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
 
 
 def _load_moments(

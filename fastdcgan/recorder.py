@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan import checkpoint
-from fastdcgan.checkpoint import Progress
+from fastdcgan.checkpoint import Progress, moments
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed import difference
 from fastdcgan.randomness import Stream, latents
@@ -90,7 +90,7 @@ class Recorder:
         self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
 
     def check_weights(self, step: int) -> None:
-        """Raise ValueError if they are not all finite, or not the same on all processes.
+        """Raise ValueError if they are not all finite, or they or Adam's moments differ between processes.
 
         Losses don't tell: a step's are those before its update.
         """
@@ -159,12 +159,19 @@ class Recorder:
 
 
 def shared(run: Run) -> dict[str, Tensor]:
-    """What is the same on all processes: weights, and BatchNorm's statistics unless they are local."""
-    local = run.config.recipe.batch_norm == "local"
+    """What is the same on all processes: weights, Adam's moments, and BatchNorm's statistics unless they are local."""
+    local, state = run.config.recipe.batch_norm == "local", run.state
+    networks = (
+        ("generator", state.generator, state.optimizer_g),
+        ("discriminator", state.discriminator, state.optimizer_d),
+    )
     return {
         f"{label}.{name}": tensor
-        for label, network in (("generator", run.state.generator), ("discriminator", run.state.discriminator))
-        for name, tensor in (network.named_parameters() if local else network.state_dict().items())
+        for label, network, optimizer in networks
+        for name, tensor in (
+            *(network.named_parameters() if local else network.state_dict().items()),
+            *moments(network, optimizer).items(),
+        )
     }
 
 
