@@ -112,8 +112,8 @@ def snapshot(
         generator=_copies(_weights(state.generator)),
         discriminator=_copies(_weights(state.discriminator)),
         moments=_copies(
-            _moments("generator", state.generator, state.optimizer_g)
-            | _moments("discriminator", state.discriminator, state.optimizer_d)
+            moments("generator", state.generator, state.optimizer_g)
+            | moments("discriminator", state.discriminator, state.optimizer_d)
         ),
         record={
             "format": FORMAT,
@@ -390,7 +390,8 @@ def _weights(network: nn.Module) -> Tensors:
     return weights
 
 
-def _moments(prefix: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+def moments(prefix: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+    """What Adam keeps of each parameter, as PREFIX.PARAMETER.exp_avg, .exp_avg_sq and .step."""
     return {
         f"{prefix}.{name}.{key}": value
         for name, parameter in network.named_parameters()

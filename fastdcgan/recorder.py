@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdcgan import checkpoint, ranges
 from fastdcgan.background import Background
-from fastdcgan.checkpoint import Progress, Snapshot
+from fastdcgan.checkpoint import Progress, Snapshot, moments
 from fastdcgan.choice import as_fields
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
@@ -319,10 +319,14 @@ def tracked(run: Run) -> Tracked:
 
 
 def shared(run: Run) -> dict[str, Tensor]:
-    """What is the same on all processes: weights, and BatchNorm's statistics unless they are local."""
-    local = run.config.recipe.batch_norm == "local"
-    return {
-        f"{label}.{name}": tensor
-        for label, network in (("generator", run.state.generator), ("discriminator", run.state.discriminator))
-        for name, tensor in (network.named_parameters() if local else network.state_dict().items())
-    }
+    """What is the same on all processes: weights, Adam's moments, and BatchNorm's statistics unless they are local."""
+    local, state = run.config.recipe.batch_norm == "local", run.state
+    networks = (
+        ("generator", state.generator, state.optimizer_g),
+        ("discriminator", state.discriminator, state.optimizer_d),
+    )
+    everything: dict[str, Tensor] = {}
+    for label, network, optimizer in networks:
+        learned = network.named_parameters() if local else network.state_dict().items()
+        everything |= {f"{label}.{name}": tensor for name, tensor in learned} | moments(label, network, optimizer)
+    return everything

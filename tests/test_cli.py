@@ -447,6 +447,15 @@ def test_scale_says_that_it_predicts(capsys: pytest.CaptureFixture[str], monkeyp
     assert "2 counts that don't divide the batch" in text
 
 
+def test_scale_cuts_no_figure_off_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["scale", "--gpus", "1..512", "--link", "nvlink+ethernet10"])
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "1,226,077" in printed and max(map(len, printed.splitlines())) <= 80
+
+
 def test_scale_takes_other_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--gpu", "a100", "--gpus", "8,64", "--scaling", "weak", "--link", "ethernet10", "--batch-norm", "sync")
     text = table_of(capsys, monkeypatch, *options)
