@@ -19,6 +19,8 @@ LAYERS = (
     "scaling",
     "randomness",
     "paired",
+    "printable",
+    "files",
     "cache",
     "memory",
     "allocator",

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fastdcgan.printable import printable
 from fastdcgan.telemetry.metrics import Record
 
 PLAIN_INTERVAL = 5.0
@@ -58,7 +59,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print("\n".join(map(printable, text.split("\n"))), markup=False)
         sys.stdout.flush()
 
     def advance(self, what: str, done: int, total: int) -> None:

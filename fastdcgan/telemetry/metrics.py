@@ -2,14 +2,18 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
 
 import torch
 from torch import Tensor
 
+from fastdcgan.files import open_to_append, parse_json, read_limited, write_replacing
 from fastdcgan.step import StepMetrics
+
+MAX_METRICS = 2**30
+"""Bytes of a metrics.jsonl: four million lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,9 @@ class Record:
     images_per_sec: float
     data_wait_fraction: float
     """Share of the time in which the step stood waiting for pictures."""
+
+
+_KINDS = {field.name: field.type for field in fields(Record)}
 
 
 class StepLog:
@@ -77,11 +84,9 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         """Open for appending, without the lines past `resume_step`: those steps will be taken again."""
         kept = [record for record in read_metrics(path) if record.step <= resume_step] if path.exists() else []
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text("".join(_line(record) for record in kept))
-        unfinished.replace(path)
+        write_replacing(path, "".join(_line(record) for record in kept))
         self.records = kept
-        self._file: IO[str] = path.open("a")
+        self._file: IO[str] = open_to_append(path)
 
     def write(self, record: Record) -> None:
         """Append a line."""
@@ -95,14 +100,29 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return records
+    """All whole lines of a metrics.jsonl; what is no record, as a last line cut short by a crash, is left out.
+
+    Raises:
+        ValueError: the file can't be read, or is larger than any run's.
+    """
+    try:
+        lines = read_limited(path, MAX_METRICS).splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> Record | None:
+    """A line; None where it isn't one of ours: numbers, all finite."""
+    try:
+        values = parse_json(line)
+        known = all(
+            type(value) is int or (type(value) is float and _KINDS[name] is float and math.isfinite(value))
+            for name, value in values.items()
+        )
+        return Record(**values) if known else None
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
 
 
 def _line(record: Record) -> str:
