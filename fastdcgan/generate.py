@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from fastdcgan import models
+from fastdcgan.architecture import Architecture
 from fastdcgan.checkpoint import checkpoints, load_generator
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run_folder import RunFolder, read_config
@@ -32,6 +33,7 @@ def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
     saved = checkpoints(folder.checkpoints)
     if not saved:
         raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
+    _refuse_too_large(saved[-1], arch)
     generator, _ = models.build(arch, seed=0)
     progress = load_generator(saved[-1], generator, arch)
     if torch.cuda.is_available():
@@ -47,3 +49,13 @@ def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
         raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
     noun = "picture" if count == 1 else "pictures"
     return f"{count:,} {noun} from step {progress.step:,} of {run}: {out}"
+
+
+def _refuse_too_large(checkpoint: Path, arch: Architecture) -> None:
+    """Raises ValueError where config.json asks for networks of more memory than was ever saved."""
+    weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
+    held = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    if 4 * weights > held:
+        raise ValueError(
+            f"{checkpoint} is not of the architecture in config.json: {held:,} bytes for {weights:,} weights"
+        )

@@ -22,6 +22,7 @@ LAYERS = (
     "printable",
     "files",
     "cache",
+    "private",
     "memory",
     "allocator",
     "native.",

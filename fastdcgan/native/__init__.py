@@ -13,7 +13,6 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import torch  # loads its OpenMP library, which ours then shares
 from torch import Tensor
 
 from fastdcgan.cache import cache_folder
+from fastdcgan.private import have_private, ours_alone
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-w")
 
@@ -46,7 +46,7 @@ def load(name: str) -> ctypes.CDLL | None:
         sources = [file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp")))]
         key = hashlib.sha256("\n".join((*sources, *FLAGS, _ask(program, "--version"), target)).encode())
         library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
-        if not _have_private(library.parent):
+        if not have_private(library.parent):
             with tempfile.TemporaryDirectory() as folder:  # only for us; what is loaded stays when it is gone
                 library = Path(folder) / library.name
                 _build(program, source, library)
@@ -56,34 +56,6 @@ def load(name: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def ours_alone(path: Path) -> bool:
-    """Whether a file or folder, no link, is there and can be written by this user (and the system's) alone."""
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return False
-    return not stat.S_ISLNK(info.st_mode) and _is_safe(info)
-
-
-def _have_private(folder: Path) -> bool:
-    """Whether there is, now, such a folder, in folders in which nobody else can put another in its place."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        parents = folder.parent.resolve()
-        return ours_alone(folder) and all(_is_safe(path.stat(), shared=True) for path in (parents, *parents.parents))
-    except OSError:
-        return False
-
-
-def _is_safe(info: os.stat_result, *, shared: bool = False) -> bool:
-    """Whether nobody else can write there; `shared`: or can, but not rename what is ours, as in /tmp."""
-    if not hasattr(os, "geteuid"):  # Windows: the user's folders are the user's
-        return True
-    others_write = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not (shared and info.st_mode & stat.S_ISVTX)
-    return info.st_uid in (0, os.geteuid()) and not others_write
 
 
 def _ask(program: str, *arguments: str) -> str:
