@@ -30,10 +30,10 @@ def read_limited(path: Path, most: int) -> bytes:
         OSError: it can't be read, or is something else, such as a pipe, for whose writer we would wait.
     """
     with open_regular(path) as file:
-        data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
-    if len(data) > most:
-        raise ValueError(f"larger than the limit of {most:,} bytes")
-    return data
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"{size:,} bytes, larger than the limit of {most:,}")
+        return file.read(size)
 
 
 def open_regular(path: Path) -> BinaryIO:
