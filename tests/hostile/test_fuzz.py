@@ -6,6 +6,7 @@ FASTDCGAN_FUZZ sets how many damaged files each reader is given (default 150).
 import io
 import json
 import os
+import pickle
 import random
 import struct
 import tarfile
@@ -103,13 +104,11 @@ def manifest() -> bytes:
 
 
 def batch() -> bytes:
-    import pickle
-
-    return pickle.dumps({"batch_label": "1", "data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]}, 2)
+    return pickle.dumps({"batch_label": "1", "data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]}, 3)
 
 
 def metrics() -> bytes:
-    return json.dumps({name: 1 for name in Record.__dataclass_fields__}).encode() * 1 + b"\n"
+    return json.dumps(dict.fromkeys(Record.__dataclass_fields__, 1)).encode() + b"\n"
 
 
 def open_any(path: Path) -> None:
