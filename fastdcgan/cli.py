@@ -54,6 +54,37 @@ def generate(
     print(generate_from_run(run, count=count, seed=seed, out=out))
 
 
+def interpolate(
+    run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
+) -> None:
+    """Walk through what a run's newest checkpoint can make: an animation in a loop, and a still of it beside.
+
+    Args:
+        run: the run's folder.
+        frames: of the animation.
+        seed: the walks are a function of this; they begin at the pictures that generate makes from it.
+        out: a file ending in .webp or .gif. The still has the same name, ending in .png.
+    """
+    from fastdcgan.interpolate import interpolate_from_run
+
+    print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write a run's report.html and samples.webp anew, from what is in its folder.
+
+    Args:
+        run: the run's folder.
+    """
+    from fastdcgan.run_folder import RunFolder
+    from fastdcgan.telemetry.report import write_report
+
+    folder = RunFolder(run)
+    for line in write_report(folder):
+        print(f"not shown  {printable(line)}")
+    print(f"report     {printable(folder.report)}")
+
+
 def pack(
     source: tyro.conf.Positional[str],
     resolution: int = 64,
@@ -159,6 +190,24 @@ def data(
     except OSError as error:
         raise ValueError(f"can't write to {printable(out)}: {error.strerror or error}") from error
     show([("sheet", f"{len(pictures_NHWC)} of them as training sees them: {printable(out)}")])
+
+
+def profile(
+    run: tyro.conf.Positional[Path | None] = None,
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Record a few steps: traces for Perfetto and TensorBoard, memory, the costliest operators, what binds the step.
+
+    Args:
+        run: a run's folder: its next steps, with its weights and options. Its checkpoints and metrics stay as they are.
+            Without one, options as for train say what is profiled.
+        config: options, as for train.
+    """
+    from fastdcgan.profile import profile_request, profile_run
+
+    written = profile_run(run, config) if run is not None else profile_request(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Profile: {written}. Open {written / 'trace.json.gz'} at https://ui.perfetto.dev")
 
 
 def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 128) -> None:
@@ -307,8 +356,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {
                 "train": train,
                 "generate": generate,
+                "interpolate": interpolate,
+                "report": report,
                 "data": data,
                 "pack": pack,
+                "profile": profile,
                 "roofline": roofline,
                 "scale": scale,
                 "tune": tune,

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
@@ -33,6 +34,7 @@ __all__ = [
     "join",
     "naming_lost_ranks",
     "requested",
+    "start_tracker",
     "taking_turns",
     "wrap",
 ]
@@ -88,6 +90,13 @@ def wrap(accelerator: Accelerator, network: nn.Module) -> nn.Module:
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped: nn.Module = accelerator.prepare_model(network)
     return wrapped
+
+
+def start_tracker(service: str, project: str, /, **settings: Any) -> GeneralTracker:
+    """Accelerate's tracker of a service, started. Raises whatever the service's own client does."""
+    tracker: GeneralTracker = LOGGER_TYPE_TO_CLASS[service](project, **settings)
+    tracker.start()
+    return tracker
 
 
 def everyones(accelerator: Accelerator, value: T) -> list[T]:

@@ -6,7 +6,7 @@ import torch
 
 from fastdcgan import models
 from fastdcgan.architecture import Architecture
-from fastdcgan.checkpoint import checkpoints, load_generator
+from fastdcgan.checkpoint import Progress, checkpoints, load_generator
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.run_folder import RunFolder, read_config
 from fastdcgan.sampling import generate, save_each, save_grid
@@ -28,16 +28,7 @@ def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
         raise ValueError(f"--count {count}: must be at least 1")
     if seed < 0:
         raise ValueError(f"--seed {seed}: must be at least 0")
-    folder = RunFolder(run)
-    arch = read_config(folder).model.architecture()
-    saved = checkpoints(folder.checkpoints)
-    if not saved:
-        raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
-    _refuse_too_large(saved[-1], arch)
-    generator, _ = models.build(arch, seed=0)
-    progress = load_generator(saved[-1], generator, arch)
-    if torch.cuda.is_available():
-        generator.cuda()
+    generator, arch, progress = newest_generator(run)
     pictures_BCHW = generate(generator, latents(seed, Stream.GENERATE, 0, count, arch.latent_dim))
     try:
         if out.suffix.lower() == ".png":
@@ -49,6 +40,25 @@ def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
         raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
     noun = "picture" if count == 1 else "pictures"
     return f"{count:,} {noun} from step {progress.step:,} of {run}: {out}"
+
+
+def newest_generator(run: Path) -> tuple[models.Generator, Architecture, Progress]:
+    """The generator of a run's newest checkpoint, on the GPU if there is one.
+
+    Raises:
+        ValueError: if there is no such run, or no checkpoint in it.
+    """
+    folder = RunFolder(run)
+    arch = read_config(folder).model.architecture()
+    saved = checkpoints(folder.checkpoints)
+    if not saved:
+        raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
+    _refuse_too_large(saved[-1], arch)
+    generator, _ = models.build(arch, seed=0)
+    progress = load_generator(saved[-1], generator, arch)
+    if torch.cuda.is_available():
+        generator.cuda()
+    return generator, arch, progress
 
 
 def _refuse_too_large(checkpoint: Path, arch: Architecture) -> None:

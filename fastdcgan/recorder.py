@@ -3,23 +3,30 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fastdcgan import checkpoint
+from fastdcgan import checkpoint, ranges
 from fastdcgan.checkpoint import Progress
+from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed import difference
 from fastdcgan.randomness import Stream, latents
+from fastdcgan.ranges import named
 from fastdcgan.run import Run
+from fastdcgan.run_folder import begun_with
 from fastdcgan.sampling import generate, grid, save_grid
 from fastdcgan.step import StepMetrics
 from fastdcgan.telemetry.curves import plot_losses
 from fastdcgan.telemetry.display import Display
 from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
-from fastdcgan.telemetry.tensorboard import TensorBoard
+from fastdcgan.telemetry.profile_summary import Subject
+from fastdcgan.telemetry.profiler import ProfileFolder, StepProfiler, check_window
+from fastdcgan.telemetry.slowed import Lap, Slowed
+from fastdcgan.telemetry.trackers import Tracked, Trackers
 
 SAMPLES = 64
 """Pictures in a sample grid."""
@@ -35,10 +42,12 @@ class Recorder:
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
+        self._slowed = Slowed()
+        self._profiler = self._begin_profile() if run.config.run.profile else None
         if self._main:
             self._metrics = MetricsFile(run.folder.metrics, run.start.step)
-            self._tensorboard = (
-                TensorBoard(run.folder.tensorboard, run.start.step) if run.config.run.tensorboard else None
+            self._trackers = Trackers(
+                run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
             )
             if not run.folder.real.exists():
                 self._show_real()
@@ -51,20 +60,36 @@ class Recorder:
     def waiting(self) -> Iterator[None]:
         """Time spent in here is waiting for data."""
         start = time.perf_counter()
-        yield
+        with named(ranges.DATA_WAIT):
+            yield
         self._waited += time.perf_counter() - start
 
     def add(self, metrics: StepMetrics) -> None:
         """Remember a step's figures."""
-        self._log.add(metrics)
+        with named(ranges.METRICS):
+            self._log.add(metrics)
+
+    def step_done(self, step: int) -> None:
+        """All that belongs to a step is done: the profiler's window moves on. What it writes is off the clock."""
+        if self._profiler is None:
+            return
+        if self._profiler.turns:
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()  # what the device has yet to do belongs to the steps so far
+            elapsed = time.perf_counter() - self._window_start
+            self._slowed.turn(Lap(step - self._window_step, elapsed, self._waited))
+        with self._off_the_clock():
+            self._profiler.step()
 
     def tick(self, step: int) -> None:
         """Fetch the figures since the last tick, check and write them. The one place where the device is waited for."""
         steps = step - self._window_step
         if steps == 0:
             return
-        rows = self._run.accelerator.reduce(self._log.take(), "mean").cpu()
+        with named(ranges.METRICS):
+            rows = self._run.accelerator.reduce(self._log.take(), "mean").cpu()
         elapsed = time.perf_counter() - self._window_start
+        at_full_speed = self._slowed.rest(Lap(steps, elapsed, self._waited))
         if bad := first_bad_step(rows, step):
             self._fail(*bad)
         batch = cast(int, self._run.config.data.batch_size)
@@ -79,13 +104,12 @@ class Recorder:
             loss_g=loss_g,
             d_real=d_real,
             d_fake=d_fake,
-            images_per_sec=steps * batch / elapsed,
-            data_wait_fraction=self._waited / elapsed,
+            images_per_sec=at_full_speed.steps * batch / at_full_speed.seconds,
+            data_wait_fraction=at_full_speed.waited / at_full_speed.seconds,
         )
         if self._main:
             self._metrics.write(record)
-            if self._tensorboard:
-                self._tensorboard.write(record)
+            self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
         self._window_step, self._waited, self._window_start = step, 0.0, time.perf_counter()
 
@@ -106,17 +130,17 @@ class Recorder:
 
     def sample(self, step: int) -> None:
         """Write a grid from the fixed noise."""
-        with self._off_the_clock():
+        with self._off_the_clock(), named(ranges.SAMPLES):
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 save_grid(pictures_BCHW, self._run.folder.samples / f"step-{step:08d}.png")
-                if self._tensorboard:
-                    self._tensorboard.show(grid(pictures_BCHW), step)
+                self._trackers.show(grid(pictures_BCHW), step)
+                self._display.show(pictures_BCHW, step)
 
     def save(self, step: int) -> None:
         """Write a checkpoint and the plot of the losses so far."""
         run = self._run
-        with self._off_the_clock():
+        with self._off_the_clock(), named(ranges.CHECKPOINT):
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
                 checkpoint.save(
@@ -129,11 +153,28 @@ class Recorder:
                 plot_losses(self._metrics.records, run.folder.losses)
 
     def close(self) -> None:
-        """Flush and close all files."""
+        """Flush and close all files; say what the profiler found."""
+        if self._profiler is not None:
+            self._profiler.close()
+            if self._profiler.report:
+                self._display.say(self._profiler.report)
         if self._main:
             self._metrics.close()
-            if self._tensorboard:
-                self._tensorboard.close()
+            self._trackers.close()
+
+    def _begin_profile(self) -> StepProfiler:
+        run = self._run
+        check_window(run.config.run, run.schedule.total - run.start.step)
+        rank = run.accelerator.process_index
+        subject = Subject(
+            arch=run.arch,
+            batch=cast(int, run.config.data.batch_size),
+            plan=str(run.plan),
+            device=run.accelerator.device,
+            rank=rank,
+            world_size=run.accelerator.num_processes,
+        )
+        return StepProfiler(ProfileFolder(run.folder.profile, rank), run.config.run, subject, say=self._display.say)
 
     def _show_real(self) -> None:
         count = min(SAMPLES, len(self._run.source))
@@ -156,6 +197,16 @@ class Recorder:
         start = time.perf_counter()
         yield
         self._window_start += time.perf_counter() - start
+
+
+def tracked(run: Run) -> Tracked:
+    """The run, as trackers know it."""
+    return Tracked(
+        folder=run.folder.path,
+        identity=str(begun_with(run.folder, "identity")),
+        resume_step=run.start.step,
+        configuration=flat(run.config),
+    )
 
 
 def shared(run: Run) -> dict[str, Tensor]:

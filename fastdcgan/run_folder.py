@@ -63,6 +63,26 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def animation(self) -> Path:
+        """Those grids, moving."""
+        return self.path / "samples.webp"
+
+    @property
+    def report(self) -> Path:
+        """What happened, to be looked at in a browser."""
+        return self.path / "report.html"
+
+    @property
+    def end(self) -> Path:
+        """How the run ended, and what the machine could have done."""
+        return self.path / "end.json"
+
+    @property
+    def log(self) -> Path:
+        """What the first rank said."""
+        return self.path / "run.log"
+
+    @property
     def logs(self) -> Path:
         """What ranks other than the first said."""
         return self.path / "logs"
@@ -76,6 +96,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """What the profiler recorded."""
+        return self.path / "profile"
 
 
 def choose(config: TrainConfig, today: date) -> RunFolder:
@@ -117,7 +142,7 @@ def create(folder: RunFolder) -> None:
     try:
         for path in (folder.samples, folder.checkpoints):
             make_folder(path)
-        for path in (folder.logs, folder.tensorboard):
+        for path in (folder.logs, folder.tensorboard, folder.profile):
             refuse_link(path)
         probe = folder.path / ".writable"
         probe.unlink(missing_ok=True)

@@ -41,6 +41,13 @@ def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
     return path
 
 
+def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
+    """Write pictures in [-1, 1] as one PNG of so many columns."""
+    with replacing(path) as file:
+        save_image(pictures_BCHW.clamp(-1, 1).add(1).div(2), file, format="PNG", nrow=columns, padding=2)
+    return path
+
+
 def save_each(pictures_BCHW: Tensor, folder: Path) -> Path:
     """Write pictures in [-1, 1] as `00000.png`, `00001.png` ... into a folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,14 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 from typing import cast
+from uuid import uuid4
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from fastdcgan import checkpoint, models, sync_norm
+from fastdcgan import checkpoint, hardware, models, ranges, sync_norm
 from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
 from fastdcgan.capture import step_function
@@ -27,12 +28,16 @@ from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed import any_signal, join, naming_lost_ranks, requested, taking_turns, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
+from fastdcgan.ranges import named
 from fastdcgan.rank_log import rank_log
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
 from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
 from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
+from fastdcgan.telemetry.report import reporting
+from fastdcgan.telemetry.run_log import RunLog
+from fastdcgan.telemetry.trackers import check_installed
 
 
 def train(request: TrainConfig) -> RunFolder:
@@ -49,19 +54,28 @@ def train(request: TrainConfig) -> RunFolder:
         config, folder = place(config, accelerator)
     with (
         rank_log(folder.logs, accelerator.process_index, accelerator.num_processes),
+        Display(
+            visible=accelerator.is_main_process,
+            quiet=config.run.quiet,
+            log=RunLog(folder.log, begun=folder.config.exists) if accelerator.is_main_process else None,
+        ) as display,
         naming_lost_ranks(accelerator, timeout),
-        Display(visible=accelerator.is_main_process) as display,
     ):
         run = setup(config, folder, accelerator, display)
         describe(run, display)
         if run.start.step >= run.schedule.total:
             display.say(
                 f"Nothing to do: {run.folder.path} has seen {run.start.images:,} images already. "
-                "Ask for more with --images or --epochs, or choose another --out."
+                "Ask for more with --images or --epochs, or choose another --out.",
+                always=True,
             )
         else:
             fit(run, display)
-            display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}")
+            display.settle()
+            display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}", always=True)
+            display.say(f"See what happened:  {run.folder.report}")
+            if config.run.profile:
+                display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
                 display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
@@ -88,9 +102,13 @@ def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, R
         each = f" in each of the {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         raise ValueError(f"--batch-size {global_batch} can't be taken in --accumulate {parts} equal parts{each}")
     config = replace(config, execution=requested(config.execution))
+    if accelerator.is_main_process:
+        check_installed(config.run.trackers())
     choose_plan(config.execution, accelerator.device)  # what can't be done here is said before there is work
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
+    if config.run.profile:
+        check_writable(RunFolder(folder.profile))
     if config.execution.precision == "auto" and folder.config.exists():  # a run goes on in its own precision
         precision = read_config(folder).execution.precision
         config = replace(config, execution=replace(config.execution, precision=precision))
@@ -150,12 +168,14 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
+            "hardware": hardware.describe(accelerator.device),
             "plan": str(plan),
             "plan_fields": as_fields(plan),
             "data": source.description,
             "pictures": len(source),
             "data_fingerprint": source.fingerprint,
             "skipped": len(source.skipped),
+            "identity": begun_with(folder, "identity") or uuid4().hex[:8],
             "steps": schedule.total,
         }
         write_config(folder, config, arch, conditions)
@@ -221,12 +241,21 @@ def fit(run: Run, display: Display) -> None:
     batches = real_batches(run.source, batching, accelerator.device, start_step=run.start.step)
     step, stopping = run.start.step, 0
     with stop_requests() as asked:
-        with closing(Recorder(run, display)) as recorder, closing(batches):
+        report = reporting(
+            run.folder,
+            accelerator.device,
+            accelerator.num_processes,
+            display,
+            first=accelerator.is_main_process,
+        )
+        with report, closing(Recorder(run, display)) as recorder, closing(batches):
             while step < schedule.total and not stopping:
                 step += 1
                 with recorder.waiting():
                     real_BCHW = next(batches)
-                recorder.add(take_step(real_BCHW, noise(run, step)))
+                with named(ranges.NOISE):
+                    z_BL = noise(run, step)
+                recorder.add(take_step(real_BCHW, z_BL))
 
                 last = step == schedule.total
                 saving = step % schedule.checkpoint_every == 0 or last
@@ -242,6 +271,7 @@ def fit(run: Run, display: Display) -> None:
                     recorder.sample(step)
                 if saving:
                     recorder.save(step)
+                recorder.step_done(step)
         # A launcher ends all ranks when the first one leaves: nobody does before everything is written.
         accelerator.wait_for_everyone()
     if stopping:

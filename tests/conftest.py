@@ -74,6 +74,16 @@ def fastdcgan() -> Command:
 
 
 @pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests leave pictures of what they saw: $FASTDCGAN_SCREENSHOTS, else among pytest's temporary folders."""
+    folder = os.environ.get("FASTDCGAN_SCREENSHOTS")
+    if folder is None:
+        return tmp_path_factory.mktemp("screenshots")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """240 JPEG crops of scikit-learn's two sample photographs, 96x128, in two folders."""
     from PIL import Image

@@ -248,9 +248,7 @@ def test_a_loss_that_is_no_number_stops_the_run(photographs: Path, fastdcgan: Co
 def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, fastdcgan: Command, tmp_path: Path) -> None:
     out = tmp_path / arch
     options = ["--arch", arch, "--width", 8, "--channels", 1, "--batch-size", 120, "--epochs", 2]
-    result = fastdcgan(
-        "train", "--data", photographs, "--out", out, *options, "--decoder", "pillow", "--no-tensorboard"
-    )
+    result = fastdcgan("train", "--data", photographs, "--out", out, *options, "--decoder", "pillow", "--track", "none")
     assert result.returncode == 0, result.stderr
     assert metrics(out)[-1]["step"] == 4 and metrics(out)[-1]["epoch"] == 2
     assert not (out / "tensorboard").exists()

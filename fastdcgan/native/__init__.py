@@ -22,6 +22,7 @@ from pathlib import Path
 import torch  # loads its OpenMP library, which ours then shares
 from torch import Tensor
 
+from fastdcgan import ranges
 from fastdcgan.cache import cache_folder
 from fastdcgan.private import have_private, ours_alone
 
@@ -93,7 +94,12 @@ def kernel(library: str, name: str, precision: torch.dtype) -> Callable[..., Non
     loaded = load(library)
     assert loaded is not None, "offers() was not asked"
     function = getattr(loaded, f"{name}_{_SUFFIX[precision]}")
-    return lambda *arguments: function(*(_argument(argument) for argument in arguments))
+
+    def call(*arguments: object) -> None:
+        with ranges.operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
+            function(*(_argument(argument) for argument in arguments))
+
+    return call
 
 
 def knows(x: Tensor) -> bool:

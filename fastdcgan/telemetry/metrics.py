@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -39,9 +40,6 @@ class Record:
     images_per_sec: float
     data_wait_fraction: float
     """Share of the time in which the step stood waiting for pictures."""
-
-
-_KINDS = {field.name: field.type for field in fields(Record)}
 
 
 class StepLog:
@@ -100,29 +98,39 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a metrics.jsonl; what is no record, as a last line cut short by a crash, is left out.
+    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out, and whatever is no record.
 
     Raises:
-        ValueError: the file can't be read, or is larger than any run's.
+        ValueError: the file is larger than any run's, or can't be read.
     """
     try:
-        lines = read_limited(path, MAX_METRICS).splitlines()
+        return read_metrics_counting(path)[0]
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
-    return [record for line in lines if (record := _record(line)) is not None]
 
 
-def _record(line: bytes) -> Record | None:
-    """A line; None where it isn't one of ours: numbers, all finite."""
-    try:
-        values = parse_json(line)
-        known = all(
-            type(value) is int or (type(value) is float and _KINDS[name] is float and math.isfinite(value))
-            for name, value in values.items()
-        )
-        return Record(**values) if known else None
-    except (ValueError, TypeError, LookupError, AttributeError):
-        return None
+def read_metrics_counting(path: Path) -> tuple[list[Record], int]:
+    """See `read_metrics`; and how many lines were left out. Raises ValueError and OSError as `read_limited` does."""
+    records, left_out = [], 0
+    for line in read_limited(path, MAX_METRICS).split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            record = Record(**parse_json(line))
+        except (ValueError, TypeError):
+            record = None
+        if record is None or not _is_sound(record):
+            left_out += 1
+        else:
+            records.append(record)
+    return records, left_out
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether it holds finite numbers, as every record that was written does."""
+    values = asdict(record).values()
+    # not isinstance: True is an int to it
+    return type(record.step) is int and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)
 
 
 def _line(record: Record) -> str:

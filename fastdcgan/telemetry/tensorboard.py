@@ -8,7 +8,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from fastdcgan.telemetry.metrics import Record
 
-_TAGS = {
+TAGS = {
     "loss_d": "loss/D",
     "loss_g": "loss/G",
     "d_real": "probability/D(x)",
@@ -16,6 +16,7 @@ _TAGS = {
     "images_per_sec": "speed/images per second",
     "data_wait_fraction": "speed/data wait fraction",
 }
+"""Fields of a record that are followed, and what a person sees them under."""
 
 
 class TensorBoard:
@@ -28,7 +29,7 @@ class TensorBoard:
     def write(self, record: Record) -> None:
         """Add a record's figures."""
         values = asdict(record)
-        for name, tag in _TAGS.items():
+        for name, tag in TAGS.items():
             self._writer.add_scalar(tag, values[name], record.step)
 
     def show(self, grid_CHW: Tensor, step: int) -> None:

@@ -30,7 +30,7 @@ def request(data: Path, out: Path, steps: int, batch_norm: str = "sync") -> Trai
         data=DataConfig(data=str(data), batch_size=8, decoder="pillow", flip=True),
         recipe=RecipeConfig(batch_norm=batch_norm),  # type: ignore[arg-type]
         execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", compile="off", threads=1),
-        run=RunConfig(out=out, images=8 * steps, checkpoint_every=3, log_every=1, tensorboard=False),
+        run=RunConfig(out=out, images=8 * steps, checkpoint_every=3, log_every=1, track="none"),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fastdcgan import run_folder
 from fastdcgan.cache import cache_folder, read_whole, write_whole
@@ -18,10 +19,13 @@ from fastdcgan.data.source import Skipped
 from fastdcgan.files import create, open_to_append, read_limited, write_replacing
 from fastdcgan.rank_log import rank_log
 from fastdcgan.run_folder import RunFolder, write_config
-from fastdcgan.sampling import save_each, save_grid
+from fastdcgan.sampling import save_each, save_grid, save_tiled
+from fastdcgan.telemetry.animation import save_animation
 from fastdcgan.telemetry.curves import plot_losses
 from fastdcgan.telemetry.metrics import MetricsFile, Record
 from fastdcgan.telemetry.plans import write_plans
+from fastdcgan.telemetry.report import write_report
+from fastdcgan.telemetry.run_log import RunLog
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need no privilege elsewhere only")
 
@@ -63,11 +67,23 @@ def metrics_written(folder: RunFolder) -> None:
     file.close()
 
 
+def animated(folder: RunFolder) -> None:
+    save_animation([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "red")], folder.animation, 100)
+
+
+def said(folder: RunFolder) -> None:
+    (folder.samples / "step-00000000.png").unlink(missing_ok=True)
+    write_report(folder)
+
+
 WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "config": ("config.json", lambda run: write_config(run, CONFIG, CONFIG.model.architecture(), {})),
     "metrics": ("metrics.jsonl", metrics_written),
     "losses": ("losses.png", lambda run: plot_losses([RECORD], run.losses)),
     "skipped": ("skipped.txt", lambda run: write_skipped([Skipped(path="a", reason="b")], run.skipped)),
+    "animation": ("samples.webp", animated),
+    "report": ("report.html", said),
+    "tiled": ("walk.png", lambda run: save_tiled(PICTURE_BCHW, run.path / "walk.png", columns=1)),
     "real": ("real.png", lambda run: save_grid(PICTURE_BCHW, run.real)),
     "sample": ("samples/step-00000000.png", lambda run: save_grid(PICTURE_BCHW, run.samples / "step-00000000.png")),
     "each": ("samples/00000.png", lambda run: save_each(PICTURE_BCHW, run.samples)),
@@ -108,7 +124,7 @@ def test_a_link_to_nothing_makes_nothing(run: RunFolder, tmp_path: Path) -> None
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("name", ["samples", "checkpoints", "logs", "tensorboard"])
+@pytest.mark.parametrize("name", ["samples", "checkpoints", "logs", "tensorboard", "profile"])
 def test_folders_of_a_run_that_are_links_are_refused(name: str, tmp_path: Path) -> None:
     run, home = RunFolder(tmp_path / "run"), tmp_path / "home"
     run.path.mkdir()
@@ -134,6 +150,13 @@ def test_a_ranks_log_is_no_link(link: Callable[[Path, Path], None], run: RunFold
     link(run.logs / "rank-1.log", precious)
     with pytest.raises(ValueError, match=r"can't write to .*rank-1\.log"), rank_log(run.logs, 1, 2):
         pass
+    assert precious.read_bytes() == PRECIOUS
+
+
+def test_nor_is_the_first_ones(run: RunFolder, precious: Path) -> None:
+    run.log.symlink_to(precious)
+    with pytest.raises(OSError):
+        RunLog(run.log).write("text")
     assert precious.read_bytes() == PRECIOUS
 
 

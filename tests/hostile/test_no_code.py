@@ -64,7 +64,7 @@ def request(out: Path, data: Path, images: int = 16) -> TrainConfig:
         model=ModelConfig(arch="dcgan16", width=4, latent_dim=4),
         data=DataConfig(data=str(data), batch_size=8),
         execution=ExecutionConfig(device="cpu", plan="default", precision="fp32"),
-        run=RunConfig(out=out, images=images, tensorboard=False, checkpoint_every=1),
+        run=RunConfig(out=out, images=images, track="none", checkpoint_every=1),
     )
 
 
