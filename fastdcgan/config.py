@@ -177,7 +177,10 @@ class RunConfig:
     """Steps between checkpoints. Default: about 10 a run, and at least every 1,000 steps."""
 
     keep_checkpoints: int = field(default=3, metadata=FREE)
-    """How many of the newest checkpoints to keep."""
+    """How many of the newest checkpoints to keep. Damaged ones don't count."""
+
+    keep_every: int | None = field(default=None, metadata=FREE)
+    """Keep the checkpoints whose step is a multiple of this, too. Default: none."""
 
     track: str = field(default="tensorboard", metadata=FREE)
     """Where figures and sample grids also go, joined by commas: tensorboard (event files in the run's folder), wandb,
@@ -258,6 +261,7 @@ class TrainConfig:
             "--checkpoint-every": self.run.checkpoint_every,
             "--keep-checkpoints": self.run.keep_checkpoints,
             "--profile-active": self.run.profile_active,
+            "--keep-every": self.run.keep_every,
         }
         for label, number in at_least_one.items():
             if number is not None and number < 1:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from fastdcgan.generate import newest_generator
+from fastdcgan.generate import newest_generator, said
 from fastdcgan.randomness import Stream, latents
 from fastdcgan.sampling import generate, grid, save_tiled
 from fastdcgan.telemetry.animation import FORMATS, evenly, save_animation
@@ -50,7 +50,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
         raise ValueError(f"--seed {seed}: must be at least 0")
     if out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: must end in {' or '.join(FORMATS)}")
-    generator, arch, progress = newest_generator(run)
+    generator, arch, progress, passed_over = newest_generator(run)
     walks = min(4, max(1, SIDE // arch.resolution)) ** 2
     stops_SBL = latents(seed, Stream.GENERATE, 0, STOPS * walks, arch.latent_dim).unflatten(0, (STOPS, walks))
     pictures_FBCHW = [generate(generator, z_BL) for z_BL in loop(stops_SBL, frames)]
@@ -64,7 +64,8 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
     except OSError as error:
         raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
     noun = "walk" if walks == 1 else "walks"
-    return f"{walks} {noun} in {frames} frames from step {progress.step:,} of {run}: {out}, and as a still {still}"
+    made = f"{walks} {noun} in {frames} frames from step {progress.step:,} of {run}: {out}, and as a still {still}"
+    return said(passed_over, made)
 
 
 def loop(stops_SBL: Tensor, frames: int) -> list[Tensor]:

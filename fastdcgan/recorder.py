@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import cast
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan import checkpoint, ranges
-from fastdcgan.checkpoint import Progress
+from fastdcgan.background import Background
+from fastdcgan.checkpoint import Progress, Snapshot
+from fastdcgan.choice import as_fields
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed import difference
@@ -19,6 +21,7 @@ from fastdcgan.ranges import named
 from fastdcgan.run import Run
 from fastdcgan.run_folder import begun_with
 from fastdcgan.sampling import generate, grid, save_grid
+from fastdcgan.sealed import flush
 from fastdcgan.step import StepMetrics
 from fastdcgan.telemetry.curves import plot_losses
 from fastdcgan.telemetry.display import Display
@@ -40,6 +43,7 @@ class Recorder:
         self._main = run.accelerator.is_main_process
         self._log = StepLog(run.schedule.log_every, run.accelerator.device)
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
+        self._saving = Background("checkpoint")
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
         self._slowed = Slowed()
@@ -83,6 +87,7 @@ class Recorder:
 
     def tick(self, step: int) -> None:
         """Fetch the figures since the last tick, check and write them. The one place where the device is waited for."""
+        self._saving.check()
         steps = step - self._window_step
         if steps == 0:
             return
@@ -138,29 +143,48 @@ class Recorder:
                 self._display.show(pictures_BCHW, step)
 
     def save(self, step: int) -> None:
-        """Write a checkpoint and the plot of the losses so far."""
+        """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
+
+        Raises:
+            ValueError: the one before could not be written.
+        """
         run = self._run
         with self._off_the_clock(), named(ranges.CHECKPOINT):
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
-                checkpoint.save(
-                    run.folder.checkpoints,
+                snap = checkpoint.snapshot(
                     run.state,
                     run.arch,
                     Progress(step=step, images=images, seconds=self._seconds),
-                    keep=run.config.run.keep_checkpoints,
+                    run=run.id,
+                    plan=as_fields(run.plan),
                 )
+                self._saving.start(partial(self._write, snap))
                 plot_losses(self._metrics.records, run.folder.losses)
 
     def close(self) -> None:
-        """Flush and close all files; say what the profiler found."""
-        if self._profiler is not None:
-            self._profiler.close()
-            if self._profiler.report:
-                self._display.say(self._profiler.report)
-        if self._main:
-            self._metrics.close()
-            self._trackers.close()
+        """Wait for the checkpoint under way; flush and close all files; say what the profiler found.
+
+        Raises:
+            ValueError: as `save` does.
+        """
+        try:
+            self._saving.close()
+        finally:
+            if self._profiler is not None:
+                self._profiler.close()
+                if self._profiler.report:
+                    self._display.say(self._profiler.report)
+            if self._main:
+                self._metrics.close()
+                self._trackers.close()
+
+    def _write(self, snap: Snapshot) -> None:
+        options = self._run.config.run
+        flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
+        checkpoint.write(
+            self._run.folder.checkpoints, snap, keep=options.keep_checkpoints, keep_every=options.keep_every
+        )
 
     def _begin_profile(self) -> StepProfiler:
         run = self._run
@@ -189,6 +213,8 @@ class Recorder:
         )
 
     def _last_good_one(self) -> str:
+        with suppress(ValueError):  # it could not be written: then it isn't there
+            self._saving.wait()
         good = checkpoint.checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
 

@@ -186,6 +186,12 @@ def begun_with(folder: RunFolder, condition: str) -> object:
         return None
 
 
+def run_id(folder: RunFolder) -> str | None:
+    """The id that a run was given when it was begun; None if there is no run, or one from before there were ids."""
+    known = begun_with(folder, "run_id")
+    return known if isinstance(known, str) else None
+
+
 def _check_continues(folder: RunFolder, config: TrainConfig) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the output folder {folder.path} is a file")

@@ -1,6 +1,7 @@
 """A whole run: `setup` gathers what it needs, `fit` takes the steps, and everything is kept in the run's folder."""
 
 import os
+import secrets
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
@@ -32,7 +33,17 @@ from fastdcgan.ranges import named
 from fastdcgan.rank_log import rank_log
 from fastdcgan.recorder import Recorder
 from fastdcgan.run import Run, Schedule
-from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
+from fastdcgan.run_folder import (
+    RunFolder,
+    begun_with,
+    check_writable,
+    choose,
+    create,
+    read_config,
+    run_id,
+    write_config,
+)
+from fastdcgan.step import TrainState
 from fastdcgan.stopping import Stopped, stop_requests
 from fastdcgan.telemetry.display import Display
 from fastdcgan.telemetry.report import reporting
@@ -153,9 +164,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
         wrap=partial(wrap, accelerator),
         gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
-    saved = checkpoint.checkpoints(folder.checkpoints)
-    start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
-    check_same_start(accelerator, start.step)
+    identity, start = _agree_on_start(folder, state, arch, accelerator, display)
 
     if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
         display.say(
@@ -165,6 +174,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
     if accelerator.is_main_process:
         create(folder)
         conditions = {
+            "run_id": identity,
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
@@ -181,6 +191,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
         write_config(folder, config, arch, conditions)
         write_skipped(source.skipped, folder.skipped)
     return Run(
+        id=identity,
         config=config,
         arch=arch,
         folder=folder,
@@ -320,6 +331,35 @@ def _agree_on_plan(
     if accelerator.num_processes > 1:
         broadcast_object_list(chosen)
     return chosen[0]
+
+
+def _agree_on_start(
+    folder: RunFolder, state: TrainState, arch: Architecture, accelerator: Accelerator, display: Display
+) -> tuple[str, Progress]:
+    """The run's id, and how far it has come. Every rank loads the checkpoint that the first one has found to be whole.
+
+    Raises:
+        ValueError: there are checkpoints, but none that can be used; or a rank sees others.
+    """
+    known = run_id(folder)
+    found = None
+    if accelerator.is_main_process:
+        found, passed_over = checkpoint.newest(
+            folder.checkpoints, partial(checkpoint.read, state=state, arch=arch, run=known)
+        )
+        for line in passed_over:
+            display.say(f"passed    over {line}")
+    step = found.progress.step if found else 0
+    chosen = [(known or (found and found.run) or secrets.token_hex(8), step)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    identity, step = chosen[0]
+    if not accelerator.is_main_process:
+        path = checkpoint.place(folder.checkpoints, step)
+        found = checkpoint.read(path, state, arch, known) if path.is_dir() else None
+    start = checkpoint.restore(found, state) if found else Progress()
+    check_same_start(accelerator, start.step)
+    return identity, start
 
 
 def _list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:

@@ -21,6 +21,9 @@ LAYERS = (
     "paired",
     "printable",
     "files",
+    "strict_json",
+    "sealed",
+    "background",
     "cache",
     "private",
     "memory",
@@ -142,7 +145,7 @@ def test_the_reference_needs_torch_alone_and_is_needed_only_to_be_compared_with(
 
 
 def test_the_ground_is_plain_python() -> None:
-    for name in ("architecture", "allreduce", "scaling", "config"):
+    for name in ("architecture", "allreduce", "scaling", "strict_json", "sealed", "background", "config"):
         assert top(name) <= sys.stdlib_module_names | {"fastdcgan"}
 
 

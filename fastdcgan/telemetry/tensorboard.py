@@ -24,7 +24,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         """Continue a run's events; those past `resume_step` are hidden, for their steps will be taken again."""
-        self._writer = SummaryWriter(folder, purge_step=resume_step + 1 if resume_step else None)
+        self._writer = SummaryWriter(folder, purge_step=resume_step + 1 if resume_step else 0)
 
     def write(self, record: Record) -> None:
         """Add a record's figures."""
