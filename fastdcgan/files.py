@@ -6,13 +6,14 @@ points to.
 """
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+from fastdcgan import strict_json
 
 MAX_JSON = 2**24
 """Bytes of a JSON file; ours have a few thousand."""
@@ -47,15 +48,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
     """What a JSON file says. Raises ValueError where it can't be parsed or is too large, OSError as `read_limited`."""
-    return parse_json(read_limited(path, most))
-
-
-def parse_json(text: bytes | str) -> Any:
-    """What JSON says. Raises ValueError, for text nested too deeply too."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return strict_json.parse(read_limited(path, most))
 
 
 @contextmanager

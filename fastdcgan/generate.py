@@ -77,7 +77,7 @@ def said(passed_over: Sequence[str], made: str) -> str:
 def _refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
     """Raises ValueError where config.json asks for a network of much memory, and more than was ever saved."""
     weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
-    held = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors"))
+    held = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors") if file.is_file())
     if 4 * weights > max(held, MODEST):
         raise ValueError(
             f"{folder.path} has no checkpoint of the architecture in its config.json: of {weights:,} weights, "

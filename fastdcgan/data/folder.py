@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import PIL
 
+from fastdcgan import strict_json
 from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import work_ahead
 from fastdcgan.data.picture import (
@@ -26,7 +27,6 @@ from fastdcgan.data.picture import (
     may_be_picture,
 )
 from fastdcgan.data.source import Skipped, endings
-from fastdcgan.files import parse_json
 from fastdcgan.printable import printable
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
@@ -311,7 +311,7 @@ def _cache_path(folder: Path) -> Path:
 def _load(path: Path) -> dict[str, _Entry]:
     """What an earlier run found; nothing where that is missing, damaged or of another version."""
     try:
-        index = parse_json(read_whole(path) or b"{}")
+        index = strict_json.parse(read_whole(path) or b"{}")
         return (
             {name: _entry(*entry) for name, entry in index["files"].items()} if index.get("format") == _FORMAT else {}
         )

@@ -23,6 +23,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from fastdcgan import strict_json
 from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import Item, Result, work_ahead
 from fastdcgan.data.folder import ENDINGS, MAX_BYTES, NoneUsableError, OnProgress, reason_of, refuse_huge
@@ -30,7 +31,6 @@ from fastdcgan.data.picture import MAX_PIXELS, Examined, examine
 from fastdcgan.data.shard_names import absolute, expand
 from fastdcgan.data.source import Skipped
 from fastdcgan.data.tar_headers import list_members
-from fastdcgan.files import parse_json
 from fastdcgan.printable import printable
 
 PICTURE = np.dtype(
@@ -333,7 +333,7 @@ def _load(path: str, size: int, mtime_ns: int) -> Shard | None:
     """What an earlier run found; None where that is missing, damaged, of another version or of an older shard."""
     line, _, body = (read_whole(_cache_path(path)) or b"{}").partition(b"\n")
     try:
-        found = parse_json(line)
+        found = strict_json.parse(line)
         if found.get("format") != _FORMAT or found["stamp"] != [size, mtime_ns]:
             return None
         pictures = np.frombuffer(body, PICTURE, found["pictures"])

@@ -10,7 +10,8 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from fastdcgan.files import open_to_append, parse_json, read_limited, write_replacing
+from fastdcgan import strict_json
+from fastdcgan.files import open_to_append, read_limited, write_replacing
 from fastdcgan.step import StepMetrics
 
 MAX_METRICS = 2**30
@@ -116,7 +117,7 @@ def read_metrics_counting(path: Path) -> tuple[list[Record], int]:
         if not line.strip():
             continue
         try:
-            record = Record(**parse_json(line))
+            record = Record(**strict_json.parse(line))
         except (ValueError, TypeError):
             record = None
         if record is None or not _is_sound(record):

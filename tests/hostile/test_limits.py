@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan import cli
+from fastdcgan import cli, strict_json
 from fastdcgan.cache import read_whole, write_whole
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import folder as folders
@@ -24,7 +24,7 @@ from fastdcgan.data.pack import read_manifest
 from fastdcgan.data.picture import MAX_SCANS, examine
 from fastdcgan.data.source import Skipped
 from fastdcgan.data.tar_headers import list_members
-from fastdcgan.files import parse_json, read_json, read_limited
+from fastdcgan.files import read_json, read_limited
 from fastdcgan.printable import printable
 from fastdcgan.run_folder import RunFolder, begun_with, read_config
 from fastdcgan.telemetry.display import Display
@@ -122,7 +122,7 @@ def test_files_that_are_read_whole_have_a_limit(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("text", [DEEP, '{"config": ' + DEEP, '{"a":' * 100_000])
 def test_json_nested_without_end(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError):
-        parse_json(text)
+        strict_json.parse(text.encode())
     run = RunFolder(tmp_path)
     run.config.write_text(text)
     run.metrics.write_text(text)
