@@ -13,6 +13,10 @@ import tyro
 
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import MAX_DATA_THREADS, ExecutionConfig, PrecisionRequest, TrainConfig
+from fastdcgan.printable import printable
+
+_LONGEST = 4_000
+"""Characters of an error."""
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
 
@@ -72,7 +76,6 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     Args:
         run: the run's folder.
     """
-    from fastdcgan.data.folder import printable
     from fastdcgan.run_folder import RunFolder
     from fastdcgan.telemetry.report import write_report
 
@@ -153,7 +156,7 @@ def data(
 
     from fastdcgan.data import open_source
     from fastdcgan.data.describe import contact_sheet, describe, write_skipped
-    from fastdcgan.data.folder import NoneUsableError, printable
+    from fastdcgan.data.folder import NoneUsableError
     from fastdcgan.data.stream import normalise
     from fastdcgan.sampling import save_grid
     from fastdcgan.telemetry.display import Display
@@ -383,12 +386,20 @@ def _answer(run: Callable[[], object]) -> None:
         if os.environ.get("FASTDCGAN_TRACEBACK"):
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
-        _tell_launcher(str(error))
+        message = _in_one_line(str(error))
+        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr)
+        _tell_launcher(message)
         sys.exit(2)
     except KeyboardInterrupt:
         print("fastdcgan: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _in_one_line(message: str) -> str:
+    """What any terminal can print, of a bounded length: files that others made have a say in it."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    return printable(message)
 
 
 def _tell_launcher(error: str) -> None:

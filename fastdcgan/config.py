@@ -6,7 +6,8 @@ has no open ends.
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastdcgan.architecture import Architecture, architecture
 
@@ -345,11 +346,11 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
     depends on it.
 
     Raises:
-        ValueError: for any other field that is missing, or one that is unknown.
+        ValueError: for any other field that is missing, or one that is unknown or of another kind.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"the configuration is not a table of options but {values!r}")
-    if values.get("out") is not None:
+        raise ValueError(f"the configuration is not a table of options but {_shown(values)}")
+    if isinstance(values.get("out"), str):
         values = {**values, "out": Path(values["out"])}
     groups: dict[str, Any] = {}
     rest = dict(values)
@@ -360,10 +361,30 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
         missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
-        groups[group.name] = cls(**{f.name: rest.pop(f.name) for f in fields(cls) if f.name in rest})
+        known = {name: kind for name, kind in get_type_hints(cls).items() if name in rest}
+        if wrong := [name for name, kind in known.items() if not _is_of(rest[name], kind)]:
+            raise ValueError(f"the configuration's {wrong[0]} can't be {_shown(rest[wrong[0]])}")
+        groups[group.name] = cls(**{name: rest.pop(name) for name in known})
     if rest:
         raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
     return TrainConfig(**groups)
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value is what a field is declared to be; whole numbers will do for others."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is_of(value, one) for one in get_args(kind))
+    if kind is Path:
+        return isinstance(value, Path)
+    # not isinstance: True is an int to it
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 GROUPS: dict[str, type] = {

@@ -13,6 +13,9 @@ from fastdcgan.randomness import Stream, latents
 from fastdcgan.run_folder import RunFolder, read_config, run_id
 from fastdcgan.sampling import generate, save_each, save_grid
 
+MODEST = 2**28
+"""Bytes of weights for which nobody runs out of memory."""
+
 
 def generate_from_run(run: Path, *, count: int, seed: int, out: Path) -> str:
     """Make `count` pictures with a run's newest checkpoint and say where they are, and which newer ones are damaged.
@@ -52,6 +55,7 @@ def newest_generator(run: Path) -> tuple[models.Generator, Architecture, Progres
     """
     folder = RunFolder(run)
     arch = read_config(folder).model.architecture()
+    _refuse_too_large(folder, arch)
     generator, _ = models.build(arch, seed=0)
     newest, passed_over = checkpoint.newest(
         folder.checkpoints, partial(checkpoint.read_generator, generator=generator, arch=arch, run=run_id(folder))
@@ -68,3 +72,14 @@ def newest_generator(run: Path) -> tuple[models.Generator, Architecture, Progres
 def said(passed_over: Sequence[str], made: str) -> str:
     """What was made, after the checkpoints that were passed over for it, a line each."""
     return "\n".join([*(f"passed over: {line}" for line in passed_over), made])
+
+
+def _refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
+    """Raises ValueError where config.json asks for a network of much memory, and more than was ever saved."""
+    weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
+    held = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors") if file.is_file())
+    if 4 * weights > max(held, MODEST):
+        raise ValueError(
+            f"{folder.path} has no checkpoint of the architecture in its config.json: of {weights:,} weights, "
+            f"{held:,} bytes are there"
+        )

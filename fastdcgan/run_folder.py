@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from fastdcgan.architecture import Architecture
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
+from fastdcgan.files import make_folder, read_json, refuse_link, write_replacing
 
 PACKAGES = (
     "fastdcgan",
@@ -172,9 +173,12 @@ def create(folder: RunFolder) -> None:
     """Make the folder and what is in it. Raises ValueError if it can't be written."""
     try:
         for path in (folder.samples, folder.checkpoints):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
+        for path in (folder.logs, folder.tensorboard, folder.profile):
+            refuse_link(path)
         probe = folder.path / ".writable"
-        probe.touch()
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise ValueError(f"can't write to the output folder {folder.path}: {error.strerror}") from error
@@ -189,9 +193,7 @@ def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, con
         "versions": _versions(),
         "command": sys.argv,
     }
-    unfinished = folder.config.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n")
-    unfinished.replace(folder.config)
+    write_replacing(folder.config, json.dumps(record, indent=2) + "\n")
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
@@ -201,7 +203,9 @@ def read_config(folder: RunFolder) -> TrainConfig:
     if not folder.config.is_file():
         raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
     try:
-        return from_flat(json.loads(folder.config.read_text())["config"])
+        config = from_flat(read_json(folder.config)["config"])
+        config.resolved()  # refuses what no run can have had
+        return config
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
@@ -209,7 +213,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
 def begun_with(folder: RunFolder, condition: str) -> object:
     """A condition under which a run was last carried out; None if there is no run or it doesn't say."""
     try:
-        return json.loads(folder.config.read_text())["conditions"][condition]
+        return read_json(folder.config)["conditions"][condition]
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from PIL import Image
 
+from fastdcgan.files import replacing
+
 T = TypeVar("T")
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF"}
@@ -29,19 +31,18 @@ def save_animation(frames: Sequence[Image.Image], path: Path, milliseconds: int,
     Raises:
         OSError: it can't be written.
     """
-    unfinished = path.with_name(f".{path.name}")
     first, *others = frames
-    first.save(
-        unfinished,
-        format=FORMATS[path.suffix.lower()],
-        save_all=True,
-        append_images=others,
-        duration=[milliseconds] * len(others) + [milliseconds + hold],
-        loop=0,
-        quality=QUALITY,
-        method=EFFORT,
-    )
-    unfinished.replace(path)
+    with replacing(path) as file:
+        first.save(
+            file,
+            format=FORMATS[path.suffix.lower()],
+            save_all=True,
+            append_images=others,
+            duration=[milliseconds] * len(others) + [milliseconds + hold],
+            loop=0,
+            quality=QUALITY,
+            method=EFFORT,
+        )
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:

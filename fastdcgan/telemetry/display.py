@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import TaskID
 from torch import Tensor
 
+from fastdcgan.printable import printable
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.run_log import RunLog, in_words
 from fastdcgan.telemetry.view import View
@@ -57,6 +58,7 @@ class Display:
 
     def say(self, text: str, *, always: bool = False) -> None:
         """A line that stays; `always`, even if quiet."""
+        text = "\n".join(map(printable, text.split("\n")))
         self._keep(text)
         if always or not self._quiet:
             self._view.say(text)

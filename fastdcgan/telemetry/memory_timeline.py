@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fastdcgan.files import replacing
 from fastdcgan.ranges import ALL, ALL_REDUCE
 from fastdcgan.telemetry.trace import MemoryPoint, Window
 
@@ -52,4 +53,5 @@ def plot_memory(window: Window, path: Path) -> None:
     for axes in (held, names):
         axes.spines[["top", "right"]].set_visible(False)
     held.grid(alpha=0.25)
-    figure.savefig(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")

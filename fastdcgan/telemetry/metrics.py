@@ -10,7 +10,12 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from fastdcgan import strict_json
+from fastdcgan.files import open_to_append, read_limited, write_replacing
 from fastdcgan.step import StepMetrics
+
+MAX_METRICS = 2**30
+"""Bytes of a metrics.jsonl: four million lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +86,9 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         """Open for appending, without the lines past `resume_step`: those steps will be taken again."""
         kept = [record for record in read_metrics(path) if record.step <= resume_step] if path.exists() else []
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text("".join(_line(record) for record in kept))
-        unfinished.replace(path)
+        write_replacing(path, "".join(_line(record) for record in kept))
         self.records = kept
-        self._file: IO[str] = path.open("a")
+        self._file: IO[str] = open_to_append(path)
 
     def write(self, record: Record) -> None:
         """Append a line."""
@@ -99,19 +102,26 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out, and whatever is no record."""
-    return read_metrics_counting(path)[0]
+    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out, and whatever is no record.
+
+    Raises:
+        ValueError: the file is larger than any run's, or can't be read.
+    """
+    try:
+        return read_metrics_counting(path)[0]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
 
 
 def read_metrics_counting(path: Path) -> tuple[list[Record], int]:
-    """See `read_metrics`; and how many lines were left out."""
+    """See `read_metrics`; and how many lines were left out. Raises ValueError and OSError as `read_limited` does."""
     records, left_out = [], 0
-    for line in path.read_bytes().split(b"\n"):
+    for line in read_limited(path, MAX_METRICS).split(b"\n"):
         if not line.strip():
             continue
         try:
-            record = Record(**json.loads(line))
-        except (ValueError, TypeError, RecursionError):
+            record = Record(**strict_json.parse(line))
+        except (ValueError, TypeError):
             record = None
         if record is None or not _is_sound(record):
             left_out += 1

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdcgan.architecture import Architecture
+from fastdcgan.files import write_replacing
 from fastdcgan.hardware import describe
 from fastdcgan.ranges import ALL_REDUCE, DATA_WAIT
 from fastdcgan.roofline import Ceilings
@@ -196,7 +197,7 @@ def as_data(summary: Summary) -> dict[str, Any]:
 
 def write_summary(summary: Summary, path: Path, files: Sequence[str]) -> None:
     """Write summary.json, with the names of what lies beside it."""
-    path.write_text(json.dumps({**as_data(summary), "files": list(files)}, indent=2) + "\n", encoding="utf-8")
+    write_replacing(path, json.dumps({**as_data(summary), "files": list(files)}, indent=2) + "\n")
 
 
 def _share(row: Row, window: Window, machine: Ceilings | None) -> OperatorShare:

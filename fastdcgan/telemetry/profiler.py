@@ -21,6 +21,7 @@ from pathlib import Path
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, schedule
 
 from fastdcgan.config import RunConfig
+from fastdcgan.files import write_replacing
 from fastdcgan.roofline import ceilings_of
 from fastdcgan.telemetry import trace
 from fastdcgan.telemetry.memory_timeline import plot_memory
@@ -169,9 +170,9 @@ class StepProfiler:
             return  # cut short within its first step
         packed = gzip.compress(content, compresslevel=6)
         if fits := len(packed) <= LARGEST_TRACE:
-            self._folder.trace.write_bytes(packed)
+            write_replacing(self._folder.trace, packed)
             for_plugin = trace.write(trace.for_tensorboard(recorded)).encode()
-            self._folder.tensorboard.write_bytes(gzip.compress(for_plugin, compresslevel=6))
+            write_replacing(self._folder.tensorboard, gzip.compress(for_plugin, compresslevel=6))
         else:
             self._say(
                 f"profile   the trace of {window.steps} steps takes {len(packed) / 2**20:,.0f} MiB, more than "
@@ -186,4 +187,4 @@ class StepProfiler:
         )
         write_summary(summary, self._folder.json, [str(file.relative_to(self._folder.path)) for file in names])
         self.report = as_text(summary)
-        self._folder.text.write_text(self.report, encoding="utf-8")
+        write_replacing(self._folder.text, self.report)

@@ -25,6 +25,7 @@ from PIL import Image
 
 from fastdcgan import hardware
 from fastdcgan.architecture import Architecture, architecture
+from fastdcgan.files import read_json, write_replacing
 from fastdcgan.roofline import Ceilings, ceilings_of, limit, work
 from fastdcgan.run_folder import RunFolder
 from fastdcgan.telemetry.animation import EFFORT, QUALITY, evenly, save_animation
@@ -125,9 +126,7 @@ def write_report(folder: RunFolder) -> list[str]:
         unread.append(f"{folder.real.name}: {found}")
     page = _render(folder, facts, records, grids, real, unread)
     try:
-        unfinished = folder.report.with_suffix(".tmp")
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(folder.report)
+        write_replacing(folder.report, page)
         if grids:
             save_animation([grid.picture for grid in grids], folder.animation, MILLISECONDS, HOLD)
     except OSError as error:
@@ -147,9 +146,7 @@ def _write_end(folder: RunFolder, failed: str, device: torch.device, processes: 
         "failed": failed,
         "machine": machine and {"name": machine.name, "flops": machine.flops, "bytes": machine.bytes},
     }
-    unfinished = folder.end.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(folder.end)
+    write_replacing(folder.end, json.dumps(record, indent=2) + "\n")
 
 
 def _read_facts(folder: RunFolder, unread: list[str]) -> Facts:
@@ -189,9 +186,8 @@ def _read_json(path: Path, unread: list[str], *, needed: bool = False) -> Mappin
             unread.append(f"{path.name}: no such file")
         return {}
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(MOST_JSON))
-    except (OSError, ValueError, RecursionError) as error:
+        found = read_json(path, MOST_JSON)
+    except (OSError, ValueError) as error:
         unread.append(f"{path.name}: not to be read ({error})")
         return {}
     if not isinstance(found, dict):
@@ -207,8 +203,8 @@ def _read_records(folder: RunFolder, unread: list[str]) -> list[Record]:
         return []
     try:
         found, left_out = read_metrics_counting(folder.metrics)
-    except OSError as error:
-        unread.append(f"{name}: {error.strerror or error}")
+    except (OSError, ValueError) as error:
+        unread.append(f"{name}: {getattr(error, 'strerror', None) or error}")
         return []
     drawn = [record for record in found if all(abs(value) < LARGEST for value in vars(record).values())]
     left_out += len(found) - len(drawn)

@@ -6,6 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from fastdcgan.files import open_to_append
+from fastdcgan.printable import printable
 from fastdcgan.stopping import Stopped
 
 
@@ -21,11 +23,11 @@ class RunLog:
     def write(self, text: str) -> None:
         """One or more lines. Raises OSError if they can't be written."""
         now = datetime.now().isoformat(sep=" ", timespec="seconds")
-        self._kept += [f"{now}  {line}".rstrip() + "\n" for line in text.splitlines() or [""]]
+        self._kept += [f"{now}  {printable(line)}".rstrip() + "\n" for line in text.splitlines() or [""]]
         if self._file is None:
             if not self._begun():
                 return
-            self._file = self._path.open("a", encoding="utf-8", errors="backslashreplace")
+            self._file = open_to_append(self._path)
         self._file.writelines(self._kept)
         self._file.flush()
         self._kept.clear()

@@ -21,7 +21,7 @@ def test_what_is_said_is_kept_line_by_line_in_order(tmp_path: Path) -> None:
     log.write("data      8,000 pictures")
     log.write("two\nlines")
     log.write("Käfer – 猫 \udcff.jpg")
-    assert said(tmp_path / "run.log") == ["data      8,000 pictures", "two", "lines", "Käfer – 猫 \\udcff.jpg"]
+    assert said(tmp_path / "run.log") == ["data      8,000 pictures", "two", "lines", "Käfer – 猫 \\xff.jpg"]
 
 
 def test_a_second_sitting_goes_on_in_the_file(tmp_path: Path) -> None:
