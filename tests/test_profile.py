@@ -16,7 +16,7 @@ from fastdcgan.telemetry.slowed import Lap, Slowed
 WINDOW = ("--profile-wait", "1", "--profile-warmup", "1", "--profile-active", "2")
 TINY = (
     *("--arch", "dcgan16", "--width", "4", "--batch-size", "4", "--precision", "fp32", "--device", "cpu"),
-    *("--plan", "default", "--decoder", "pillow", "--no-tensorboard", "--log-every", "2"),
+    *("--plan", "default", "--decoder", "pillow", "--track", "none", "--log-every", "2"),
 )
 FILES = {"trace.json.gz", "memory.png", "summary.txt", "summary.json", "tensorboard"}
 
