@@ -2,10 +2,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
-
-CPU = torch.device("cpu")
-
 
 MEASURED = """
 import torch
