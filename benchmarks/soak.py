@@ -1,4 +1,4 @@
-"""Does a long run grow? `python -m benchmarks.soak [--steps 20000] [--samples FILE.csv]`.
+"""Does a long run grow? `python -m benchmarks.soak [--steps 20000]`.
 
 Trains a narrow dcgan28 on the embedded faces by the command line, on a terminal that nobody sees: with sample grids,
 checkpoints, figures, TensorBoard and the live view far more often than by default. The process is watched from outside.
@@ -243,16 +243,17 @@ def report(samples: Sequence[Sample], judged: Sequence[Sample]) -> str:
     )
 
 
-def main(steps: int = 20_000, samples: Path | None = None) -> None:
+def main(steps: int = 20_000, interval: float = 1.0, samples: Path | None = None) -> None:
     """Train, watch and judge.
 
     Args:
         steps: of the run.
+        interval: seconds between looks at the process.
         samples: where to keep all that was seen, as CSV.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        seen = watch(train_command(steps, out), out)
+        seen = watch(train_command(steps, out), out, interval)
     if samples is not None:
         with samples.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, [field.name for field in fields(Sample)])

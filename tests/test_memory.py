@@ -1,9 +1,11 @@
+import gc
 import sys
+import weakref
 
 import pytest
 import torch
 
-from fastdcgan.memory import PeakMemory
+from fastdcgan.memory import PeakMemory, no_garbage_left
 
 CPU = torch.device("cpu")
 
@@ -19,3 +21,37 @@ def test_the_peak_is_what_was_taken_at_the_most_and_only_since_then() -> None:
     after = torch.ones(50 * 2**18)
     assert peak.mib() == pytest.approx(200, abs=20)
     del after
+
+
+class Ring:
+    """Refers to itself."""
+
+    def __init__(self) -> None:
+        self.ring = self
+
+
+def test_what_only_refers_to_itself_is_freed_at_once() -> None:
+    held = Ring()
+    with no_garbage_left():
+        lost = weakref.ref(Ring())
+        kept = weakref.ref(held)
+        # So many objects would make Python look for garbage; what it then finds alive, it looks at seldom.
+        others = [[number] for number in range(100_000)]
+        assert lost() is not None
+    assert lost() is None
+    assert kept() is held
+    assert len(others) == 100_000
+
+
+def test_pythons_own_collecting_is_left_as_it_was() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), no_garbage_left():
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_garbage_left():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
