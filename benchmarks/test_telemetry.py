@@ -166,9 +166,7 @@ def test_telemetry(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch
                 turn_seconds=0.6,
                 most_pairs=PAIRS,
             )
-            figures, refreshing = counted(
-                run, recorder, display, lambda: take_step(next(batches), noise(run, 1))
-            )
+            figures, refreshing = counted(run, recorder, display, lambda: take_step(next(batches), noise(run, 1)))
     between = measured.against("reference").reference_seconds
     benchmark.extra_info.update(
         throughput(
