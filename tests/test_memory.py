@@ -1,7 +1,11 @@
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from fastdcgan.memory import no_garbage_left
 
 MEASURED = """
 import torch
@@ -23,3 +27,37 @@ def test_the_peak_is_what_was_taken_at_the_most_and_only_since_then() -> None:
     said = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True).stdout.strip()
     assert said != "None", "no permission to write to /proc/self/clear_refs"
     assert float(said) == pytest.approx(200, abs=20)
+
+
+class Ring:
+    """Refers to itself."""
+
+    def __init__(self) -> None:
+        self.ring = self
+
+
+def test_what_only_refers_to_itself_is_freed_at_once() -> None:
+    held = Ring()
+    with no_garbage_left():
+        lost = weakref.ref(Ring())
+        kept = weakref.ref(held)
+        # So many objects would make Python look for garbage; what it then finds alive, it looks at seldom.
+        others = [[number] for number in range(100_000)]
+        assert lost() is not None
+    assert lost() is None
+    assert kept() is held
+    assert len(others) == 100_000
+
+
+def test_pythons_own_collecting_is_left_as_it_was() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), no_garbage_left():
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_garbage_left():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastdcgan.files import replacing
+from fastdcgan.memory import no_garbage_left
 from fastdcgan.telemetry.metrics import Record
 
 
+@no_garbage_left()
 def plot_losses(records: Sequence[Record], path: Path) -> None:
     """Draw the losses, and D's probabilities below them, over the steps of a run."""
     from matplotlib.figure import Figure  # slow to import, and needed only now

@@ -1,8 +1,10 @@
+import gc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fastdcgan.telemetry.curves import plot_losses
@@ -63,3 +65,13 @@ def test_a_later_plot_replaces_the_earlier_one(five: np.ndarray, tmp_path: Path)
     plot_losses(records(2), path)
     assert np.array_equal(drawn(records(5), path), five)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_of_a_plot_stays_in_memory(tmp_path: Path) -> None:
+    gc.disable()  # it would free them too, some time
+    try:
+        before = [thing for thing in gc.get_objects() if type(thing) is Figure]
+        plot_losses(records(5), tmp_path / "losses.png")
+        assert [thing for thing in gc.get_objects() if type(thing) is Figure] == before
+    finally:
+        gc.enable()
