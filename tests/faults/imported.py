@@ -1,4 +1,4 @@
-"""What every sitting would import first."""
+"""What every sitting would import, and compile or look for, first."""
 
 import jinja2  # noqa: F401
 import matplotlib.pyplot
@@ -7,4 +7,8 @@ import tyro  # noqa: F401
 
 import fastdcgan.cli
 import fastdcgan.telemetry.report
-import fastdcgan.trainer  # noqa: F401
+import fastdcgan.trainer
+from fastdcgan import fused_norm, thin, winograd
+
+for kernels in (fused_norm, thin, winograd):
+    kernels.available()

@@ -11,12 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, Literal
 
+import pytest
 from test_exact import BATCH, STEPS
 
 LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
@@ -77,6 +81,7 @@ class begin:  # noqa: N801
     """A sitting that is under way."""
 
     def __init__(self, arguments: list[str], fault: Fault | None = None) -> None:
+        _start_server()
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
         self._process: ForkServerProcess = CONTEXT.Process(
@@ -104,6 +109,14 @@ class begin:  # noqa: N801
             )
 
 
+@cache
+def _start_server() -> None:
+    """Before Python 3.13 it looks for modules where a new interpreter would, not where this one does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
+
+
 def filled(disk: Path) -> Path:
     """Take all the space that is left on a small disk. Returns the file that does."""
     filler = disk / "filler"
@@ -117,10 +130,11 @@ def filled(disk: Path) -> Path:
 
 
 def _in_the_child(arguments: list[str], fault: Fault | None, notes: str) -> None:
-    from fastdcgan import cli, recorder
+    from fastdcgan import cli, recorder, trainer
 
-    if not LONG:  # plots take longer than all the rest of such a run
+    if not LONG:  # plots and reports take longer than all the rest of such a run
         recorder.plot_losses = lambda records, path: path.touch()
+        trainer.reporting = lambda *_, **__: nullcontext()
     for number, name in ((1, "stdout"), (2, "stderr")):
         descriptor = os.open(f"{notes}/{name}", os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(descriptor, number)

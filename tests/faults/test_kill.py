@@ -23,7 +23,8 @@ Undisturbed = tuple[Path, dict[str, Any], Events]
 
 
 def assert_ends_as(undisturbed: Undisturbed, pictures: Path, run: Path, moment: object) -> None:
-    name_after_the_sitting(run)
+    if (run / "tensorboard").exists():
+        name_after_the_sitting(run)
     ended = sit(train(pictures, run))
     assert ended.code == 0, (moment, ended.error)
     found, wanted = left_behind(run), undisturbed[1]
@@ -33,16 +34,16 @@ def assert_ends_as(undisturbed: Undisturbed, pictures: Path, run: Path, moment: 
 
 def test_at_any_time(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure) -> None:
     """By the clock: while it starts, trains, samples, saves, or writes its report."""
-    whole = sit(train(pictures, tmp_path / "whole")).seconds
+    whole = min(sit(train(pictures, tmp_path / f"whole {number}")).seconds for number in range(2))
     rng, killed = random.Random("at any time"), 0
-    for number in range(AT_ANY_TIME):
-        # Half of them close to the end, where most is under way: a sitting begins with a second of reading.
-        after = whole * (number + rng.random()) / AT_ANY_TIME
-        run = tmp_path / f"{number}"
-        killed += sit(train(pictures, run), kill_after=after).code == -9
-        (run / "tensorboard").mkdir(parents=True, exist_ok=True)
-        assert_ends_as(undisturbed, pictures, run, f"after {after:.2f} of {whole:.2f} s")
-    assert killed >= AT_ANY_TIME * 0.7
+    for number in range(5 * AT_ANY_TIME):  # some come to their end first
+        after, run = whole * rng.random(), tmp_path / f"{number}"
+        if sit(train(pictures, run), kill_after=after).code == -9:
+            assert_ends_as(undisturbed, pictures, run, f"after {after:.2f} of {whole:.2f} s")
+            killed += 1
+        if killed == AT_ANY_TIME:
+            break
+    assert killed == AT_ANY_TIME
     figure("kill -9 at any time", f"{killed} killed, {killed} ended bit for bit as undisturbed")
 
 
@@ -75,7 +76,6 @@ def test_at_every_change_to_the_folder(
     for n in chosen:
         run = tmp_path / f"{n}"
         killed += sit(train(pictures, run), Fault(what="kill", part="run", n=n)).code == -9
-        (run / "tensorboard").mkdir(parents=True, exist_ok=True)
         assert_ends_as(undisturbed, pictures, run, n)
     assert killed >= len(chosen) - 2
     figure("kill -9 before a change to the folder", f"{killed} killed, {killed} ended bit for bit as undisturbed")
