@@ -1,6 +1,7 @@
 """The table of figures at the end, and a run that nothing was done to."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,29 @@ from test_exact import array, left_behind
 
 from faults.sitting import Events, sit, train
 
-FIGURES = pytest.StashKey[list[tuple[str, str]]]()
+FIGURES = pytest.StashKey[dict[str, Counter[str]]]()
 
-Figure = Callable[[str, str], None]
+Figure = Callable[[str, Mapping[str, int]], None]
+
+Undisturbed = tuple[Path, dict[str, Any], Events]
 
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Figure:
-    """`figure(fault, said)` adds a line to the table."""
-    return lambda fault, said: request.config.stash.setdefault(FIGURES, []).append((fault, said))
+    """`figure(fault, counts)` adds to a line of the table."""
+
+    def add(fault: str, counts: Mapping[str, int]) -> None:
+        request.config.stash.setdefault(FIGURES, {}).setdefault(fault, Counter()).update(counts)
+
+    return add
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if figures := config.stash.get(FIGURES, []):
-        width = max(len(fault) for fault, _ in figures)
+    if figures := config.stash.get(FIGURES, {}):
+        width = max(map(len, figures))
         terminalreporter.section("faults")
-        for fault, said in figures:
+        for fault, counts in figures.items():
+            said = ", ".join(f"{count:,} {what}" for what, count in counts.items())
             terminalreporter.line(f"{fault:{width}}  {said}")
 
 
@@ -35,7 +43,7 @@ def pictures(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Events]:
+def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """A run, what it left behind, and what it did to its folder and to its checkpoints. Not to be changed."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     sitting = sit(train(pictures, run))
@@ -44,7 +52,7 @@ def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before() -> Any:
+def threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

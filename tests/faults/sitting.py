@@ -25,6 +25,9 @@ from test_exact import BATCH, STEPS
 
 LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
 
+PIECES = 4 if LONG else 1
+"""In which the longest tests go."""
+
 Events = dict[str, int]
 """Of each part of a run's folder: how many times something in it is made, renamed or removed."""
 
@@ -72,20 +75,25 @@ def train(data: Path, out: Path, *options: object) -> list[str]:
     return [str(a) for a in ("train", "--data", data, "--out", out, *network, *way, *often, *options)]
 
 
-def sit(arguments: list[str], fault: Fault | None = None, *, kill_after: float | None = None) -> Sitting:
-    """A sitting from its beginning to its end, or until it is killed after so many seconds."""
-    return begin(arguments, fault).wait(kill_after)
+def sit(
+    arguments: list[str], fault: Fault | None = None, *, kill_after: float | None = None, draws: bool = False
+) -> Sitting:
+    """A sitting from its beginning to its end, or until it is killed after so many seconds.
+
+    Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of such a run.
+    """
+    return begin(arguments, fault, draws=draws).wait(kill_after)
 
 
 class begin:  # noqa: N801
     """A sitting that is under way."""
 
-    def __init__(self, arguments: list[str], fault: Fault | None = None) -> None:
+    def __init__(self, arguments: list[str], fault: Fault | None = None, *, draws: bool = False) -> None:
         _start_server()
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
         self._process: ForkServerProcess = CONTEXT.Process(
-            target=_in_the_child, args=(arguments, fault, self._notes.name)
+            target=_in_the_child, args=(arguments, fault, draws, self._notes.name)
         )
         self._process.start()
 
@@ -129,10 +137,10 @@ def filled(disk: Path) -> Path:
     return filler
 
 
-def _in_the_child(arguments: list[str], fault: Fault | None, notes: str) -> None:
+def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes: str) -> None:
     from fastdcgan import cli, recorder, trainer
 
-    if not LONG:  # plots and reports take longer than all the rest of such a run
+    if not draws:
         recorder.plot_losses = lambda records, path: path.touch()
         trainer.reporting = lambda *_, **__: nullcontext()
     for number, name in ((1, "stdout"), (2, "stderr")):

@@ -4,20 +4,17 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_exact import STEPS, left_behind, name_after_the_sitting
 
-from faults.conftest import Figure
-from faults.sitting import LONG, Events, sit, train
+from faults.conftest import Figure, Undisturbed
+from faults.sitting import LONG, sit, train
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="forks processes"),
 ]
-
-Undisturbed = tuple[Path, dict[str, Any], Events]
 
 NEWEST = Path("checkpoints", f"step-{STEPS:08d}")
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -87,7 +84,7 @@ def test_damage_to_the_newest(undisturbed: Undisturbed, pictures: Path, tmp_path
         assert [name for name in wanted if found[name] != wanted[name]] == [], done
     figure(
         "newest checkpoint cut, flipped, emptied, of others",
-        f"{len(cases)} damaged, {len(cases)} named and passed over, {len(cases)} runs ended as undisturbed",
+        dict.fromkeys(("damaged", "named and passed over", "runs gone on with ended as undisturbed"), len(cases)),
     )
 
 
@@ -101,4 +98,4 @@ def test_all_damaged(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, f
     kept = {path: path.read_bytes() for path in before if path.exists()}
     changed = [path.name for path in before if kept.get(path) != before[path]]
     assert set(changed) <= {"run.log", ".lock"}
-    figure("all checkpoints damaged", "1 run refused in one line, nothing of it changed")
+    figure("all checkpoints damaged", {"run refused in one line, and left as it was": 1})

@@ -6,22 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from test_exact import left_behind, name_after_the_sitting
 
-from faults.conftest import Figure
-from faults.sitting import LONG, Events, Fault, moments, sit, train
+from faults.conftest import Figure, Undisturbed
+from faults.sitting import LONG, PIECES, Fault, moments, sit, train
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk"),
 ]
 
-WRITES = 10_000 if LONG else 6
-
-Undisturbed = tuple[Path, dict[str, Any], Events]
+WRITES = 10_000 if LONG else 8
 
 
 @pytest.fixture
@@ -35,16 +33,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--recursive", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("piece", range(PIECES))
 @pytest.mark.parametrize(("what", "reason"), [("fill", "No space left"), ("read-only", "Read-only file system")])
 def test_at_each_write(
     what: Literal["fill", "read-only"],
     reason: str,
+    piece: int,
     disk: Path,
     undisturbed: Undisturbed,
     pictures: Path,
     figure: Figure,
 ) -> None:
-    ended_early, chosen = 0, moments(what, undisturbed[2]["run"], WRITES)
+    ended_early, chosen = 0, moments(what, undisturbed[2]["run"], WRITES)[piece::PIECES]
     for n in chosen:
         run = disk / f"{n}"
         sitting = sit(train(pictures, run), Fault(what=what, part="run", n=n))
@@ -67,5 +67,5 @@ def test_at_each_write(
     assert ended_early >= len(chosen) // 2
     figure(
         {"fill": "disk full from a write on", "read-only": "output read-only from a write on"}[what],
-        f"{len(chosen)} writes: {ended_early} ended in one line, {len(chosen)} gone on with and ended as undisturbed",
+        {"runs": len(chosen), "ended in one line": ended_early, "gone on with and ended as undisturbed": len(chosen)},
     )

@@ -4,22 +4,22 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_exact import left_behind, name_after_the_sitting
 
-from faults.conftest import Figure
-from faults.sitting import LONG, Events, Fault, moments, sit, train
+from faults.conftest import Figure, Undisturbed
+from faults.sitting import LONG, PIECES, Fault, begin, moments, sit, train
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="kills processes"),
 ]
 
-AT_ANY_TIME, IN_A_SAVE = (25, 25) if LONG else (4, 6)
+AT_ANY_TIME, DRAWING, IN_A_SAVE, CHANGES = (25, 10, 25, 10_000) if LONG else (8, 2, 8, 8)
 
-Undisturbed = tuple[Path, dict[str, Any], Events]
+
+SAME = "ended bit for bit as undisturbed"
 
 
 def assert_ends_as(undisturbed: Undisturbed, pictures: Path, run: Path, moment: object) -> None:
@@ -32,19 +32,22 @@ def assert_ends_as(undisturbed: Undisturbed, pictures: Path, run: Path, moment: 
     assert [name for name in wanted if found[name] != wanted[name]] == [], moment
 
 
-def test_at_any_time(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure) -> None:
-    """By the clock: while it starts, trains, samples, saves, or writes its report."""
-    whole = min(sit(train(pictures, tmp_path / f"whole {number}")).seconds for number in range(2))
-    rng, killed = random.Random("at any time"), 0
-    for number in range(5 * AT_ANY_TIME):  # some come to their end first
+@pytest.mark.parametrize(("count", "draws"), [(AT_ANY_TIME, False), (DRAWING, True)])
+def test_at_any_time(
+    count: int, draws: bool, undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure
+) -> None:
+    """By the clock: while it starts, trains, samples, saves, or draws its plots and its report."""
+    whole = min(sit(train(pictures, tmp_path / f"whole {number}"), draws=draws).seconds for number in range(2))
+    rng, killed = random.Random(f"at any time, {draws}"), 0
+    for number in range(5 * count):  # some come to their end first
         after, run = whole * rng.random(), tmp_path / f"{number}"
-        if sit(train(pictures, run), kill_after=after).code == -9:
+        if sit(train(pictures, run), kill_after=after, draws=draws).code == -9:
             assert_ends_as(undisturbed, pictures, run, f"after {after:.2f} of {whole:.2f} s")
             killed += 1
-        if killed == AT_ANY_TIME:
+        if killed == count:
             break
-    assert killed == AT_ANY_TIME
-    figure("kill -9 at any time", f"{killed} killed, {killed} ended bit for bit as undisturbed")
+    assert killed == count
+    figure("kill -9 at any time", dict.fromkeys(("killed", SAME), killed))
 
 
 def test_inside_the_write_of_a_checkpoint(
@@ -54,37 +57,38 @@ def test_inside_the_write_of_a_checkpoint(
     rng, killed, unfinished = random.Random("in a save"), 0, 0
     most = undisturbed[2]["save"]
     assert most >= 12, "of each of three checkpoints: its folder is made, two files are opened, it is renamed"
-    for number, n in enumerate(sorted(rng.choices(range(1, most + 1), k=IN_A_SAVE))):
-        fault = Fault(what="kill", part="save", n=n, later=rng.choice((0.0, rng.uniform(0, 0.004))))
+    for number in range(5 * IN_A_SAVE):  # some have just ended
+        n, later = rng.randint(1, most), rng.choice((0.0, rng.uniform(0, 0.002)))
+        fault = Fault(what="kill", part="save", n=n, later=later)
         run = tmp_path / f"{number}"
         killed += sit(train(pictures, run), fault).code == -9
         unfinished += any((run / "checkpoints").glob(".step-*"))
         assert_ends_as(undisturbed, pictures, run, fault)
-    assert killed >= IN_A_SAVE - 2
-    assert unfinished >= IN_A_SAVE // 2
+        if unfinished == IN_A_SAVE:
+            break
+    assert unfinished == IN_A_SAVE
     figure(
         "kill -9 inside the write of a checkpoint",
-        f"{killed} killed, {unfinished} left an unfinished one behind, {killed} ended bit for bit as undisturbed",
+        {"killed": killed, "left an unfinished one behind": unfinished, SAME: killed},
     )
 
 
+@pytest.mark.parametrize("piece", range(PIECES))
 def test_at_every_change_to_the_folder(
-    undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure
+    piece: int, undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure
 ) -> None:
     """Just before something in it is made, renamed or removed."""
-    chosen, killed = moments("every change", undisturbed[2]["run"], 10_000 if LONG else 5), 0
+    chosen, killed = moments("every change", undisturbed[2]["run"], CHANGES)[piece::PIECES], 0
     for n in chosen:
         run = tmp_path / f"{n}"
         killed += sit(train(pictures, run), Fault(what="kill", part="run", n=n)).code == -9
         assert_ends_as(undisturbed, pictures, run, n)
     assert killed >= len(chosen) - 2
-    figure("kill -9 before a change to the folder", f"{killed} killed, {killed} ended bit for bit as undisturbed")
+    figure("kill -9 before a change to the folder", dict.fromkeys(("killed", SAME), killed))
 
 
 def test_two_at_once(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure) -> None:
     """Started in the same moment in one folder: one trains, the other is refused in one line."""
-    from faults.sitting import begin
-
     rounds = 10 if LONG else 2
     for number in range(rounds):
         run = tmp_path / f"{number}"
@@ -94,4 +98,7 @@ def test_two_at_once(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, f
         assert complaint.count("\n") == 1 and f"{run} is in use by process " in complaint
         assert os.path.lexists(run / "config.json")
         assert left_behind(run) == undisturbed[1]
-    figure("two runs started on one --out at once", f"{rounds} rounds: one refused, the other ended as undisturbed")
+    figure(
+        "two runs started on one --out at once",
+        dict.fromkeys(("pairs", "refused in one line", "ended as undisturbed"), rounds),
+    )
