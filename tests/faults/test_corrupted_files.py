@@ -1,4 +1,4 @@
-"""Thousands of damaged checkpoints: none crashes the loader with anything but its own error, none loads wrong numbers."""
+"""Thousands of damaged checkpoints: none ends the loader but by its own error, none loads wrong numbers."""
 
 import shutil
 from collections import Counter
