@@ -18,7 +18,6 @@ pytestmark = [
 
 AT_ANY_TIME, DRAWING, IN_A_SAVE, CHANGES = (25, 10, 25, 10_000) if LONG else (8, 2, 8, 8)
 
-
 SAME = "ended bit for bit as undisturbed"
 
 
