@@ -75,6 +75,13 @@ def write_replacing(path: Path, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left of files that they were `replacing`. Raises OSError."""
+    for left in folder.glob(".*.*"):
+        if left.suffix[1:].isdecimal() and Path(left.stem).suffix and (left.is_symlink() or left.is_file()):
+            left.unlink()
+
+
 def create(path: Path) -> BinaryIO:
     """A new file, instead of a file or a link that has its name. Raises OSError."""
     path.unlink(missing_ok=True)

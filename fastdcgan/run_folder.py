@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from fastdcgan.architecture import Architecture
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
-from fastdcgan.files import make_folder, read_json, refuse_link, write_replacing
+from fastdcgan.files import make_folder, read_json, refuse_link, sweep, write_replacing
 
 PACKAGES = (
     "fastdcgan",
@@ -176,6 +176,8 @@ def create(folder: RunFolder) -> None:
             make_folder(path)
         for path in (folder.logs, folder.tensorboard, folder.profile):
             refuse_link(path)
+        for path in (folder.path, folder.samples):
+            sweep(path)
         probe = folder.path / ".writable"
         probe.unlink(missing_ok=True)
         probe.touch(exist_ok=False)

@@ -120,6 +120,19 @@ def test_create_makes_what_a_run_writes_into_and_nothing_else() -> None:
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoints", "samples"]
 
 
+def test_create_removes_what_a_killed_process_was_writing_and_nothing_else(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.samples.mkdir()
+    left = [run.samples / ".step-00000006.png.4711", tmp_path / ".config.json.12"]
+    kept = [run.samples / "step-00000004.png", tmp_path / ".lock", tmp_path / ".notes.2", tmp_path / "table.csv.2"]
+    for path in (*left, *kept):
+        path.touch()
+    (tmp_path / ".link.json.3").symlink_to(kept[0])
+    create(run)
+    assert not any(path.exists() for path in (*left, tmp_path / ".link.json.3"))
+    assert all(path.exists() for path in kept)
+
+
 def test_a_folder_that_cannot_be_made_is_refused_by_name() -> None:
     Path("file").write_text("")
     with pytest.raises(ValueError, match=r"can't write to the output folder file.run: \w+"):

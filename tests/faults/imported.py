@@ -1,0 +1,14 @@
+"""What every sitting would import, and compile or look for, first."""
+
+import jinja2  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import tensorboard.summary.writer.event_file_writer  # noqa: F401
+import tyro  # noqa: F401
+
+import fastdcgan.cli
+import fastdcgan.telemetry.report
+import fastdcgan.trainer  # noqa: F401
+from fastdcgan import fused_norm, thin, winograd
+
+for kernels in (fused_norm, thin, winograd):
+    kernels.available()

@@ -1,0 +1,196 @@
+"""One sitting of a run, in a process of its own, in which something goes wrong at a moment that is chosen.
+
+The processes are forked from one that has imported everything: that saves seconds a sitting.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any, Literal
+
+import pytest
+from test_exact import BATCH, STEPS
+
+LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
+
+PIECES = 4 if LONG else 1
+"""In which the longest tests go."""
+
+Events = dict[str, int]
+"""Of each part of a run's folder: how many times something in it is made, renamed or removed."""
+
+CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
+PARTS = {"run": "", "save": "checkpoints/.step-"}
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["faults.imported"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Just before the n-th change to a part of the run's folder, something happens."""
+
+    what: Literal["kill", "fill", "read-only"]
+    part: str
+    n: int
+
+    later: float = 0.0
+    """Seconds: up to where no system call of Python's is, such as among the bytes of a tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """How it ended."""
+
+    code: int | None
+    """-9 if it was killed."""
+
+    error: str
+    """What it wrote to stderr."""
+
+    said: str
+    """And to stdout."""
+
+    events: Events
+    seconds: float
+
+
+def train(data: Path, out: Path, *options: object) -> list[str]:
+    """The same intervals as in test_exact: no two divide each other, and an epoch ends in between."""
+    network = ("--arch", "dcgan16", "--width", 4, "--latent-dim", 6, "--batch-size", BATCH, "--flip")
+    way = ("--device", "cpu", "--plan", "default", "--precision", "fp32", "--threads", 1)
+    often = ("--images", STEPS * BATCH, "--log-every", 3, "--checkpoint-every", 4, "--sample-every", 2)
+    return [str(a) for a in ("train", "--data", data, "--out", out, *network, *way, *often, *options)]
+
+
+def sit(
+    arguments: list[str], fault: Fault | None = None, *, kill_after: float | None = None, draws: bool = False
+) -> Sitting:
+    """A sitting from its beginning to its end, or until it is killed after so many seconds.
+
+    Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of such a run.
+    """
+    return begin(arguments, fault, draws=draws).wait(kill_after)
+
+
+class begin:  # noqa: N801
+    """A sitting that is under way."""
+
+    def __init__(self, arguments: list[str], fault: Fault | None = None, *, draws: bool = False) -> None:
+        _start_server()
+        self._notes = tempfile.TemporaryDirectory()
+        self._start = time.perf_counter()
+        self._process: ForkServerProcess = CONTEXT.Process(
+            target=_in_the_child, args=(arguments, fault, draws, self._notes.name)
+        )
+        self._process.start()
+
+    def wait(self, kill_after: float | None = None) -> Sitting:
+        self._process.join(120 if kill_after is None else kill_after)
+        if self._process.exitcode is None:
+            assert kill_after is not None, "it hangs"
+            self._process.kill()
+            self._process.join()
+        with self._notes:
+            notes = Path(self._notes.name)
+            said, error, events = (
+                path.read_text() if (path := notes / name).exists() else "" for name in ("stdout", "stderr", "events")
+            )
+            return Sitting(
+                code=self._process.exitcode,
+                error=error,
+                said=said,
+                events=json.loads(events or "{}"),
+                seconds=time.perf_counter() - self._start,
+            )
+
+
+@cache
+def _start_server() -> None:
+    """Before Python 3.13 it looks for modules where a new interpreter would, not where this one does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
+
+
+def filled(disk: Path) -> Path:
+    """Take all the space that is left on a small disk. Returns the file that does."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    return filler
+
+
+def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes: str) -> None:
+    from fastdcgan import cli, recorder, trainer
+
+    if not draws:
+        recorder.plot_losses = lambda records, path: path.touch()
+        trainer.reporting = lambda *_, **__: nullcontext()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        descriptor = os.open(f"{notes}/{name}", os.O_WRONLY | os.O_CREAT, 0o600)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    events = _watch(Path(arguments[arguments.index("--out") + 1]), fault)
+    try:
+        cli.main(arguments)
+    finally:
+        Path(notes, "events").write_text(json.dumps(events))
+
+
+def _watch(out: Path, fault: Fault | None) -> Events:
+    events, lock = dict.fromkeys(PARTS, 0), Lock()
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event not in CHANGES or not isinstance(args[0], str | os.PathLike):
+            return
+        if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        path, due = os.fspath(args[0]), False
+        with lock:
+            for part, beginning in PARTS.items():
+                if path.startswith(f"{out}/{beginning}"):
+                    events[part] += 1
+                    due = due or (fault is not None and fault.part == part and fault.n == events[part])
+        if due:
+            assert fault is not None
+            if fault.later:
+                Thread(target=lambda: (time.sleep(fault.later), _do(fault, out)), daemon=True).start()
+            else:
+                _do(fault, out)
+
+    sys.addaudithook(hook)
+    return events
+
+
+def _do(fault: Fault, out: Path) -> None:
+    match fault.what:
+        case "kill":
+            os.kill(os.getpid(), 9)
+        case "fill":
+            filled(out.parent)
+        case "read-only":
+            # What is open stays so: only whole disks with nothing open for writing can be made read-only.
+            subprocess.run(["mount", "--bind", out, out], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", out], check=True)
+
+
+def moments(seed: str, most: int, count: int) -> list[int]:
+    """So many different ones of 1 ... most, or all there are, in order."""
+    return sorted(random.Random(seed).sample(range(1, most + 1), min(count, most)))

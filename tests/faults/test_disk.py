@@ -1,0 +1,71 @@
+"""A disk that is full, or read-only, from any write on: one line, and the same command goes on once there is room."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from test_exact import left_behind, name_after_the_sitting
+
+from faults.conftest import Figure, Undisturbed
+from faults.sitting import LONG, PIECES, Fault, moments, sit, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk"),
+]
+
+WRITES = 10_000 if LONG else 8
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    yield folder
+    subprocess.run(["umount", "--recursive", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("piece", range(PIECES))
+@pytest.mark.parametrize(("what", "reason"), [("fill", "No space left"), ("read-only", "Read-only file system")])
+def test_at_each_write(
+    what: Literal["fill", "read-only"],
+    reason: str,
+    piece: int,
+    disk: Path,
+    undisturbed: Undisturbed,
+    pictures: Path,
+    figure: Figure,
+) -> None:
+    ended_early, chosen = 0, moments(what, undisturbed[2]["run"], WRITES)[piece::PIECES]
+    for n in chosen:
+        run = disk / f"{n}"
+        sitting = sit(train(pictures, run), Fault(what=what, part="run", n=n))
+        assert sitting.code in (0, 2), (n, sitting.error)
+        if sitting.code:
+            assert sitting.error.count("\n") == 1 and reason in sitting.error, (n, sitting.error)
+        ended_early += bool(sitting.code)
+        if what == "fill":
+            (disk / "filler").unlink()
+        else:
+            subprocess.run(["umount", str(run)], check=True)
+        if (run / "tensorboard").exists():
+            name_after_the_sitting(run)
+        again = sit(train(pictures, run))
+        assert again.code == 0, (n, again.error)
+        found, wanted = left_behind(run), undisturbed[1]
+        assert found.keys() == wanted.keys(), n
+        assert [name for name in wanted if found[name] != wanted[name]] == [], n
+        shutil.rmtree(run)
+    assert ended_early >= len(chosen) // 2
+    figure(
+        {"fill": "disk full from a write on", "read-only": "output read-only from a write on"}[what],
+        {"runs": len(chosen), "ended in one line": ended_early, "gone on with and ended as undisturbed": len(chosen)},
+    )
