@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan import ends, fused_norm, native, thin, winograd
+from fastdcgan import ends, exact, fused_norm, native, thin, winograd
 from fastdcgan.accumulate import InParts
 from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
@@ -60,6 +60,10 @@ class Plan:
     kernels: tuple[KernelName, ...] = ()
     """Which layers are done our own way instead of PyTorch's: CPU, channels last, not compiled."""
 
+    shares: int = 0
+    """Of the batch, in which every sum over it is taken, in one order for any number of ranks (`exact.py`); 0: as is
+    fastest."""
+
     keep_memory: bool = False
     """Whether the process keeps freed memory instead of handing it back to the system: for the rest of its life."""
 
@@ -72,6 +76,8 @@ class Plan:
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
         if self.stacked and self.backend:
             raise ValueError("the stacked call is not for compiled plans")
+        if self.shares and (self.kernels or self.backend or not self.stacked or self.precision != "fp32"):
+            raise ValueError("exact sums are for the stacked call, PyTorch's own kernels and fp32")
 
     def __str__(self) -> str:
         """A line for people, which names what departs from the usual: "bf16 + ends + norm + thin + winograd"."""
@@ -81,6 +87,7 @@ class Plan:
             "" if self.fused_adam or self.capture else "plain Adam",
             "stacked" if self.stacked else "",
             *self.kernels,
+            f"exact on up to {self.shares} ranks" if self.shares else "",
             "memory kept" if self.keep_memory else "",
             f"threads: {self.threads}" if self.threads else "",
         )
@@ -98,6 +105,12 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
     Raises:
         ValueError: if the device can't do what was asked for.
     """
+    if request.exact_ranks:
+        if device.type != "cpu":
+            raise ValueError(f"--exact-ranks {request.exact_ranks} is for CPUs: add --device cpu")
+        if request.exact_ranks % world_size:
+            raise ValueError(f"--exact-ranks {request.exact_ranks} is no multiple of the {world_size} processes")
+        return Plan(shares=request.exact_ranks, stacked=True, keep_memory=True)
     precision = request.precision
     if precision == "auto":
         precision = native_precision(device)
@@ -191,9 +204,11 @@ def prepare(
     generator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     discriminator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
-    for name in plan.kernels:
-        INSTALL[name](generator)
-        INSTALL[name](discriminator)
+    for network in (generator, discriminator):
+        for name in plan.kernels:
+            INSTALL[name](network)
+        if plan.shares:
+            exact.install(network, plan.shares)
 
     def called(network: nn.Module) -> nn.Module:
         if plan.backend is None or plan.capture:

@@ -12,7 +12,10 @@ made from a rank's own mean and squares about it: nothing cancels that fp32 coul
 are each rank's own, and averaged with all others.
 """
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -28,6 +31,11 @@ _PIXELS = (1, 3, 4)
 
 _FEW = 16
 """Ranks that gather sums. Of more, all of all ranks' sums would outweigh the rounds."""
+
+_AWAKE = 0.05
+"""Seconds after which a rank that waits for another lets its core rest."""
+
+_yield = getattr(os, "sched_yield", partial(time.sleep, 0))  # Windows has no such call
 
 
 def install(network: nn.Module, ranks: int) -> int:
@@ -60,10 +68,20 @@ def over_ranks(sums: Tensor) -> Tensor:
         # Of a small message the latency is all that counts, and gloo's ring takes half as many rounds to gather as to
         # add up. Called directly: as functional collectives they take twice as long to start.
         everyones_R = sums.new_empty((ranks, *sums.shape))
-        dist.all_gather_into_tensor(everyones_R.view(-1), sums.reshape(-1))
+        gathering = dist.all_gather_into_tensor(everyones_R.view(-1), sums.reshape(-1), async_op=True)
+        assert gathering is not None
+        _look_for(gathering)
         return everyones_R.sum(0)
     total: Tensor = collectives.wait_tensor(collectives.all_reduce(sums, "sum", group))
     return total
+
+
+def _look_for(work: dist.Work) -> None:
+    """Wait awake at first: to be woken takes longer than a small message does. Raises what the work did."""
+    asleep_at = time.perf_counter() + _AWAKE
+    while not work.is_completed() and time.perf_counter() < asleep_at:
+        _yield()
+    work.wait()
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -76,15 +94,19 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """[B, C, H, W] to the same; B of this rank, of as many batches, one after the other."""
         if not self.training or self.ranks == 1:
             return each(super().forward, x_BCHW, batches)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(batches)
         out_BCHW, mean_NC, variance_NC = _Normalise.apply(x_BCHW, self.weight, self.bias, self.eps, self.ranks, batches)
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        count = x_BCHW.numel() // self.num_features // batches * self.ranks
-        for mean_C, variance_C in zip(mean_NC, variance_NC, strict=True):
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
+        remember(self, mean_NC, variance_NC, x_BCHW.numel() // self.num_features // batches * self.ranks)
         return cast(Tensor, out_BCHW)
+
+
+def remember(norm: nn.BatchNorm2d, mean_NC: Iterable[Tensor], variance_NC: Iterable[Tensor], count: int) -> None:
+    """Move a BatchNorm's running statistics towards those of N global batches of `count` numbers a channel."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    assert norm.num_batches_tracked is not None
+    for mean_C, variance_C in zip(mean_NC, variance_NC, strict=True):
+        norm.num_batches_tracked.add_(1)
+        norm.running_mean.lerp_(mean_C, norm.momentum)
+        norm.running_var.lerp_(variance_C * (count / (count - 1)), norm.momentum)
 
 
 def each(normalise: Callable[[Tensor], Tensor], x_BCHW: Tensor, batches: int) -> Tensor:

@@ -27,6 +27,7 @@ LAYERS = (
     "thin",
     "ends",
     "sync_norm",
+    "exact",
     "fused_norm",
     "hardware",
     "config",
