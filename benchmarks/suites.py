@@ -10,6 +10,7 @@ SUITES = {
     "packing": "A folder of JPEGs checked and packed, and opened again",
     "order": "A new epoch's order",
     "end to end": "From a folder of JPEGs to updated weights, against the same step on data in memory",
+    "telemetry": "Training that is recorded and shown, against the same steps without",
     "sampling": "Pictures from the generator",
     "start-up": "From the start of the process to the first step done",
 }

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastdcgan.step import Network, StepMetrics, TrainState, discriminator_loss, frozen, generator_loss
+from fastdcgan import ranges
+from fastdcgan.ranges import named
+from fastdcgan.step import Network, StepMetrics, TrainState, discriminator_loss, frozen, generator_loss, update
 
 
 class InParts(nn.Module):
@@ -38,7 +40,7 @@ def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> S
     """
     parts = state.accumulate
     assert len(real_BCHW) % parts == 0, (real_BCHW.shape, parts)
-    with state.autocast():
+    with state.autocast(), named(ranges.GENERATOR):
         fake_BCHW = state.call_generator(z_BL)
 
     figures = []
@@ -52,10 +54,11 @@ def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> S
                 loss_d, logits_real_b, logits_fake_b = discriminator_loss(
                     state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.judge
                 )
-            state.scaler_d.scale(loss_d / parts).backward()
+            with named(ranges.BACKWARD_D):
+                state.scaler_d.scale(loss_d / parts).backward()
         figures.append((loss_d.detach(), probability(logits_real_b), probability(logits_fake_b)))
-    state.scaler_d.step(state.optimizer_d)
-    state.scaler_d.update()
+    with named(ranges.OPTIMIZER_D):
+        update(state.optimizer_d, state.scaler_d)
 
     losses_g: list[Tensor] = []
     ways_back: list[Tensor] = []
@@ -64,15 +67,18 @@ def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> S
             part_bCHW.requires_grad_()
             with state.autocast():
                 loss_g = generator_loss(state.call_frozen_discriminator, part_bCHW, state.objective)
-            ways_back += torch.autograd.grad(state.scaler_g.scale(loss_g / parts), part_bCHW)
+            with named(ranges.BACKWARD_G):
+                ways_back += torch.autograd.grad(state.scaler_g.scale(loss_g / parts), part_bCHW)
             losses_g.append(loss_g.detach())
     state.optimizer_g.zero_grad(set_to_none=True)
-    fake_BCHW.backward(torch.cat(ways_back))
-    state.scaler_g.step(state.optimizer_g)
-    state.scaler_g.update()
+    with named(ranges.BACKWARD_G):
+        fake_BCHW.backward(torch.cat(ways_back))
+    with named(ranges.OPTIMIZER_G):
+        update(state.optimizer_g, state.scaler_g)
 
-    loss_d, d_real, d_fake = (torch.stack(of_parts).mean() for of_parts in zip(*figures, strict=True))
-    return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
+    with named(ranges.METRICS):
+        loss_d, d_real, d_fake = (torch.stack(of_parts).mean() for of_parts in zip(*figures, strict=True))
+        return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
 
 
 def probability(logits_B: Tensor) -> Tensor:

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import platformdirs
 
+from fastdcgan.files import read_limited, write_replacing
+
+MAX_BYTES = 2**32
+"""Of a file in the cache that is read whole; an index of ten million pictures has 1 GiB."""
+
 
 def cache_folder() -> Path:
     """$FASTDCGAN_CACHE, or the user's cache folder; it may not be there yet."""
@@ -16,7 +21,7 @@ def cache_folder() -> Path:
 def read_whole(path: Path) -> bytes | None:
     """What `write_whole` wrote; None where that is missing or damaged."""
     try:
-        checksum, _, body = path.read_bytes().partition(b"\n")
+        checksum, _, body = read_limited(path, MAX_BYTES).partition(b"\n")
         return body if int(checksum, 16) == zlib.crc32(body) else None
     except (OSError, ValueError):
         return None
@@ -24,10 +29,8 @@ def read_whole(path: Path) -> bytes | None:
 
 def write_whole(path: Path, body: bytes) -> None:
     """Replace a file in one step, with a checksum. A cache that can't be written is done without."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(b"%08x\n%s" % (zlib.crc32(body), body))
-        unfinished.replace(path)
+        write_replacing(path, b"%08x\n%s" % (zlib.crc32(body), body))
     except OSError:
         return

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.accumulate import probability, train_step_in_parts
 from fastdcgan.plan import Plan
+from fastdcgan.ranges import CAPTURED_STEP, named
 from fastdcgan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
 
 TakeStep = Callable[[Tensor, Tensor], StepMetrics]
@@ -76,7 +77,8 @@ class CapturedStep:
     def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
         """Take a step; `train_step` says what it means."""
         adam_g, adam_d = _adam(self._state.optimizer_g), _adam(self._state.optimizer_d)
-        with torch._dynamo.config.patch(trace_autograd_ops=True):  # lets autograd.grad into the graph
+        # lets autograd.grad into the graph
+        with torch._dynamo.config.patch(trace_autograd_ops=True), named(CAPTURED_STEP):
             figures = self._graph(real_BCHW, z_BL, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1

@@ -5,7 +5,6 @@ What was measured is kept in the cache folder, one small file for each set of co
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -18,6 +17,7 @@ from fastdcgan import __version__
 from fastdcgan.architecture import Architecture
 from fastdcgan.cache import cache_folder
 from fastdcgan.config import ExecutionConfig
+from fastdcgan.files import read_json, write_replacing
 from fastdcgan.hardware import describe
 from fastdcgan.plan import Plan, choose_plan
 from fastdcgan.roofline import iteration_flops, pass_flops
@@ -158,7 +158,7 @@ def conditions_of(
 def recall(conditions: dict[str, Any], plans: list[Plan]) -> Choice | None:
     """What was chosen under these conditions, if that is one of these plans. Whatever else is there is ignored."""
     try:
-        kept = json.loads(_path(conditions).read_text(encoding="utf-8"))
+        kept = read_json(_path(conditions))
         if kept["conditions"] != conditions:
             return None
         plan = among(plans, kept["plan"])
@@ -179,11 +179,9 @@ def remember(conditions: dict[str, Any], tuning: Tuning) -> Path | None:
         "date": date.today().isoformat(),
         "speedup": _speedup(tuning),
     }
-    unfinished = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_replacing(path, json.dumps(record, indent=2) + "\n")
     except OSError:
         return None
     return path

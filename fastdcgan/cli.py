@@ -13,6 +13,10 @@ import tyro
 
 from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import MAX_DATA_THREADS, ExecutionConfig, PrecisionRequest, TrainConfig
+from fastdcgan.printable import printable
+
+_LONGEST = 4_000
+"""Characters of an error."""
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
 
@@ -48,6 +52,37 @@ def generate(
     from fastdcgan.generate import generate_from_run
 
     print(generate_from_run(run, count=count, seed=seed, out=out))
+
+
+def interpolate(
+    run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
+) -> None:
+    """Walk through what a run's newest checkpoint can make: an animation in a loop, and a still of it beside.
+
+    Args:
+        run: the run's folder.
+        frames: of the animation.
+        seed: the walks are a function of this; they begin at the pictures that generate makes from it.
+        out: a file ending in .webp or .gif. The still has the same name, ending in .png.
+    """
+    from fastdcgan.interpolate import interpolate_from_run
+
+    print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write a run's report.html and samples.webp anew, from what is in its folder.
+
+    Args:
+        run: the run's folder.
+    """
+    from fastdcgan.run_folder import RunFolder
+    from fastdcgan.telemetry.report import write_report
+
+    folder = RunFolder(run)
+    for line in write_report(folder):
+        print(f"not shown  {printable(line)}")
+    print(f"report     {printable(folder.report)}")
 
 
 def pack(
@@ -121,7 +156,7 @@ def data(
 
     from fastdcgan.data import open_source
     from fastdcgan.data.describe import contact_sheet, describe, write_skipped
-    from fastdcgan.data.folder import NoneUsableError, printable
+    from fastdcgan.data.folder import NoneUsableError
     from fastdcgan.data.stream import normalise
     from fastdcgan.sampling import save_grid
     from fastdcgan.telemetry.display import Display
@@ -155,6 +190,24 @@ def data(
     except OSError as error:
         raise ValueError(f"can't write to {printable(out)}: {error.strerror or error}") from error
     show([("sheet", f"{len(pictures_NHWC)} of them as training sees them: {printable(out)}")])
+
+
+def profile(
+    run: tyro.conf.Positional[Path | None] = None,
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Record a few steps: traces for Perfetto and TensorBoard, memory, the costliest operators, what binds the step.
+
+    Args:
+        run: a run's folder: its next steps, with its weights and options. Its checkpoints and metrics stay as they are.
+            Without one, options as for train say what is profiled.
+        config: options, as for train.
+    """
+    from fastdcgan.profile import profile_request, profile_run
+
+    written = profile_run(run, config) if run is not None else profile_request(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Profile: {written}. Open {written / 'trace.json.gz'} at https://ui.perfetto.dev")
 
 
 def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 128) -> None:
@@ -303,8 +356,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             {
                 "train": train,
                 "generate": generate,
+                "interpolate": interpolate,
+                "report": report,
                 "data": data,
                 "pack": pack,
+                "profile": profile,
                 "roofline": roofline,
                 "scale": scale,
                 "tune": tune,
@@ -330,12 +386,20 @@ def _answer(run: Callable[[], object]) -> None:
         if os.environ.get("FASTDCGAN_TRACEBACK"):
             raise
         rank = os.environ.get("RANK", "0")
-        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
-        _tell_launcher(str(error))
+        message = _in_one_line(str(error))
+        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr)
+        _tell_launcher(message)
         sys.exit(2)
     except KeyboardInterrupt:
         print("fastdcgan: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _in_one_line(message: str) -> str:
+    """What any terminal can print, of a bounded length: files that others made have a say in it."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    return printable(message)
 
 
 def _tell_launcher(error: str) -> None:

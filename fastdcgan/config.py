@@ -6,7 +6,8 @@ has no open ends.
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastdcgan.architecture import Architecture, architecture
 
@@ -15,6 +16,8 @@ PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 
 MAX_DATA_THREADS = 1024
 """More threads than the system grants would end the process in DALI, without a word."""
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
@@ -179,10 +182,47 @@ class RunConfig:
     """Steps between checkpoints. Default: about 10 a run, and at least every 1,000 steps."""
 
     keep_checkpoints: int = field(default=3, metadata=FREE)
-    """How many of the newest checkpoints to keep."""
+    """How many of the newest checkpoints to keep. Damaged ones don't count."""
 
-    tensorboard: bool = field(default=True, metadata=FREE)
-    """Write TensorBoard events into the run's folder."""
+    keep_every: int | None = field(default=None, metadata=FREE)
+    """Keep the checkpoints whose step is a multiple of this, too. Default: none."""
+
+    on_nan: Literal["stop", "rollback"] = field(default="stop", metadata=FREE)
+    """When a loss or a gradient is NaN or infinite. stop: end with an error that says where. rollback: go back to the
+    last checkpoint, and on with new noise."""
+
+    rollbacks: int = field(default=3, metadata=FREE)
+    """How often a run may do so."""
+
+    track: str = field(default="tensorboard", metadata=FREE)
+    """Where figures and sample grids also go, joined by commas: tensorboard (event files in the run's folder), wandb,
+    trackio (which need the extras of these names; neither needs a network or an account). none: nowhere."""
+
+    quiet: bool = field(default=False, metadata=FREE)
+    """Say only how it ended, and what went wrong. All else is in the run's run.log, as always."""
+
+    profile: bool = field(default=False, metadata=FREE)
+    """Record some steps with PyTorch's profiler, into the run's folder: traces for Perfetto and TensorBoard, memory,
+    the costliest operators, and what binds the step."""
+
+    profile_wait: int = field(default=10, metadata=FREE)
+    """Steps before the profiler warms up: the first ones compile, and read ahead."""
+
+    profile_warmup: int = field(default=3, metadata=FREE)
+    """Steps that the profiler watches without recording them, as its own first ones are slow."""
+
+    profile_active: int = field(default=5, metadata=FREE)
+    """Steps that are recorded: 1 to 2 MB each, 0.1 MB compressed."""
+
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `track`. Raises ValueError if there are others."""
+        names = tuple(dict.fromkeys(name.strip() for name in self.track.split(",")))
+        if names == ("none",):
+            return ()
+        for name in names:
+            if name not in TRACKERS:
+                raise ValueError(f"--track {self.track}: must be {', '.join(TRACKERS)}, joined by commas, or none")
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,10 +272,19 @@ class TrainConfig:
             "--sample-every": self.run.sample_every,
             "--checkpoint-every": self.run.checkpoint_every,
             "--keep-checkpoints": self.run.keep_checkpoints,
+            "--profile-active": self.run.profile_active,
+            "--keep-every": self.run.keep_every,
+            "--rollbacks": self.run.rollbacks,
         }
         for label, number in at_least_one.items():
             if number is not None and number < 1:
                 raise ValueError(f"{label} {number}: must be at least 1")
+        for label, number in (
+            ("--profile-wait", self.run.profile_wait),
+            ("--profile-warmup", self.run.profile_warmup),
+        ):
+            if number < 0:
+                raise ValueError(f"{label} {number}: must be at least 0")
         if (self.data.data_threads or 1) > MAX_DATA_THREADS:
             raise ValueError(f"--data-threads {self.data.data_threads}: must be at most {MAX_DATA_THREADS:,}")
         if self.run.images is not None and self.run.epochs is not None:
@@ -259,6 +308,7 @@ class TrainConfig:
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
         self._check_exactness()
+        self.run.trackers()
         self.model.architecture()
 
     def _check_exactness(self) -> None:
@@ -312,23 +362,51 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_flat(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `flat`. Raises ValueError for a field that is missing or unknown."""
+    """The inverse of `flat`, of this version or an earlier one.
+
+    An option that is free and missing came later than the table was written, and has its default: nothing learned
+    depends on it.
+
+    Raises:
+        ValueError: for any other field that is missing, or one that is unknown or of another kind.
+    """
     if not isinstance(values, dict):
-        raise ValueError(f"the configuration is not a table of options but {values!r}")
-    if values.get("out") is not None:
+        raise ValueError(f"the configuration is not a table of options but {_shown(values)}")
+    if isinstance(values.get("out"), str):
         values = {**values, "out": Path(values["out"])}
     groups: dict[str, Any] = {}
     rest = dict(values)
+    if "track" not in rest and isinstance(tensorboard := rest.pop("tensorboard", None), bool):
+        rest["track"] = "tensorboard" if tensorboard else "none"
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        names = [f.name for f in fields(cls)]
-        missing = [name for name in names if name not in rest]
+        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
-        groups[group.name] = cls(**{name: rest.pop(name) for name in names})
+        known = {name: kind for name, kind in get_type_hints(cls).items() if name in rest}
+        if wrong := [name for name, kind in known.items() if not _is_of(rest[name], kind)]:
+            raise ValueError(f"the configuration's {wrong[0]} can't be {_shown(rest[wrong[0]])}")
+        groups[group.name] = cls(**{name: rest.pop(name) for name in known})
     if rest:
         raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
     return TrainConfig(**groups)
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value is what a field is declared to be; whole numbers will do for others."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is_of(value, one) for one in get_args(kind))
+    if kind is Path:
+        return isinstance(value, Path)
+    # not isinstance: True is an int to it
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 GROUPS: dict[str, type] = {

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
@@ -28,13 +29,14 @@ from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
 __all__ = [
     "Accelerator",
-    "any_signal",
     "default_threads",
     "difference",
     "everyones",
+    "highest",
     "join",
     "naming_lost_ranks",
     "requested",
+    "start_tracker",
     "taking_turns",
     "wrap",
 ]
@@ -94,6 +96,13 @@ def wrap(accelerator: Accelerator, network: nn.Module, exact_sums: bool = False)
     return wrapped
 
 
+def start_tracker(service: str, project: str, /, **settings: Any) -> GeneralTracker:
+    """Accelerate's tracker of a service, started. Raises whatever the service's own client does."""
+    tracker: GeneralTracker = LOGGER_TYPE_TO_CLASS[service](project, **settings)
+    tracker.start()
+    return tracker
+
+
 def everyones(accelerator: Accelerator, value: T) -> list[T]:
     """What each process has to say, by rank."""
     values: list[T] = gather_object([value]) if accelerator.num_processes > 1 else [value]
@@ -136,13 +145,13 @@ def naming_lost_ranks(accelerator: Accelerator, timeout: float) -> Iterator[None
         ) from error
 
 
-def any_signal(accelerator: Accelerator, number: int) -> int:
-    """The signal that any of the processes was sent, the highest if there are several; 0 if none was."""
+def highest(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """The highest that any of the processes has of each of some numbers, in fp32."""
     if accelerator.num_processes == 1:
-        return number
-    highest = torch.tensor(number, device=accelerator.device)
-    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
-    return int(highest)
+        return list(numbers)
+    ours = torch.tensor(numbers, device=accelerator.device)
+    torch.distributed.all_reduce(ours, torch.distributed.ReduceOp.MAX)
+    return cast(list[float], ours.tolist())
 
 
 def difference(accelerator: Accelerator, tensors: dict[str, Tensor]) -> str | None:

@@ -1,10 +1,11 @@
-"""How much memory something needs at its peak."""
+"""How much memory something needs at its peak, and how much is in use."""
 
 import ctypes
 import gc
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -54,3 +55,17 @@ def _kib(name: str) -> int | None:
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
     return None
+
+
+def in_use() -> dict[str, str]:
+    """Memory that is taken now, in words: this process's, and a GPU's if one is used. The device isn't waited for."""
+    found = {"memory": gib(psutil.Process().memory_info().rss)}
+    if torch.cuda.is_initialized():
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        found["GPU"] = f"{gib(torch.cuda.memory_reserved())} of {gib(total)}"
+    return found
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB, as "1.2 GiB"."""
+    return f"{size / 2**30:.1f} GiB"

@@ -17,6 +17,7 @@ from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.models import Discriminator
 from fastdcgan.objectives import objective
+from fastdcgan.private import keep_compiled_private
 from fastdcgan.stacked import Stacked
 from fastdcgan.step import TrainState, apart, together
 
@@ -196,6 +197,8 @@ def prepare(
     """
     if plan.keep_memory:
         keep_freed_memory()
+    if plan.backend == "inductor":
+        keep_compiled_private()
     if plan.threads:
         torch.set_num_threads(plan.threads)
     if plan.capture:

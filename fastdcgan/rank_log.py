@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
+from fastdcgan.files import make_folder, open_to_append
 from fastdcgan.stopping import Stopped
 
 
@@ -23,8 +25,7 @@ def rank_log(folder: Path, rank: int, world_size: int) -> Iterator[None]:
         with naming(who if world_size > 1 else ""):
             yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"rank-{rank}.log").open("a", encoding="utf-8") as log:
+    with _opened(folder, f"rank-{rank}.log") as log:
         log.write(f"== {datetime.now().isoformat(timespec='seconds')} {who}\n")
         log.flush()
         with said_into(log.fileno()), naming(who):
@@ -36,6 +37,15 @@ def rank_log(folder: Path, rank: int, world_size: int) -> Iterator[None]:
             except BaseException:
                 traceback.print_exc()
                 raise
+
+
+def _opened(folder: Path, name: str) -> IO[str]:
+    """Raises ValueError."""
+    try:
+        make_folder(folder)
+        return open_to_append(folder / name)
+    except OSError as error:
+        raise ValueError(f"can't write to {folder / name}: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -53,6 +53,9 @@ class Schedule:
 class Run:
     """What `setup` prepared for `fit`."""
 
+    id: str
+    """Made when it was begun; its checkpoints carry it."""
+
     config: TrainConfig
     arch: Architecture
     folder: RunFolder

@@ -4,14 +4,19 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fastdcgan.architecture import Architecture
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
+from fastdcgan.files import make_folder, read_json, refuse_link, write_replacing
 
 PACKAGES = (
     "fastdcgan",
@@ -35,6 +40,11 @@ class RunFolder:
     def config(self) -> Path:
         """Everything that is needed to repeat the run."""
         return self.path / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
 
     @property
     def metrics(self) -> Path:
@@ -62,6 +72,26 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def animation(self) -> Path:
+        """Those grids, moving."""
+        return self.path / "samples.webp"
+
+    @property
+    def report(self) -> Path:
+        """What happened, to be looked at in a browser."""
+        return self.path / "report.html"
+
+    @property
+    def end(self) -> Path:
+        """How the run ended, and what the machine could have done."""
+        return self.path / "end.json"
+
+    @property
+    def log(self) -> Path:
+        """What the first rank said."""
+        return self.path / "run.log"
+
+    @property
     def logs(self) -> Path:
         """What ranks other than the first said."""
         return self.path / "logs"
@@ -75,6 +105,34 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """What the profiler recorded."""
+        return self.path / "profile"
+
+
+class WriteError(ValueError):
+    """A file of the run can't be written: the message says which and why, in one line."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line why something can't be written.
+
+    Args:
+        path: what is written, where the system's own error doesn't name a file.
+
+    Raises:
+        WriteError: the disk is full, read-only, gone ...
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has the system's error in its words alone
+        reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
+        file = getattr(error, "filename", None) or path
+        raise WriteError(f"can't write {os.fspath(file)}: {' '.join(reason.split())}") from error
 
 
 def choose(config: TrainConfig, today: date) -> RunFolder:
@@ -115,9 +173,12 @@ def create(folder: RunFolder) -> None:
     """Make the folder and what is in it. Raises ValueError if it can't be written."""
     try:
         for path in (folder.samples, folder.checkpoints):
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
+        for path in (folder.logs, folder.tensorboard, folder.profile):
+            refuse_link(path)
         probe = folder.path / ".writable"
-        probe.touch()
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise ValueError(f"can't write to the output folder {folder.path}: {error.strerror}") from error
@@ -132,9 +193,7 @@ def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, con
         "versions": _versions(),
         "command": sys.argv,
     }
-    unfinished = folder.config.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(record, indent=2) + "\n")
-    unfinished.replace(folder.config)
+    write_replacing(folder.config, json.dumps(record, indent=2) + "\n")
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
@@ -144,7 +203,9 @@ def read_config(folder: RunFolder) -> TrainConfig:
     if not folder.config.is_file():
         raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
     try:
-        return from_flat(json.loads(folder.config.read_text())["config"])
+        config = from_flat(read_json(folder.config)["config"])
+        config.resolved()  # refuses what no run can have had
+        return config
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
@@ -152,9 +213,15 @@ def read_config(folder: RunFolder) -> TrainConfig:
 def begun_with(folder: RunFolder, condition: str) -> object:
     """A condition under which a run was last carried out; None if there is no run or it doesn't say."""
     try:
-        return json.loads(folder.config.read_text())["conditions"][condition]
+        return read_json(folder.config)["conditions"][condition]
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def run_id(folder: RunFolder) -> str | None:
+    """The id that a run was given when it was begun; None if there is no run, or one from before there were ids."""
+    known = begun_with(folder, "run_id")
+    return known if isinstance(known, str) else None
 
 
 def _check_continues(folder: RunFolder, config: TrainConfig) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
+from fastdcgan.files import replacing
+
 CHUNK = 64
 """Pictures made at a time: bounds the memory that large requests take."""
 
@@ -34,7 +36,15 @@ def generate(generator: nn.Module, z_BL: Tensor) -> Tensor:
 
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
     """Write pictures in [-1, 1] as one PNG, as square a grid as their number allows."""
-    save_image(grid(pictures_BCHW), path)
+    with replacing(path) as file:
+        save_image(grid(pictures_BCHW), file, format="PNG")
+    return path
+
+
+def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
+    """Write pictures in [-1, 1] as one PNG of so many columns."""
+    with replacing(path) as file:
+        save_image(pictures_BCHW.clamp(-1, 1).add(1).div(2), file, format="PNG", nrow=columns, padding=2)
     return path
 
 
@@ -42,7 +52,8 @@ def save_each(pictures_BCHW: Tensor, folder: Path) -> Path:
     """Write pictures in [-1, 1] as `00000.png`, `00001.png` ... into a folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, picture_CHW in enumerate(pictures_BCHW):
-        save_image(picture_CHW.clamp(-1, 1).add(1).div(2), folder / f"{number:05d}.png")
+        with replacing(folder / f"{number:05d}.png") as file:
+            save_image(picture_CHW.clamp(-1, 1).add(1).div(2), file, format="PNG")
     return folder
 
 

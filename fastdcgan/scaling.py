@@ -16,6 +16,9 @@ from fastdcgan.architecture import Architecture, ConvSpec
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
 """Bytes of fp32 gradients after which DDP closes its first bucket, and each other one."""
 
+MOST = 65_536
+"""Ranks. More than anybody has joined: there the model's latencies are no longer those of a real network."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient:
@@ -196,6 +199,8 @@ def counts_of(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise ValueError(f"--gpus {text}: must be a count such as 8, a list such as 1,2,4 or a range such as 1..512")
     numbers = [int(part) for part in parts]
+    if max(numbers) > MOST:
+        raise ValueError(f"--gpus {text}: the model holds for {MOST:,} GPUs at most")
     if dots:
         lower, upper = numbers
         numbers = [2**power for power in range(upper.bit_length()) if lower <= 2**power <= upper]

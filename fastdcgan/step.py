@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastdcgan import ranges
 from fastdcgan.objectives import Objective
+from fastdcgan.ranges import named
 
 Network = Callable[[Tensor], Tensor]
 
@@ -69,14 +71,17 @@ class TrainState:
 
 def apart(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """One after the other."""
-    logits_real_B = D(real_BCHW)
-    logits_fake_B = D(fake_BCHW)
+    with named(ranges.DISCRIMINATOR_REAL):
+        logits_real_B = D(real_BCHW)
+    with named(ranges.DISCRIMINATOR_FAKE):
+        logits_fake_B = D(fake_BCHW)
     return logits_real_B, logits_fake_B
 
 
 def together(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """As one stack: D must keep its halves apart, as `stacked.Stacked` does."""
-    logits_real_B, logits_fake_B = D(torch.cat((real_BCHW, fake_BCHW.to(real_BCHW.dtype)))).chunk(2)
+    with named(ranges.DISCRIMINATOR_BOTH):
+        logits_real_B, logits_fake_B = D(torch.cat((real_BCHW, fake_BCHW.to(real_BCHW.dtype)))).chunk(2)
     return logits_real_B, logits_fake_B
 
 
@@ -94,7 +99,8 @@ def discriminator_loss(
 
 def generator_loss(D: Network, fake_BCHW: Tensor, objective: Objective) -> Tensor:
     """G's loss (scalar, fp32): how far D is from taking its pictures for real. D should be frozen."""
-    return objective.generator(D(fake_BCHW))
+    with named(ranges.GENERATOR_LOSS):
+        return objective.generator(D(fake_BCHW))
 
 
 def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
@@ -110,28 +116,40 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
     # Autocast keeps bf16 copies of weights until its context ends. D's weights change between the two phases, so each
     # phase needs a context of its own: in a common one G would learn from the D of the step before.
     with state.autocast():
-        fake_BCHW = state.call_generator(z_BL)
+        with named(ranges.GENERATOR):
+            fake_BCHW = state.call_generator(z_BL)
         loss_d, logits_real_B, logits_fake_B = discriminator_loss(
             state.call_discriminator, real_BCHW, fake_BCHW.detach(), state.objective, state.judge
         )
-    _update(loss_d, state.optimizer_d, state.scaler_d)
+    with named(ranges.BACKWARD_D):
+        _go_back(loss_d, state.optimizer_d, state.scaler_d)
+    with named(ranges.OPTIMIZER_D):
+        update(state.optimizer_d, state.scaler_d)
 
     with frozen(state.discriminator):
         with state.autocast():
             loss_g = generator_loss(state.call_frozen_discriminator, fake_BCHW, state.objective)
-        _update(loss_g, state.optimizer_g, state.scaler_g)
+        with named(ranges.BACKWARD_G):
+            _go_back(loss_g, state.optimizer_g, state.scaler_g)
+        with named(ranges.OPTIMIZER_G):
+            update(state.optimizer_g, state.scaler_g)
 
-    return StepMetrics(
-        loss_d.detach(),
-        loss_g.detach(),
-        logits_real_B.detach().float().sigmoid().mean(),
-        logits_fake_B.detach().float().sigmoid().mean(),
-    )
+    with named(ranges.METRICS):
+        return StepMetrics(
+            loss_d.detach(),
+            loss_g.detach(),
+            logits_real_B.detach().float().sigmoid().mean(),
+            logits_fake_B.detach().float().sigmoid().mean(),
+        )
 
 
-def _update(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+def _go_back(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
+
+
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """Down the gradients, unless the scaler finds that they overflowed."""
     scaler.step(optimizer)
     scaler.update()
 

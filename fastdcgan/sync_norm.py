@@ -25,6 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fastdcgan.ranges import ALL_REDUCE, named
+
 _PIXELS = (1, 3, 4)
 """Of [N, B, C, H, W]: N batches, each normalised by itself."""
 
@@ -61,6 +63,11 @@ def install(network: nn.Module, ranks: int) -> int:
 
 def over_ranks(sums: Tensor) -> Tensor:
     """The sums over all ranks. Traces."""
+    with named(ALL_REDUCE):
+        return _over_ranks(sums)
+
+
+def _over_ranks(sums: Tensor) -> Tensor:
     group = dist.group.WORLD
     assert group is not None, "there are no ranks to add up over"
     ranks = group.size()

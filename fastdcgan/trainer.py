@@ -1,7 +1,10 @@
 """A whole run: `setup` gathers what it needs, `fit` takes the steps, and everything is kept in the run's folder."""
 
 import os
-from contextlib import closing
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -12,10 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from fastdcgan import checkpoint, models, sync_norm
+from fastdcgan import checkpoint, hardware, models, ranges, sync_norm
 from fastdcgan.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.architecture import Architecture
-from fastdcgan.capture import step_function
+from fastdcgan.capture import TakeStep, step_function
 from fastdcgan.checkpoint import Progress
 from fastdcgan.choice import Choice, as_fields, choose_tuned
 from fastdcgan.config import TrainConfig
@@ -24,15 +27,35 @@ from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.order import rank_share
 from fastdcgan.data.source import ImageSource, endings
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed import any_signal, join, naming_lost_ranks, requested, taking_turns, wrap
+from fastdcgan.distributed import everyones, highest, join, naming_lost_ranks, requested, taking_turns, wrap
 from fastdcgan.plan import choose_plan, prepare
 from fastdcgan.randomness import Stream, latents
+from fastdcgan.ranges import named
 from fastdcgan.rank_log import rank_log
-from fastdcgan.recorder import Recorder
+from fastdcgan.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.run import Run, Schedule
-from fastdcgan.run_folder import RunFolder, begun_with, check_writable, choose, create, read_config, write_config
-from fastdcgan.stopping import Stopped, stop_requests
+from fastdcgan.run_folder import (
+    RunFolder,
+    WriteError,
+    begun_with,
+    check_writable,
+    choose,
+    create,
+    read_config,
+    run_id,
+    write_config,
+    writing,
+)
+from fastdcgan.run_lock import locked
+from fastdcgan.step import TrainState
+from fastdcgan.stopping import Stopped, StopRequests, stop_requests
 from fastdcgan.telemetry.display import Display
+from fastdcgan.telemetry.report import reporting
+from fastdcgan.telemetry.run_log import RunLog
+from fastdcgan.telemetry.trackers import check_installed
+
+SOON = 2.0
+"""Seconds within which several ranks learn that one of them was asked to stop, unless a step alone takes longer."""
 
 
 def train(request: TrainConfig) -> RunFolder:
@@ -40,33 +63,40 @@ def train(request: TrainConfig) -> RunFolder:
 
     Raises:
         ValueError: for what the user can fix, in one line; and when a loss stops being a finite number.
-        Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
+        Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written, or where there is nothing to save yet.
     """
-    config = request.resolved()
-    accelerator = join(config.execution)
-    timeout = config.execution.rank_timeout
-    with naming_lost_ranks(accelerator, timeout):
-        config, folder = place(config, accelerator)
-    with (
-        rank_log(folder.logs, accelerator.process_index, accelerator.num_processes),
-        naming_lost_ranks(accelerator, timeout),
-        Display(visible=accelerator.is_main_process) as display,
-    ):
+    with stop_requests() as stop, ExitStack() as until_the_end:
+        config = request.resolved()
+        accelerator = join(config.execution)
+        timeout = config.execution.rank_timeout
+        with naming_lost_ranks(accelerator, timeout):
+            config, folder = place(config, accelerator)
+            until_the_end.enter_context(_in_our_hands(folder, accelerator))
+        until_the_end.enter_context(rank_log(folder.logs, accelerator.process_index, accelerator.num_processes))
+        first = accelerator.is_main_process
+        log = RunLog(folder.log, begun=folder.config.exists) if first else None
+        display = until_the_end.enter_context(Display(visible=first, quiet=config.run.quiet, log=log))
+        until_the_end.enter_context(naming_lost_ranks(accelerator, timeout))
         run = setup(config, folder, accelerator, display)
         describe(run, display)
         if run.start.step >= run.schedule.total:
             display.say(
                 f"Nothing to do: {run.folder.path} has seen {run.start.images:,} images already. "
-                "Ask for more with --images or --epochs, or choose another --out."
+                "Ask for more with --images or --epochs, or choose another --out.",
+                always=True,
             )
         else:
-            fit(run, display)
-            display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}")
+            fit(run, stop, display)
+            display.settle()
+            display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}", always=True)
+            display.say(f"See what happened:  {run.folder.report}")
+            if config.run.profile:
+                display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
             display.say(f"Make new pictures:  fastdcgan generate {run.folder.path} --count 64 --out grid.png")
             if config.data.data == "faces":
                 display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
                 display.say("                    (--data FOLDER for your own images)")
-    accelerator.end_training()
+        accelerator.end_training()
     return run.folder
 
 
@@ -90,10 +120,17 @@ def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, R
     if (shares := config.execution.exact_ranks) and global_batch % shares:
         raise ValueError(f"--batch-size {global_batch} must be a multiple of --exact-ranks {shares}")
     config = replace(config, execution=requested(config.execution))
+    if (shares := config.execution.exact_ranks) and global_batch % shares:
+        raise ValueError(f"--batch-size {global_batch} must be a multiple of --exact-ranks {shares}")
+    config = replace(config, execution=requested(config.execution))
+    if accelerator.is_main_process:
+        check_installed(config.run.trackers())
     # What can't be done here is said before there is work.
     choose_plan(config.execution, accelerator.device, accelerator.num_processes)
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
+    if config.run.profile:
+        check_writable(RunFolder(folder.profile))
     if config.execution.precision == "auto" and folder.config.exists():  # a run goes on in its own precision
         precision = read_config(folder).execution.precision
         config = replace(config, execution=replace(config.execution, precision=precision))
@@ -138,9 +175,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
         wrap=partial(wrap, accelerator, exact_sums=plan.shares > 0),
         gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
-    saved = checkpoint.checkpoints(folder.checkpoints)
-    start = checkpoint.load(saved[-1], state, arch) if saved else Progress()
-    check_same_start(accelerator, start.step)
+    identity, start = _agree_on_start(folder, state, arch, accelerator, display)
 
     if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
         display.say(
@@ -148,11 +183,14 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "it goes on with what is there now"
         )
     if accelerator.is_main_process:
-        create(folder)
+        with writing(folder.path):
+            create(folder)
         conditions = {
+            "run_id": identity,
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
+            "hardware": hardware.describe(accelerator.device),
             "plan": str(plan),
             "plan_fields": as_fields(plan),
             "data": source.description,
@@ -161,9 +199,11 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "skipped": len(source.skipped),
             "steps": schedule.total,
         }
-        write_config(folder, config, arch, conditions)
-        write_skipped(source.skipped, folder.skipped)
+        with writing(folder.path):
+            write_config(folder, config, arch, conditions)
+            write_skipped(source.skipped, folder.skipped)
     return Run(
+        id=identity,
         config=config,
         arch=arch,
         folder=folder,
@@ -201,18 +241,60 @@ def describe(run: Run, display: Display) -> None:
         display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")
 
 
-def fit(run: Run, display: Display) -> None:
-    """Take the steps that are left.
-
-    A request to stop is followed after the step in which it comes. Several ranks have to agree on that step: they do
-    so every `--log-every` steps, when they add up their figures anyway.
+def fit(run: Run, stop: StopRequests, display: Display) -> None:
+    """Take the steps that are left; again from the last checkpoint where they fail, if that was asked for.
 
     Raises:
-        ValueError: when a loss stops being finite, naming the step and the last good checkpoint.
+        ValueError: when a loss stops being finite, naming the step and the last good checkpoint; when the data can't be
+            read any more, or the output not be written.
         Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written.
     """
-    schedule, accelerator = run.schedule, run.accelerator
     take_step = step_function(run.plan, run.state)
+    first, ranks = run.accelerator.is_main_process, run.accelerator.num_processes
+    with reporting(run.folder, run.accelerator.device, ranks, display, first=first):
+        while True:
+            try:
+                step, signal = _take_steps(run, take_step, stop, display)
+                break
+            except NotFiniteError as failure:
+                if run.config.run.on_nan == "stop":
+                    raise
+                run = roll_back(run, failure, display)
+    # A launcher ends all ranks when the first one leaves: nobody does before everything is written.
+    run.accelerator.wait_for_everyone()
+    if signal:
+        raise Stopped(f"stopped after step {step:,}; the same command goes on from there", signal)
+
+
+def roll_back(run: Run, failure: NotFiniteError, display: Display) -> Run:
+    """The run as it was at its last checkpoint, with new noise from there on. All ranks go back together.
+
+    Raises:
+        ValueError: it has been rolled back as often as it may, or has no checkpoint.
+    """
+    most, times = run.config.run.rollbacks, run.start.rollbacks + 1
+    if times > most:
+        raise ValueError(f"{failure}; it was rolled back {most} times already (--rollbacks)") from failure
+    run.accelerator.wait_for_everyone()  # until the first one has written what it was writing
+    _, start = _agree_on_start(run.folder, run.state, run.arch, run.accelerator, display)
+    if start.step == 0:
+        raise ValueError(f"{failure}; there is nothing to roll back to") from failure
+    display.say(f"{failure}")
+    display.say(f"rollback  {times} of {most}: after step {start.step:,}, with new noise")
+    return replace(run, start=replace(start, rollbacks=times))
+
+
+def _take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Display) -> tuple[int, int]:
+    """Take the steps that are left, or those until we are asked to stop.
+
+    A request to stop is followed after the step in which it comes. Several ranks have to agree on that step: they do so
+    every `--log-every` steps, when they add up their figures anyway, or more often where steps take long. Before the
+    first step is done there is nothing to save: compiling it may take minutes.
+
+    Returns:
+        the last step, and the signal that asked, or 0.
+    """
+    schedule, accelerator = run.schedule, run.accelerator
     batching = Batching(
         seed=run.config.run.seed,
         global_batch=cast(int, run.config.data.batch_size),
@@ -222,21 +304,30 @@ def fit(run: Run, display: Display) -> None:
         flip=run.config.data.flip,
     )
     batches = real_batches(run.source, batching, accelerator.device, start_step=run.start.step)
-    step, stopping = run.start.step, 0
-    with stop_requests() as asked:
-        with closing(Recorder(run, display)) as recorder, closing(batches):
-            while step < schedule.total and not stopping:
-                step += 1
+    step, signal = run.start.step, 0
+    ask_at, asked_at, asked_when = step + 1, step, time.perf_counter()
+    with closing(Recorder(run, display)) as recorder, closing(batches):
+        try:
+            while step < schedule.total and not signal:
                 with recorder.waiting():
                     real_BCHW = next(batches)
-                recorder.add(take_step(real_BCHW, noise(run, step)))
+                with named(ranges.NOISE):
+                    z_BL = noise(run, step + 1)
+                recorder.add(take_step(real_BCHW, z_BL))
+                step += 1
+                stop.keep()
 
                 last = step == schedule.total
                 saving = step % schedule.checkpoint_every == 0 or last
                 logging = step % schedule.log_every == 0 or saving
-                if logging or accelerator.num_processes == 1:
-                    stopping = any_signal(accelerator, asked())
-                    saving = saving or bool(stopping)
+                if accelerator.num_processes == 1:
+                    signal = stop()
+                elif logging or step >= ask_at:
+                    pace = (time.perf_counter() - asked_when) / (step - asked_at)
+                    number, slowest = highest(accelerator, stop(), pace)
+                    signal = int(number)
+                    ask_at, asked_at, asked_when = step + max(1, int(SOON / slowest)), step, time.perf_counter()
+                saving = saving or bool(signal)
                 if logging or saving:
                     recorder.tick(step)
                 if saving:  # only what has been seen to be finite
@@ -245,16 +336,33 @@ def fit(run: Run, display: Display) -> None:
                     recorder.sample(step)
                 if saving:
                     recorder.save(step)
-        # A launcher ends all ranks when the first one leaves: nobody does before everything is written.
-        accelerator.wait_for_everyone()
-    if stopping:
-        raise Stopped(f"stopped after step {step:,}; the same command goes on from there", stopping)
+                recorder.step_done(step)
+            recorder.settle()
+        except (DataLostError, WriteError) as error:
+            raise ValueError(f"{error}; {recorder.salvage(step)}") from error
+    return step, signal
+
+
+@contextmanager
+def _in_our_hands(folder: RunFolder, accelerator: Accelerator) -> Iterator[None]:
+    """The first process locks the run's folder; all of them end where it can't."""
+    with ExitStack() as held:
+        refusal = ""
+        if accelerator.is_main_process:
+            try:
+                held.enter_context(locked(folder, say=print))
+            except ValueError as error:
+                refusal = str(error)
+        if refusal := everyones(accelerator, refusal)[0]:
+            raise ValueError(refusal)
+        yield
 
 
 def noise(run: Run, step: int) -> Tensor:
-    """This rank's share of a step's noise: z_BL on the device."""
+    """This rank's share of a step's noise: z_BL on the device. It is another one after each time a run went back."""
     batch, accelerator = cast(int, run.config.data.batch_size), run.accelerator
-    z_BL = latents(run.config.run.seed, Stream.NOISE, step, batch, run.arch.latent_dim)
+    place_in_stream = step + (run.start.rollbacks << 32)
+    z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, batch, run.arch.latent_dim)
     parts = run.config.recipe.accumulate
     mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
     return z_BL[torch.from_numpy(mine)].to(accelerator.device, non_blocking=True)
@@ -293,6 +401,35 @@ def _agree_on_plan(
     if accelerator.num_processes > 1:
         broadcast_object_list(chosen)
     return chosen[0]
+
+
+def _agree_on_start(
+    folder: RunFolder, state: TrainState, arch: Architecture, accelerator: Accelerator, display: Display
+) -> tuple[str, Progress]:
+    """The run's id, and how far it has come. Every rank loads the checkpoint that the first one has found to be whole.
+
+    Raises:
+        ValueError: there are checkpoints, but none that can be used; or a rank sees others.
+    """
+    known = run_id(folder)
+    found = None
+    if accelerator.is_main_process:
+        found, passed_over = checkpoint.newest(
+            folder.checkpoints, partial(checkpoint.read, state=state, arch=arch, run=known)
+        )
+        for line in passed_over:
+            display.say(f"passed    over {line}")
+    step = found.progress.step if found else 0
+    chosen = [(known or (found and found.run) or secrets.token_hex(8), step)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(chosen)
+    identity, step = chosen[0]
+    if not accelerator.is_main_process:
+        path = checkpoint.place(folder.checkpoints, step)
+        found = checkpoint.read(path, state, arch, known) if path.is_dir() else None
+    start = checkpoint.restore(found, state) if found else Progress()
+    check_same_start(accelerator, start.step)
+    return identity, start
 
 
 def _list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:

@@ -1,8 +1,10 @@
 """Shared by all tests: a cache folder of their own, fast tests first, the command line as a user calls it."""
 
+import getpass
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +32,8 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = os.environ.get("FASTDCGAN_CACHE")
     folder = tmp_path_factory.mktemp("cache")
     os.environ["FASTDCGAN_CACHE"] = str(folder)
+    # But compiling takes minutes: what Inductor keeps stays for the next session.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
     yield folder
     if before is None:
         del os.environ["FASTDCGAN_CACHE"]
@@ -67,6 +71,16 @@ def fastdcgan() -> Command:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests leave pictures of what they saw: $FASTDCGAN_SCREENSHOTS, else among pytest's temporary folders."""
+    folder = os.environ.get("FASTDCGAN_SCREENSHOTS")
+    if folder is None:
+        return tmp_path_factory.mktemp("screenshots")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")

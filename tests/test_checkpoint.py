@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -6,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from corrupted import corrupt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fastdcgan import checkpoint, models
 from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.checkpoint import Progress, checkpoints, load, load_generator, save
+from fastdcgan.checkpoint import Progress, checkpoints, load, load_generator, newest, save
 from fastdcgan.config import RecipeConfig
 from fastdcgan.plan import Plan, prepare
 from fastdcgan.step import TrainState, train_step
@@ -28,6 +31,15 @@ PLANS = {
 
 def fresh(plan: Plan = Plan(), arch: Architecture = ARCH, seed: int = 0) -> TrainState:  # noqa: B008
     return prepare(plan, *models.build(arch, seed), RecipeConfig(), torch.device("cpu"))
+
+
+def unseal(path: Path) -> Path:
+    """A checkpoint as it was before there were manifests."""
+    (path / "manifest.json").unlink()
+    record = json.loads((path / "state.json").read_text())
+    del record["run"], record["plan"]
+    (path / "state.json").write_text(json.dumps({**record, "format": 1}))
+    return path
 
 
 def train(state: TrainState, *steps: int) -> None:
@@ -49,6 +61,12 @@ def everything(state: TrainState) -> dict[str, Any]:
         for name, parameter in network.named_parameters():
             found |= {f"{label}.{name}.{key}": t.clone() for key, t in optimizer.state[parameter].items()}
     return found
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[name], b[name]) if isinstance(a[name], Tensor) else a[name] == b[name] for name in a
+    )
 
 
 def assert_same(found: TrainState, wanted: TrainState) -> None:
@@ -140,7 +158,7 @@ def test_the_generator_can_be_loaded_alone(trained: TrainState, saved: Path) -> 
 
 
 def test_a_checkpoint_is_tensors_and_json_alone(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in saved.iterdir()) == sorted((*FILES, "manifest.json"))
     for path in saved.glob("*.safetensors"):
         assert load_file(path)
     record = json.loads((saved / "state.json").read_text())
@@ -208,16 +226,15 @@ def test_a_save_that_is_cut_short_leaves_no_checkpoint_and_harms_none(
         written += 1
         save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("safetensors.torch.save_file", disk_full)
+    with pytest.raises(ValueError, match=r"checkpoint of step 3 can't be written to .*: No space left on device$"):
         save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
-    assert checkpoints(tmp_path) == [saved]
+    assert list(tmp_path.iterdir()) == [saved]
     resumed = fresh()
     load(saved, resumed, ARCH)
     assert_same(resumed, trained)
 
-    # what was left behind is in nobody's way
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr("safetensors.torch.save_file", save_file)
     path = save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
     assert checkpoints(tmp_path) == [path]
 
@@ -280,30 +297,45 @@ def zero(path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [cut, cut_by_one, empty, garble, zero, Path.unlink])
-def test_a_damaged_file_is_refused_by_name(file: str, damage: Callable[[Path], None], saved: Path) -> None:
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_damaged_file_is_refused_by_name(
+    file: str, damage: Callable[[Path], None], sealed: bool, saved: Path
+) -> None:
+    if not sealed:
+        unseal(saved)
     damage(saved / file)
+    state = fresh()
+    before = everything(state)
     with pytest.raises(ValueError) as refusal:
-        load(saved, fresh(), ARCH)
-    assert str(saved) in str(refusal.value)
+        load(saved, state, ARCH)
+    assert f"checkpoint {saved} is damaged: its {file} " in str(refusal.value)
+    assert same(everything(state), before)
 
 
 @pytest.mark.parametrize("name", FILES[:3])
-@pytest.mark.parametrize("change", ["missing", "misshapen"])
+@pytest.mark.parametrize("change", ["missing", "misshapen", "of another type"])
 def test_tensors_that_do_not_fit_are_refused_by_name(name: str, change: str, saved: Path) -> None:
     tensors = load_file(saved / name)
     victim = next(key for key in tensors if key.endswith(("layers.3.weight", "layers.3.weight.exp_avg")))
     if change == "missing":
         del tensors[victim]
     else:
-        tensors[victim] = tensors[victim][..., :-1].contiguous()
+        tensors[victim] = {
+            "misshapen": lambda: tensors[victim][..., :-1].contiguous(),
+            "of another type": lambda: tensors[victim].bfloat16(),
+        }[change]()
+    unseal(saved)
     save_file(tensors, saved / name)
-    with pytest.raises(ValueError, match=r"layers\.3\.weight"):
-        load(saved, fresh(), ARCH)
+    state = fresh()
+    before = everything(state)
+    with pytest.raises(ValueError, match=r"does not fit: .*layers\.3\.weight"):
+        load(saved, state, ARCH)
+    assert same(everything(state), before)
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "7", '"step"', "{}", '{"format": 99}', '{"format": 1}'])
 def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
-    (saved / "state.json").write_text(text)
+    (unseal(saved) / "state.json").write_text(text)
     with pytest.raises(ValueError) as refusal:
         load(saved, fresh(), ARCH)
     assert str(saved) in str(refusal.value)
@@ -314,7 +346,7 @@ def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
 def test_a_record_that_lacks_something_is_refused(
     key: str, loss: str, trained_in_fp16: TrainState, tmp_path: Path
 ) -> None:
-    path = save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3)
+    path = unseal(save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3))
     record = json.loads((path / "state.json").read_text())
     if loss == "missing":
         del record[key]
@@ -324,3 +356,213 @@ def test_a_record_that_lacks_something_is_refused(
     with pytest.raises(ValueError) as refusal:
         load(path, deepcopy(trained_in_fp16), ARCH)
     assert str(path) in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def of_two_runs(after_two_steps: TrainState, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Checkpoints of the same step and architecture. Not to be changed."""
+    folder = tmp_path_factory.mktemp("runs")
+    other = fresh(seed=5)
+    train(other, 3, 4)
+    ours = save(folder / "ours", after_two_steps, ARCH, Progress(step=2, images=10), keep=3, run="ours")
+    return ours, save(folder / "other", other, ARCH, Progress(step=2, images=10), keep=3, run="other")
+
+
+def test_no_damage_loads_wrong_numbers_or_ends_in_anything_but_our_own_error(
+    of_two_runs: tuple[Path, Path], after_two_steps: TrainState, tmp_path: Path
+) -> None:
+    wanted, state = everything(after_two_steps), fresh()
+    before, refused = everything(state), 0
+    for number in range(300):
+        path = tmp_path / f"{number}" / "step-00000002"
+        done = corrupt(number, *of_two_runs, path)
+        try:
+            load(path, state, ARCH, run="ours")
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error), done
+            assert same(everything(state), before), done
+            refused += 1
+        else:  # damage that changes nothing, as of a file by the same bytes, or of white space
+            assert same(everything(state), wanted), done
+            state = fresh()
+        shutil.rmtree(path)
+    assert 250 < refused < 300
+
+
+def test_without_a_manifest_damage_still_ends_in_nothing_but_our_own_error(
+    of_two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ours, other = (unseal(Path(shutil.copytree(path, tmp_path / path.parent.name))) for path in of_two_runs)
+    state, refused = fresh(), 0
+    before = everything(state)
+    for number in range(200):
+        path = tmp_path / f"{number}" / "step-00000002"
+        done = corrupt(number, ours, other, path)
+        try:
+            load(path, state, ARCH)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error), done
+            assert same(everything(state), before), done
+            refused += 1
+        else:
+            state = fresh()
+        shutil.rmtree(path)
+    assert 100 < refused < 200
+
+
+@pytest.mark.parametrize("file", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("put", ["another run's", "a pipe", "a folder", "far too much"])
+def test_a_file_that_is_not_its_own_is_refused(
+    file: str, put: str, of_two_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(of_two_runs[0], tmp_path / "step-00000002"))
+    (path / file).unlink()
+    match put:
+        case "another run's":
+            shutil.copy(of_two_runs[1] / file, path / file)
+        case "a pipe":
+            os.mkfifo(path / file)
+        case "a folder":
+            (path / file).mkdir()
+        case "far too much":
+            with (path / file).open("wb") as large:
+                large.truncate(1 << 40)
+    with pytest.raises(ValueError, match=f"checkpoint {path} is damaged: its "):
+        load(path, fresh(), ARCH)
+
+
+def test_without_a_manifest_what_is_far_too_large_is_not_read_either(saved: Path) -> None:
+    unseal(saved)
+    with (saved / FILES[0]).open("r+b") as large:
+        large.truncate(1 << 40)
+    with pytest.raises(ValueError, match="longer than it can be"):
+        load(saved, fresh(), ARCH)
+
+
+def test_a_pickle_under_a_checkpoints_name_does_not_run(saved: Path, tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "it ran",))
+
+    for name in FILES:
+        path = Path(shutil.copytree(saved, tmp_path / name / saved.name))
+        torch.save({"weights": Malicious()}, path / name)
+        with pytest.raises(ValueError, match="is damaged"):
+            load(path, fresh(), ARCH)
+        path = unseal(Path(shutil.copytree(saved, tmp_path / f"{name} unsealed" / saved.name)))
+        torch.save({"weights": Malicious()}, path / name)
+        with pytest.raises(ValueError, match="is damaged"):
+            load(path, fresh(), ARCH)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_record_says_nothing_that_is_not_a_number(saved: Path) -> None:
+    record = (unseal(saved) / "state.json").read_text()
+    for wrong in ("NaN", "1e999", "-1", str(2**63), "9" * 5000, '1, "step": 1'):
+        (saved / "state.json").write_text(record.replace('"step": 2', f'"step": {wrong}'))
+        with pytest.raises(ValueError, match=r"is damaged: .* state\.json"):
+            load(saved, fresh(), ARCH)
+
+
+def test_a_checkpoint_under_another_step_s_name_is_refused(saved: Path) -> None:
+    moved = saved.rename(saved.with_name("step-00000007"))
+    with pytest.raises(ValueError, match=r"step-00000007 is not what its name says: it is of step 2$"):
+        load(moved, fresh(), ARCH)
+
+
+def test_numbers_that_are_not_finite_are_refused(saved: Path) -> None:
+    weights = load_file(saved / FILES[1])
+    weights["layers.0.weight"][0] = float("nan")
+    unseal(saved)
+    save_file(weights, saved / FILES[1])
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        load(saved, fresh(), ARCH)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_the_newest_that_is_whole_and_of_this_run_is_found(trained: TrainState, tmp_path: Path) -> None:
+    def read(path: Path) -> int:
+        return checkpoint.read(path, fresh(), ARCH, "ours").progress.step
+
+    assert newest(tmp_path, read) == (None, [])
+    a, b, c = (save(tmp_path, trained, ARCH, Progress(step=step), keep=9, run="ours") for step in (8, 9, 10))
+    d = save(tmp_path, trained, ARCH, Progress(step=11), keep=9, run="other")
+    assert newest(tmp_path, read) == (10, [f"checkpoint {d} is of another run (other, this is ours)"])
+    flip(c / FILES[2])
+    (b / "manifest.json").unlink()
+    found, passed_over = newest(tmp_path, read)
+    assert found == 8
+    assert passed_over[1:] == [
+        f"checkpoint {c} is damaged: its optimizer.safetensors is not what was written",
+        f"checkpoint {b} is damaged: its manifest.json is missing",
+    ]
+    empty(a / "state.json")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be used: .* \(and 3 more like it\)\. Put back"):
+        newest(tmp_path, read)
+
+
+def test_damaged_ones_and_other_runs_do_not_count_and_are_never_removed(trained: TrainState, tmp_path: Path) -> None:
+    def put(step: int, run: str = "ours") -> Path:
+        return save(tmp_path, trained, ARCH, Progress(step=step), keep=2, run=run)
+
+    one, two = put(1), put(2)
+    flip(two / FILES[0])
+    other = save(tmp_path, trained, ARCH, Progress(step=3), keep=9, run="other")
+    four = put(4)
+    assert checkpoints(tmp_path) == [one, two, other, four]
+    five = put(5)
+    assert checkpoints(tmp_path) == [two, other, four, five]
+    assert sorted(tmp_path.iterdir()) == [two, other, four, five]
+
+
+def test_every_nth_is_kept(trained: TrainState, tmp_path: Path) -> None:
+    for step in range(1, 9):
+        save(tmp_path, trained, ARCH, Progress(step=step), keep=2, keep_every=3)
+    assert [int(path.name[5:]) for path in checkpoints(tmp_path)] == [3, 6, 7, 8]
+
+
+def test_a_damaged_one_whose_name_is_needed_is_set_aside(trained: TrainState, saved: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        flip(saved / FILES[number])
+        flipped = (saved / FILES[number]).read_bytes()
+        assert save(tmp_path, trained, ARCH, Progress(step=2), keep=3) == saved
+        load(saved, fresh(), ARCH)
+        aside = tmp_path / f"step-00000002.set-aside{'-2' * number}"
+        assert (aside / FILES[number]).read_bytes() == flipped
+    assert checkpoints(tmp_path) == [saved]
+
+
+def test_what_a_killed_process_has_left_goes(trained: TrainState, saved: Path, tmp_path: Path) -> None:
+    for left in (".step-00000003", ".step-00000001.removed", ".step-00000002.replaced"):
+        shutil.copytree(saved, tmp_path / left)
+    outside = tmp_path.with_name("outside")
+    shutil.copytree(saved, outside)
+    (tmp_path / ".step-00000004").symlink_to(outside)
+    path = save(tmp_path, trained, ARCH, Progress(step=4), keep=3)
+    assert sorted(tmp_path.iterdir()) == [saved, path]
+    assert not path.is_symlink() and len(list(outside.iterdir())) == 5, "nothing is written or removed through a link"
+
+
+def test_a_snapshot_is_not_changed_by_the_steps_after_it(trained: TrainState, tmp_path: Path) -> None:
+    before = deepcopy(trained)
+    snap = checkpoint.snapshot(trained, ARCH, Progress(step=2))
+    train(trained, 3)
+    resumed = fresh()
+    load(checkpoint.write(tmp_path, snap, keep=1), resumed, ARCH)
+    assert_same(resumed, before)
+
+
+def test_fp16_whose_every_update_overflowed_so_far_goes_on(tmp_path: Path) -> None:
+    state = fresh(PLANS["fp16"])
+    assert not state.optimizer_g.state
+    path = save(tmp_path, state, ARCH, Progress(step=1), keep=1)
+    resumed = fresh(PLANS["fp16"], seed=9)
+    load(path, resumed, ARCH)
+    for each in (state, resumed):
+        train(each, 2, 3, 4, 5)
+    assert_same(resumed, state)

@@ -178,7 +178,7 @@ def test_a_real_run_keeps_the_plan_it_was_begun_with(tmp_path: Path, capsys: pyt
     for number in range(4):
         Image.new("RGB", (20, 20), (number * 60, 10, 200)).save(data / f"{number}.jpg")
     command = ["train", "--data", str(data), "--batch-size", "4", "--arch", "dcgan16", "--width", "4"]
-    command += ["--out", str(out), "--decoder", "pillow", "--device", "cpu", "--no-tensorboard"]
+    command += ["--out", str(out), "--decoder", "pillow", "--device", "cpu", "--track", "none"]
     tiny = replace(tuning(FP32), arch=architecture("dcgan16", width=4), batch=4)
     conditions = conditions_of(ExecutionConfig(device="cpu"), CPU, tiny.arch, 4, 1)
 

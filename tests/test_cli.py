@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,16 +108,117 @@ def test_another_configuration_in_the_same_folder(
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
 
 
-def test_a_checkpoint_of_another_architecture(few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_another_architecture_is_passed_over(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, width in (("a", 4), ("b", 8)):
         arguments = ("train", "--data", few, "--batch-size", 2, "--images", 2, "--out", tmp_path / name)
         cli.main([str(a) for a in (*arguments, "--arch", "dcgan16", "--width", width)])
     theirs = tmp_path / "b" / "checkpoints" / "step-00000001"
-    theirs.rename(tmp_path / "a" / "checkpoints" / "step-00000009")
+    ours = tmp_path / "a" / "checkpoints" / "step-00000001"
+    ours.rename(tmp_path / "a" / "kept")
+    shutil.copytree(theirs, ours)
     capsys.readouterr()
     complaint = refusal(capsys, "generate", tmp_path / "a", "--out", tmp_path / "grid.png")
-    assert "another architecture" in complaint and "width 8 there, 4 here" in complaint
+    assert "is of another run" in complaint and str(ours) in complaint
     assert not (tmp_path / "grid.png").exists()
+
+    shutil.rmtree(ours)
+    (tmp_path / "a" / "kept").rename(ours)
+    theirs.rename(ours.with_name("step-00000009"))
+    cli.main(["generate", str(tmp_path / "a"), "--out", str(tmp_path / "grid.png")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("passed over: ") and "step-00000009 " in said[0]
+    assert "from step 1 of" in said[1] and (tmp_path / "grid.png").exists()
+
+
+def run_of(few: Path, out: Path, images: int, *more: object) -> None:
+    options = ("--data", few, "--batch-size", 2, "--arch", "dcgan16", "--width", 4, "--checkpoint-every", 1)
+    cli.main([str(a) for a in ("train", *options, "--out", out, "--images", images, *more)])
+
+
+def test_a_damaged_checkpoint_is_named_passed_over_and_kept(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    for run in (out, undisturbed):
+        run_of(few, run, 6)
+    capsys.readouterr()
+    saved = out / "checkpoints" / "step-00000003"
+    flipped = bytearray((saved / "optimizer.safetensors").read_bytes())
+    flipped[-1] ^= 1
+    (saved / "optimizer.safetensors").write_bytes(flipped)
+    run_of(few, out, 6)
+    said = capsys.readouterr().out
+    assert f"passed    over checkpoint {saved} is damaged: its optimizer.safetensors is not what was written" in said
+    assert "resuming  after step 2" in said
+    for name in ("generator", "discriminator", "optimizer"):
+        file = Path("checkpoints") / "step-00000003" / f"{name}.safetensors"
+        assert (out / file).read_bytes() == (undisturbed / file).read_bytes()
+    aside = saved.with_name(f"{saved.name}.set-aside")
+    assert (aside / "optimizer.safetensors").read_bytes() == flipped
+
+
+def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_again(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of(few, tmp_path / "out", 6)
+    folder = tmp_path / "out" / "checkpoints"
+    files = ("state.json", "generator.safetensors", "manifest.json")
+    for number, saved in enumerate(sorted(folder.iterdir())):
+        (saved / files[number]).write_bytes(b"")
+    capsys.readouterr()
+    train = ("train", "--data", few, "--batch-size", 2, "--arch", "dcgan16", "--width", 4, "--images", 8)
+    for arguments in ((*train, "--out", tmp_path / "out"), ("generate", tmp_path / "out", "--out", tmp_path / "x.png")):
+        complaint = refusal(capsys, *arguments)
+        assert f"no checkpoint in {folder} can be used" in complaint and "(and 2 more like it)" in complaint
+        assert "step-00000003 is damaged: its manifest.json is damaged" in complaint
+
+
+def test_a_run_from_before_there_were_ids_goes_on(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run_of(few, out, 4)
+    for saved in (out / "checkpoints").iterdir():
+        (saved / "manifest.json").unlink()
+        record = json.loads((saved / "state.json").read_text())
+        (saved / "state.json").write_text(json.dumps({**record, "format": 1, "run": None}))
+    config = json.loads((out / "config.json").read_text())
+    del config["conditions"]["run_id"], config["config"]["keep_every"]
+    (out / "config.json").write_text(json.dumps(config))
+    capsys.readouterr()
+    run_of(few, out, 6)
+    assert "resuming  after step 2" in capsys.readouterr().out
+    given = json.loads((out / "config.json").read_text())["conditions"]["run_id"]
+    assert json.loads((out / "checkpoints" / "step-00000003" / "state.json").read_text())["run"] == given
+
+
+def test_a_run_that_lost_its_config_keeps_its_id(few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_of(few, out, 4)
+    before = json.loads((out / "config.json").read_text())["conditions"]["run_id"]
+    (out / "config.json").unlink()
+    run_of(few, out, 6)
+    assert json.loads((out / "config.json").read_text())["conditions"]["run_id"] == before
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_in_one_line(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run_of(few, out, 4)
+    capsys.readouterr()
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    options = ("--data", few, "--batch-size", 2, "--arch", "dcgan16", "--width", 4, "--checkpoint-every", 1)
+    complaint = refusal(capsys, "train", *options, "--out", out, "--images", 2000)
+    assert "checkpoint of step 3 can't be written" in complaint and "No space left on device" in complaint
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == ["step-00000001", "step-00000002"]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) < 10, "noticed soon"
 
 
 def test_weights_that_are_no_numbers_are_never_saved(
@@ -343,6 +445,15 @@ def test_scale_says_that_it_predicts(capsys: pytest.CaptureFixture[str], monkeyp
     assert text.count("A prediction, not a measurement") == 2  # strong and weak
     assert "512" in text and "launches" in text and "H100" in text
     assert "2 counts that don't divide the batch" in text
+
+
+def test_scale_cuts_no_figure_off_in_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main(["scale", "--gpus", "1..512", "--link", "nvlink+ethernet10"])
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "1,226,077" in printed and max(map(len, printed.splitlines())) <= 80
 
 
 def test_scale_takes_other_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

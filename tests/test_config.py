@@ -105,6 +105,7 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "threads",
         "sample_every",
         "checkpoint_every",
+        "keep_every",
     }
 
 
@@ -132,8 +133,34 @@ def test_from_flat_refuses_missing_and_unknown_fields_by_name() -> None:
     with pytest.raises(ValueError, match="unknown fields colour, weight_decay"):
         from_flat({**values, "weight_decay": 0.1, "colour": "red"})
     del values["lr"], values["beta2"]
-    with pytest.raises(ValueError, match="lacks lr, beta2"):
+    del values["keep_every"]  # free to change: a run from before there was such an option goes on
+    with pytest.raises(ValueError, match=r"lacks lr, beta2$"):
         from_flat(values)
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, "tensorboard"), (False, "none")])
+def test_a_run_begun_before_there_was_track_can_be_read(before: bool, now: str) -> None:
+    values = {name: value for name, value in flat(TrainConfig()).items() if name != "track"}
+    assert from_flat({**values, "tensorboard": before}).run.track == now
+
+
+def test_options_that_are_free_and_newer_than_the_run_have_their_defaults() -> None:
+    values = {**flat(TrainConfig()), "seed": 5}
+    del values["quiet"], values["track"]
+    assert from_flat(values) == TrainConfig(run=RunConfig(seed=5))
+
+
+@pytest.mark.parametrize(
+    ("track", "names"),
+    [
+        ("tensorboard", ("tensorboard",)),
+        ("tensorboard,wandb,trackio", ("tensorboard", "wandb", "trackio")),
+        ("wandb, tensorboard,wandb", ("wandb", "tensorboard")),
+        ("none", ()),
+    ],
+)
+def test_trackers_are_named_with_commas(track: str, names: tuple[str, ...]) -> None:
+    assert RunConfig(track=track).trackers() == names
 
 
 OTHER: dict[str, Any] = {
@@ -175,8 +202,16 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "sample_every": 5,
     "checkpoint_every": 5,
     "keep_checkpoints": 5,
-    "tensorboard": False,
+    "keep_every": 5,
+    "track": "none",
+    "quiet": True,
     "rank_timeout": 5.0,
+    "profile": True,
+    "profile_wait": 5,
+    "profile_warmup": 5,
+    "profile_active": 7,
+    "on_nan": "rollback",
+    "rollbacks": 5,
 }
 """And for each that doesn't."""
 
@@ -216,7 +251,14 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"sample_every": 0}, "--sample-every 0: must be at least 1"),
         ({"checkpoint_every": 0}, "--checkpoint-every 0: must be at least 1"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints 0: must be at least 1"),
+        ({"profile_wait": -1}, "--profile-wait -1: must be at least 0"),
+        ({"profile_warmup": -1}, "--profile-warmup -1: must be at least 0"),
+        ({"profile_active": 0}, "--profile-active 0: must be at least 1"),
+        ({"keep_every": 0}, "--keep-every 0: must be at least 1"),
         ({"images": 5, "epochs": 5}, "--images and --epochs are two ways"),
+        ({"track": "tensorboard,mlflow"}, "--track tensorboard,mlflow: must be tensorboard, wandb, trackio, joined by"),
+        ({"track": ""}, "--track : must be"),
+        ({"track": "none,wandb"}, "--track none,wandb: must be"),
         ({"seed": -1}, "--seed -1: must be at least 0"),
         ({"seed": 2**63}, f"--seed {2**63}: must be .* below 2"),
         ({"lr": 0.0}, "--lr 0.0: must be above 0"),

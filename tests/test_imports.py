@@ -19,9 +19,16 @@ LAYERS = (
     "scaling",
     "randomness",
     "paired",
+    "strict_json",
+    "printable",
+    "files",
+    "sealed",
+    "background",
     "cache",
+    "private",
     "memory",
     "allocator",
+    "ranges",
     "native.",
     "winograd",
     "thin",
@@ -38,6 +45,7 @@ LAYERS = (
     "accumulate",
     "stacked",
     "plan",
+    "finite",
     "capture",
     "roofline",
     "gpu_prediction",
@@ -49,15 +57,18 @@ LAYERS = (
     "distributed",
     "agreement",
     "checkpoint",
+    "run_folder",
+    "stopping",
     "telemetry.",
     "sampling",
-    "run_folder",
+    "run_lock",
     "run",
     "recorder",
-    "stopping",
     "rank_log",
     "generate",
+    "interpolate",
     "trainer",
+    "profile",
     "cli",
     "__main__",
 )
@@ -137,7 +148,7 @@ def test_the_reference_needs_torch_alone_and_is_needed_only_to_be_compared_with(
 
 
 def test_the_ground_is_plain_python() -> None:
-    for name in ("architecture", "allreduce", "scaling", "config"):
+    for name in ("architecture", "allreduce", "scaling", "strict_json", "sealed", "background", "config"):
         assert top(name) <= sys.stdlib_module_names | {"fastdcgan"}
 
 

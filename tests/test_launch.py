@@ -130,19 +130,26 @@ def test_two_processes_train_together(launcher: Callable[[], tuple[str, ...]], t
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Slurm's script is for Linux")
-def test_a_preempted_slurm_job_saves_and_is_queued_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", ["the script", "the processes alone"])
+def test_a_preempted_slurm_job_saves_and_is_queued_again(told: str, tmp_path: Path) -> None:
     """With stand-ins for srun and scontrol: one machine, two processes."""
+    when = "2026-11-22T12:00:00" if told == "the processes alone" else "None"
+    job = f"JobId=7\n   PreemptEligibleTime=2026-11-22T11:00:00 PreemptTime={when}"
     programs = {
-        "srun": 'exec "$@"',
+        "srun": f'echo $$ > {tmp_path}/srun.txt; [ "$1" = --kill-on-bad-exit=1 ] && shift; exec "$@"',
         "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
-        "scontrol": f'case $1 in show) echo localhost;; *) echo "$@" >> {tmp_path}/scontrol.txt;; esac',
+        "scontrol": f"""case "$1 $2" in
+            "show hostnames") echo localhost;;
+            "show job") echo "{job}";;
+            *) echo "$@" >> {tmp_path}/scontrol.txt;;
+        esac""",
     }
     (tmp_path / "bin").mkdir()
     for name, does in programs.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    job = {"JOB_ID": "7", "JOB_NODELIST": "localhost", "JOB_NUM_NODES": "1", "SUBMIT_DIR": str(ROOT)}
-    environment = {f"SLURM_{name}": value for name, value in job.items()}
+    told_by_slurm = {"JOB_ID": "7", "JOB_NODELIST": "localhost", "JOB_NUM_NODES": "1", "SUBMIT_DIR": str(ROOT)}
+    environment = {f"SLURM_{name}": value for name, value in told_by_slurm.items()}
     environment |= {"FASTDCGAN_RANKS": "2", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
     command = ("--data", photos, "--out", out, *QUICK, "--images", 160 * 8, "--log-every", 5)
@@ -150,8 +157,11 @@ def test_a_preempted_slurm_job_saves_and_is_queued_again(tmp_path: Path) -> None
 
     running = launch(*command, launcher=("bash",), script="launch/slurm.sbatch", **environment)
     wait_for(lambda: last_step(out) >= 10, running)
-    running.send(signal.SIGUSR1)
-    code, said = running.ended()
+    if told == "the script":
+        running.send(signal.SIGUSR1)
+    else:
+        os.kill(int((tmp_path / "srun.txt").read_text()), signal.SIGTERM)
+    code, said = running.ended(within=30)
 
     assert code == 0, said
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 7\n"

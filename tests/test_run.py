@@ -26,7 +26,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "
 KEYS = [
     *("step", "images", "epoch", "seconds"),
     *("loss_d", "loss_g", "d_real", "d_fake"),
-    *("images_per_sec", "data_wait_fraction"),
+    *("images_per_sec", "data_wait_fraction", "rollbacks"),
 ]
 
 TINY = ("--arch", "dcgan32", "--width", 8, "--batch-size", 24, "--log-every", 4, "--precision", "fp32")
@@ -248,9 +248,7 @@ def test_a_loss_that_is_no_number_stops_the_run(photographs: Path, fastdcgan: Co
 def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, fastdcgan: Command, tmp_path: Path) -> None:
     out = tmp_path / arch
     options = ["--arch", arch, "--width", 8, "--channels", 1, "--batch-size", 120, "--epochs", 2]
-    result = fastdcgan(
-        "train", "--data", photographs, "--out", out, *options, "--decoder", "pillow", "--no-tensorboard"
-    )
+    result = fastdcgan("train", "--data", photographs, "--out", out, *options, "--decoder", "pillow", "--track", "none")
     assert result.returncode == 0, result.stderr
     assert metrics(out)[-1]["step"] == 4 and metrics(out)[-1]["epoch"] == 2
     assert not (out / "tensorboard").exists()

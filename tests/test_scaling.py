@@ -167,7 +167,7 @@ def test_counts(text: str, counts: tuple[int, ...]) -> None:
     assert counts_of(text) == counts
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1..", "8..1", "5..7", "1,,2", "1.5"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1..", "8..1", "5..7", "1,,2", "1.5", "1..1000000000"])
 def test_counts_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match=f"--gpus {text}"):
         counts_of(text)

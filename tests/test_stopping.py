@@ -1,39 +1,127 @@
 """Requests to stop, as signals bring them."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
+from conftest import ROOT
 
 from fastdcgan import stopping
-from fastdcgan.stopping import STOP_SIGNALS, stop_requests
+from fastdcgan.stopping import STOP_SIGNALS, Stopped, stop_requests
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_remembered_and_ends_nothing(number: int) -> None:
     before = signal.getsignal(number)
     with stop_requests() as asked:
+        asked.keep()
         assert asked() == 0
         signal.raise_signal(number)
-        assert asked() == number
-        signal.raise_signal(number)  # as a launcher passes on what came to all processes
         assert asked() == number
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_where_nothing_would_be_lost_a_signal_ends_it_at_once(number: int) -> None:
+    with pytest.raises(Stopped) as stop, stop_requests():
+        try:
+            signal.raise_signal(number)
+        except Exception:  # noqa: BLE001 (as libraries do)
+            pytest.fail("a library may go on after an Exception")
+    assert stop.value.args[1] == number
+
+
 def test_the_first_signal_counts() -> None:
     with stop_requests() as asked:
+        asked.keep()
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
         assert asked() == signal.SIGTERM
 
 
-def test_asking_again_later_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "ECHO", -1.0)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have it ignored
-    try:
-        with stop_requests():
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_asked_twice_it_ends_at_once(first: signal.Signals) -> None:
+    with stop_requests() as asked:
+        asked.keep()
+        signal.raise_signal(first)  # and Ctrl-C after that, as a shell's script may have sent the first
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+        assert asked() == first
+
+
+def test_a_launchers_echo_is_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with stop_requests() as asked:
+        asked.keep()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert asked() == signal.SIGINT
+
+
+def test_after_a_launchers_echo_a_second_ctrl_c_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(stopping, "ECHO", -1.0)
+    with stop_requests() as asked:
+        asked.keep()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_listening_leaves_no_thread_and_no_descriptor() -> None:
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    if not os.path.exists("/proc/self/fd"):  # noqa: PTH110
+        pytest.skip("counts through /proc")
+    before = held()
+    for _ in range(20):
+        with stop_requests():
+            pass
+    assert held() == before
+
+
+STUCK = """
+import ctypes
+from fastdcgan import stopping
+stopping.GRACE = stopping.AT_ONCE = 0.1
+with stopping.stop_requests() as asked:
+    if {keep}:
+        asked.keep()
+    lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256)
+    lock(mutex)
+    print("ready", flush=True)
+    lock(mutex)  # for ever, and no signal interrupts it: Python's handlers don't run
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros is Linux's")
+@pytest.mark.parametrize(
+    ("keep", "signals"), [(False, [signal.SIGTERM]), (False, [signal.SIGUSR1]), (True, [signal.SIGINT, signal.SIGINT])]
+)
+def test_a_process_that_waits_in_c_leaves_too(keep: bool, signals: list[signal.Signals]) -> None:
+    """As one that waits for another process, or for a disk."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(keep=keep)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for number in signals:
+        time.sleep(0.2)  # till it waits
+        process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + signals[-1], said
+    assert said == "fastdcgan: interrupted\n"

@@ -13,7 +13,7 @@ from fastdcgan.data.celeba import scan_celeba
 from fastdcgan.data.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.dali import DaliSource, dali_available
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.folder import FolderIndex, OnProgress, printable, reason_of, scan_folder
+from fastdcgan.data.folder import FolderIndex, OnProgress, reason_of, scan_folder
 from fastdcgan.data.idx import fashion_mnist, holds_idx
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
@@ -21,6 +21,7 @@ from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.shard_names import is_shards
 from fastdcgan.data.shards import open_shards
 from fastdcgan.data.source import ImageSource
+from fastdcgan.printable import printable
 
 __all__ = ["open_source"]
 

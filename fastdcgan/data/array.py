@@ -1,6 +1,7 @@
 """Pictures that are decoded already: in memory, in a file mapped into it, or in a GPU's."""
 
 import hashlib
+import mmap
 from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
@@ -57,6 +58,14 @@ class ArraySource:
         self.description, self.origin, self.skipped = description, origin, skipped
         self.pictures_NHWC = pictures_NHWC
         self._fingerprint = fingerprint
+        self._map = _map_of(pictures_NHWC)
+        self._size = self._map.size() if self._map else 0
+
+    def check_whole(self) -> None:
+        """Raises ValueError where the file behind the array was cut off: touching what is gone kills a process."""
+        if self._map is not None and self._map.size() < self._size:
+            file = getattr(self.pictures_NHWC, "filename", None) or self.origin
+            raise ValueError(f"{file}: the file was cut off while training read it")
 
     @property
     def fingerprint(self) -> str:
@@ -76,6 +85,7 @@ class ArraySource:
         return (self._gather(numbers) for numbers in batches)
 
     def _gather(self, numbers: Sequence[int]) -> Tensor:
+        self.check_whole()
         shape = (len(numbers), *self.pictures_NHWC.shape[1:])
         batch_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.ahead and torch.cuda.is_available())
         if len(numbers):
@@ -139,6 +149,7 @@ class FittedSource:
         return work_ahead(self._fit, batches, threads=self._threads, ahead=self._threads + 1)
 
     def _fit(self, numbers: Sequence[int]) -> Tensor:
+        self._original.check_whole()
         batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._original.pictures_NHWC[number]
@@ -206,6 +217,13 @@ def source_of_array(
         origin=origin,
         fingerprint=fingerprint,
     )
+
+
+def _map_of(array: object) -> mmap.mmap | None:
+    """The file that an array is mapped from, which stays open."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    return array
 
 
 def array_fingerprint(pictures_NHWC: NDArray[np.uint8]) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from fastdcgan.cache import cache_folder
-from fastdcgan.data.folder import FolderIndex, OnProgress, printable, scan_folder
+from fastdcgan.data.folder import FolderIndex, OnProgress, scan_folder
+from fastdcgan.printable import printable
 
 PICTURES = 202_599
 

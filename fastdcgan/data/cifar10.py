@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.cache import cache_folder
 from fastdcgan.data.array import source_of_array
-from fastdcgan.data.folder import printable
 from fastdcgan.data.source import ImageSource
+from fastdcgan.data.tar_headers import DAMAGE as TAR_DAMAGE
+from fastdcgan.printable import printable
 
 BATCHES = 5
 PER_BATCH = 10_000
@@ -167,7 +168,7 @@ def _files_in_archive(place: _Place) -> Iterator[tuple[str, bytes]]:
     try:
         archive = tarfile.open(fileobj=io.BytesIO(data), mode="r:")  # noqa: SIM115 (bytes in memory stay open for free)
         members = {member.name: member for member in archive if member.isreg()}
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except TAR_DAMAGE as error:
         raise ValueError(f"{name}: damaged, or not a .tar.gz") from error
     for file_name in place.form.files:
         member = members.get(f"{place.form.folder}/{file_name}")
@@ -175,9 +176,13 @@ def _files_in_archive(place: _Place) -> Iterator[tuple[str, bytes]]:
             raise ValueError(f"{name}: it holds no {place.form.folder}/{file_name}")
         if member.size > MAX_BATCH:
             raise ValueError(f"{name}: {file_name} is larger than any batch of CIFAR-10")
-        file = archive.extractfile(member)
-        assert file is not None, member
-        yield f"{name}: {file_name}", file.read()
+        try:
+            file = archive.extractfile(member)
+            assert file is not None, member
+            batch = file.read()
+        except (*TAR_DAMAGE, OSError) as error:
+            raise ValueError(f"{name}: {file_name} is damaged or cut off") from error
+        yield f"{name}: {file_name}", batch
 
 
 class _Recorded:
@@ -191,13 +196,44 @@ class _Recorded:
         self.state = state
 
 
-class _Inert(pickle.Unpickler):
-    """Builds plain data and `_Recorded`, and calls nothing else."""
+class _Inert(pickle._Unpickler):
+    """Builds plain data and `_Recorded`, and calls nothing else.
+
+    It is the unpickler in Python: that in C takes gigabytes where a few bytes name a large place in its memo.
+    """
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
+    stack: list[object]
 
     def find_class(self, module_name: str, global_name: str) -> type[_Recorded]:
         if (module_name, global_name) not in _NUMPY:
             raise pickle.UnpicklingError(f"it asks for {printable(f'{module_name}.{global_name}')[:80]}")
         return _Recorded
+
+
+def _refuse(unpickler: _Inert) -> None:
+    raise pickle.UnpicklingError("it asks for what no batch has")
+
+
+def _with_plain_keys(load: Callable[[_Inert], None], keys: slice) -> Callable[[_Inert], None]:
+    def checked(unpickler: _Inert) -> None:
+        if not all(isinstance(key, str | bytes) for key in unpickler.stack[keys]):
+            _refuse(unpickler)
+        load(unpickler)
+
+    return checked
+
+
+# What is hashed may be a tuple of a tuple of a tuple ..., each twice: that takes forever. A bytearray takes as much
+# memory as it says it is long.
+for _code in (pickle.EMPTY_SET, pickle.FROZENSET, pickle.ADDITEMS, pickle.BYTEARRAY8):
+    _Inert.dispatch[_code[0]] = _refuse
+for _code, _keys in (
+    (pickle.SETITEM, slice(-2, -1)),
+    (pickle.SETITEMS, slice(0, None, 2)),
+    (pickle.DICT, slice(0, None, 2)),
+):
+    _Inert.dispatch[_code[0]] = _with_plain_keys(_Inert.dispatch[_code[0]], _keys)
 
 
 def _unpickled(data: bytes) -> NDArray[np.uint8]:
@@ -208,7 +244,7 @@ def _unpickled(data: bytes) -> NDArray[np.uint8]:
     count, length = shape
     if dtype.arguments[0] not in ("u1", b"u1") or not isinstance(pixels, bytes):
         raise ValueError("its data are no bytes")
-    if length != _PIXELS or len(pixels) != count * length:
+    if type(count) is not int or length != _PIXELS or len(pixels) != count * _PIXELS:
         raise ValueError("its data have another size")
     return np.frombuffer(pixels, np.uint8).reshape((count, length), order="F" if fortran_order else "C")
 

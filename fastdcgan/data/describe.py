@@ -11,10 +11,11 @@ from torch import Tensor
 from fastdcgan.data.array import ArraySource, FittedSource
 from fastdcgan.data.dali import DaliSource
 from fastdcgan.data.encoded import EncodedPictures
-from fastdcgan.data.folder import printable
 from fastdcgan.data.pack import Pack, Standing, standing
 from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.source import ImageSource, Skipped
+from fastdcgan.files import write_replacing
+from fastdcgan.printable import printable
 
 SHEET = 64
 """Pictures on a contact sheet, at most."""
@@ -142,7 +143,7 @@ def by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, list[str]]]:
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
     """List files that can't be used, one a line, with reasons. Raises ValueError where that can't be written."""
     try:
-        path.write_text("".join(f"{skip.path!a}: {skip.reason}\n" for skip in skipped), encoding="utf-8")
+        write_replacing(path, "".join(f"{skip.path!a}: {printable(skip.reason)}\n" for skip in skipped))
     except OSError as error:
         raise ValueError(f"can't write to {printable(path)}: {error.strerror or error}") from error
 

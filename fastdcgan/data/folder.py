@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL
 
+from fastdcgan import strict_json
 from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import work_ahead
 from fastdcgan.data.picture import (
     FORMAT_NAMES,
+    MAX_PIXELS,
     NOT_AN_IMAGE,
     SIGNATURE_BYTES,
     Examined,
@@ -25,6 +27,7 @@ from fastdcgan.data.picture import (
     may_be_picture,
 )
 from fastdcgan.data.source import Skipped, endings
+from fastdcgan.printable import printable
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
 """Files that claim to be pictures, in upper or lower case. Others are pictures if they begin like one."""
@@ -171,12 +174,6 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
     return index
 
 
-def printable(path: str | Path) -> str:
-    """A path as one line that any terminal can print, whatever bytes it is made of."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c >= " " and c != "\x7f" else c.encode("unicode_escape").decode() for c in text)
-
-
 def reason_of(error: OSError) -> str:
     """What the file system said, for a list."""
     return (error.strerror or str(error)).lower()
@@ -313,8 +310,22 @@ def _cache_path(folder: Path) -> Path:
 
 def _load(path: Path) -> dict[str, _Entry]:
     """What an earlier run found; nothing where that is missing, damaged or of another version."""
-    index = json.loads(read_whole(path) or b"{}")
-    return {name: _Entry(*entry) for name, entry in index["files"].items()} if index.get("format") == _FORMAT else {}
+    try:
+        index = strict_json.parse(read_whole(path) or b"{}")
+        return (
+            {name: _entry(*entry) for name, entry in index["files"].items()} if index.get("format") == _FORMAT else {}
+        )
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return {}
+
+
+def _entry(width: Any, height: Any, plain: Any, kind: Any, size: Any, mtime_ns: Any, reason: Any) -> _Entry:
+    """What the index says of a file. Raises ValueError or TypeError where it can't be."""
+    if not (isinstance(kind, str) and isinstance(reason, str) and size >= 0 and type(mtime_ns) is int):
+        raise ValueError(kind)
+    if not (reason or (0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS)):
+        raise ValueError(width)
+    return _Entry(width, height, plain is True, kind, size, mtime_ns, reason)
 
 
 def _save(path: Path, entries: dict[str, _Entry]) -> None:

@@ -6,14 +6,16 @@ import io
 import tempfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.cache import cache_folder
 from fastdcgan.data.array import source_of_array
-from fastdcgan.data.folder import printable
 from fastdcgan.data.source import ImageSource
+from fastdcgan.files import open_regular
+from fastdcgan.printable import printable
 
 FILE_NAME = "train-images-idx3-ubyte"
 """With or without .gz after it."""
@@ -23,6 +25,7 @@ MAX_BYTES = 2**31
 
 _UBYTE_3D = 0x0803
 _HEADER = 16
+_CHUNK = 2**20
 
 
 def holds_idx(folder: Path) -> bool:
@@ -41,7 +44,7 @@ def read_idx_images(path: Path) -> NDArray[np.uint8]:
     """
     name = printable(path)
     try:
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             with gzip.open(raw) if compressed else raw as file:
@@ -52,14 +55,22 @@ def read_idx_images(path: Path) -> NDArray[np.uint8]:
                 size = count * height * width
                 if not 0 < size <= MAX_BYTES:
                     raise ValueError(f"{name}: damaged; its header speaks of {count} pictures of {width}x{height}")
-                pixels = file.read(size + 1)
+                pixels = _read_all(file, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{name}: damaged or cut off") from error
     except OSError as error:
         raise ValueError(f"{name}: {(error.strerror or str(error)).lower()}") from error
-    if len(pixels) != size:
+    if pixels is None:
         raise ValueError(f"{name}: damaged or cut off; {count} pictures of {width}x{height} were announced")
-    return np.frombuffer(bytearray(pixels), np.uint8).reshape(count, height, width, 1)
+    return np.frombuffer(pixels, np.uint8).reshape(count, height, width, 1)
+
+
+def _read_all(file: gzip.GzipFile | BinaryIO, size: int) -> bytearray | None:
+    """The rest of a file; None where it isn't so long. Memory is taken as the bytes come: a header may lie."""
+    pixels = bytearray()
+    while len(pixels) <= size and (part := file.read(min(_CHUNK, size + 1 - len(pixels)))):
+        pixels += part
+    return pixels if len(pixels) == size else None
 
 
 def fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:

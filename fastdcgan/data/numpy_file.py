@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import source_of_array
-from fastdcgan.data.folder import printable
 from fastdcgan.data.source import ImageSource
+from fastdcgan.files import open_regular
+from fastdcgan.printable import printable
 
 ENDINGS = (".npy", ".npz")
 
@@ -32,6 +33,7 @@ PREFERRED = ("images", "x", "train_images", "x_train", "arr_0")
 _CHANNELS = (1, 3, 4)
 _CHUNK = 2**24
 _LONGEST_HEADER = 2**14
+_ENDLESS = 10**100  # Python doesn't print numbers of any length
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # What NumPy's and zipfile's parsers raise on files that are damaged in one way or another.
 _DAMAGE = (
@@ -89,7 +91,7 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
         if not stat.S_ISREG(info.st_mode):
             raise ValueError(f"{name}: not a regular file")
         if path.suffix.lower() == ".npy":
-            array, axes = _map(path, name)
+            array, axes = map_pictures(path, name)
             what = f"{name}, mapped"
         else:
             array, axes, key = _read(path, name)
@@ -112,9 +114,14 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
     )
 
 
-def _map(path: Path, name: str) -> tuple[NDArray[np.uint8], str]:
-    """The array and its axes, as "N, H, W, C"."""
-    with path.open("rb") as file:
+def map_pictures(path: Path, name: str) -> tuple[NDArray[np.uint8], str]:
+    """A `.npy`'s array, mapped, and its axes, as "N, H, W, C".
+
+    Raises:
+        ValueError: it is damaged or holds something else; beginning with `name`.
+        OSError: it can't be read.
+    """
+    with open_regular(path) as file:
         with _complaining(f"{name}: damaged, or not a .npy file"):
             header = _read_header(file)
         axes = _check(header, name)
@@ -168,6 +175,8 @@ def _read_header(file: IO[bytes]) -> _Header:
     start = BytesIO(file.read(_LONGEST_HEADER))
     version = np.lib.format.read_magic(start)
     shape, fortran_order, dtype = _HEADERS[version](start)
+    if any(abs(length) > _ENDLESS for length in shape):
+        raise OverflowError
     return _Header(shape, fortran_order, dtype, start.tell())
 
 

@@ -23,7 +23,12 @@ from numpy.typing import NDArray
 from fastdcgan.cache import cache_folder
 from fastdcgan.data.array import ArraySource, array_fingerprint
 from fastdcgan.data.folder import OnProgress
+from fastdcgan.data.numpy_file import map_pictures
 from fastdcgan.data.source import ImageSource, Skipped
+from fastdcgan.files import create, read_json, write_replacing
+
+MAX_MANIFEST = 2**30
+"""Bytes: it lists the files that are skipped, of which there may be millions."""
 
 FORMAT = 1
 """Version of the manifest and of the rule below."""
@@ -196,7 +201,7 @@ def standing(pack: Pack, *, verify: bool = False) -> Standing:
 def read_manifest(path: Path) -> Manifest | None:
     """A manifest; None where it is missing, damaged, or of another version."""
     try:
-        fields: dict[str, Any] = json.loads(path.read_bytes())
+        fields: dict[str, Any] = read_json(path, MAX_MANIFEST)
         skipped = tuple(Skipped(**skip) for skip in fields.pop("skipped"))
         manifest = Manifest(**fields, skipped=skipped)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -210,12 +215,12 @@ def _finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
     if manifest is None or not _fits(manifest, pack):
         return None
     try:
-        pictures_NHWC: NDArray[np.uint8] = np.load(pack.array, mmap_mode="r", allow_pickle=False)
+        pictures_NHWC, _ = map_pictures(pack.array, "")
         touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         return None
     wanted = (len(pack.original), pack.resolution, pack.resolution, pack.channels)
-    if pictures_NHWC.dtype != np.uint8 or not pictures_NHWC.shape == manifest.shape == wanted:
+    if not pictures_NHWC.shape == manifest.shape == wanted:
         return None
     if (touched or verify) and array_fingerprint(pictures_NHWC) != manifest.checksum:
         return None
@@ -241,7 +246,7 @@ def _build(pack: Pack, report: OnProgress) -> None:
     unfinished = pack.array.with_suffix(".unfinished")
     digest = hashlib.sha256(repr(shape).encode())
     try:
-        with unfinished.open("wb") as file:
+        with create(unfinished) as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             done = 0
             with closing(pack.original.read(_in_order(count))) as batches:
@@ -268,8 +273,7 @@ def _build(pack: Pack, report: OnProgress) -> None:
         mtime_ns=pack.array.stat().st_mtime_ns,
         skipped=tuple(pack.original.skipped),
     )
-    unfinished.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(pack.manifest)
+    write_replacing(pack.manifest, json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def _in_order(count: int) -> Generator[range]:

@@ -29,6 +29,9 @@ and 0.7 GiB for others.
 LARGE = 2**22
 """Pictures of more pixels, and files of more bytes, are in Pillow's hands one at a time."""
 
+MAX_SCANS = 500
+"""Of a JPEG: a progressive one has about ten, each of which is worked out for all pixels, in a few bytes if need be."""
+
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format, "GIF")
 
 CROP_FIRST_ASPECT = 4
@@ -130,6 +133,8 @@ def examine(data: bytes) -> Examined:
     file = BytesIO(data)
     image = _open(file)
     size = image.size
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise ValueError(f"more than the limit of {MAX_SCANS:,} scans")
     if _LOSSLESS_JPEG not in data:  # libjpeg doesn't scale that kind, and Pillow doesn't know
         image.draft(None, (1, 1))
     with _loaded(image, size):

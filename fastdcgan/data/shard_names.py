@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastdcgan.data.folder import ENDINGS, printable
+from fastdcgan.data.folder import ENDINGS
+from fastdcgan.printable import printable
 
 MAX_SHARDS = 1_000_000
 """More are not expanded: a slip of the hand in a range should not fill the memory."""

@@ -17,18 +17,21 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from fastdcgan import strict_json
 from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.data.ahead import Item, Result, work_ahead
-from fastdcgan.data.folder import ENDINGS, NoneUsableError, OnProgress, printable, reason_of, refuse_huge
-from fastdcgan.data.picture import Examined, examine
+from fastdcgan.data.folder import ENDINGS, MAX_BYTES, NoneUsableError, OnProgress, reason_of, refuse_huge
+from fastdcgan.data.picture import MAX_PIXELS, Examined, examine
 from fastdcgan.data.shard_names import absolute, expand
 from fastdcgan.data.source import Skipped
 from fastdcgan.data.tar_headers import list_members
+from fastdcgan.printable import printable
 
 PICTURE = np.dtype(
     [("offset", "<i8"), ("bytes", "<u4"), ("width", "<u4"), ("height", "<u4"), ("kind", "<u2"), ("plain", "?")]
@@ -329,17 +332,44 @@ def _cache_path(shard: str) -> Path:
 def _load(path: str, size: int, mtime_ns: int) -> Shard | None:
     """What an earlier run found; None where that is missing, damaged, of another version or of an older shard."""
     line, _, body = (read_whole(_cache_path(path)) or b"{}").partition(b"\n")
-    found = json.loads(line)
-    if found.get("format") != _FORMAT or found["stamp"] != [size, mtime_ns]:
+    try:
+        found = strict_json.parse(line)
+        if found.get("format") != _FORMAT or found["stamp"] != [size, mtime_ns]:
+            return None
+        pictures = np.frombuffer(body, PICTURE, found["pictures"])
+        _check_index(found, pictures, size)
+        return _shard(path, size, mtime_ns, found, pictures, body[pictures.nbytes :])
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
-    pictures = np.frombuffer(body, PICTURE, found["pictures"])
+
+
+def _check_index(found: dict[str, Any], pictures: NDArray[np.void], size: int) -> None:
+    """Raises ValueError where what was kept can't be of a shard of this size."""
+    ends = pictures["offset"] + pictures["bytes"]
+    sides = (pictures["width"], pictures["height"])
+    texts = (found["example"], *found["kinds"], *itertools.chain.from_iterable(found["skipped"]))
+    if (
+        (pictures["offset"] < 0).any()
+        or (ends > size).any()
+        or any((side < 1).any() or (side > MAX_PIXELS).any() for side in sides)
+        or (pictures["bytes"] > MAX_BYTES).any()
+        or (pictures["kind"] >= len(found["kinds"])).any()
+        or type(found["others"]) is not int
+        or not all(isinstance(text, str) for text in texts)
+    ):
+        raise ValueError("not an index of this shard")
+
+
+def _shard(
+    path: str, size: int, mtime_ns: int, found: dict[str, Any], pictures: NDArray[np.void], names: bytes
+) -> Shard:
     return Shard(
         path=path,
         size=size,
         mtime_ns=mtime_ns,
         pictures=pictures,
         kinds=tuple(found["kinds"]),
-        names=body[pictures.nbytes :],
+        names=names,
         skipped=tuple((name, reason) for name, reason in found["skipped"]),
         others=found["others"],
         example=found["example"],

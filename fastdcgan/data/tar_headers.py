@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-from fastdcgan.data.folder import printable
+from fastdcgan.printable import printable
 
 MAX_HEADER = 2**15
 """Bytes that the headers of one member may take, long names and all; damaged ones would ask for any amount."""
@@ -17,8 +17,17 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-# What `tarfile` raises on damaged headers of one kind or another.
-_DAMAGE = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+DAMAGE = (
+    tarfile.TarError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    EOFError,
+)
+"""What `tarfile` raises on damaged headers of one kind or another."""
 
 
 class Member(NamedTuple):
@@ -50,6 +59,7 @@ def list_members(path: str, size: int) -> Generator[Member]:
         tar.offset = 0
         while True:
             start = tar.offset
+            tar.pax_headers = {}  # what is said of all members to come: nothing that we need, and copied for each
             file.seek(start)
             file.left = tarfile.BLOCKSIZE + MAX_HEADER
             block = file.read(tarfile.BLOCKSIZE)
@@ -62,7 +72,7 @@ def list_members(path: str, size: int) -> Generator[Member]:
             try:
                 # And not tar.next(), which takes damaged headers for the end and remembers every member.
                 info = tarfile.TarInfo.fromtarfile(tar)
-            except _DAMAGE:
+            except DAMAGE:
                 info = None
             if info is None or tar.offset <= start:
                 cut = "cut off in the middle of a header"
@@ -100,7 +110,7 @@ def _open(file: _Headers) -> tarfile.TarFile:
     file.seek(0)
     try:
         return tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError("not a tar file, or damaged from the beginning") from error
 
 

@@ -1,5 +1,8 @@
 """Our C++, compiled for the processor at hand when it is first needed, and kept in the cache folder.
 
+A library is code: it is loaded only from a folder that nobody else can have written to. Where the cache is shared with
+others, it is built anew for each process, in a folder of its own.
+
 Nothing is linked but the compiler's own libraries, and the interface is plain C through ctypes: any g++ will do, and
 neither Python's nor PyTorch's headers are needed. OpenMP's library is the one that PyTorch has loaded, so that both
 share one set of threads.
@@ -19,7 +22,9 @@ from pathlib import Path
 import torch  # loads its OpenMP library, which ours then shares
 from torch import Tensor
 
+from fastdcgan import ranges
 from fastdcgan.cache import cache_folder
+from fastdcgan.private import have_private, ours_alone
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-w")
 
@@ -42,7 +47,12 @@ def load(name: str) -> ctypes.CDLL | None:
         sources = [file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp")))]
         key = hashlib.sha256("\n".join((*sources, *FLAGS, _ask(program, "--version"), target)).encode())
         library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
-        if not library.exists():
+        if not have_private(library.parent):
+            with tempfile.TemporaryDirectory() as folder:  # only for us; what is loaded stays when it is gone
+                library = Path(folder) / library.name
+                _build(program, source, library)
+                return ctypes.CDLL(str(library))
+        if not ours_alone(library):
             _build(program, source, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError):
@@ -55,10 +65,10 @@ def _ask(program: str, *arguments: str) -> str:
 
 def _build(program: str, source: Path, library: Path) -> None:
     """Build beside its place and rename: another process may be doing the same."""
-    library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         unfinished = Path(folder) / library.name
         _ask(program, *FLAGS, "-o", str(unfinished), str(source))
+        unfinished.chmod(0o700)
         unfinished.replace(library)
 
 
@@ -84,7 +94,12 @@ def kernel(library: str, name: str, precision: torch.dtype) -> Callable[..., Non
     loaded = load(library)
     assert loaded is not None, "offers() was not asked"
     function = getattr(loaded, f"{name}_{_SUFFIX[precision]}")
-    return lambda *arguments: function(*(_argument(argument) for argument in arguments))
+
+    def call(*arguments: object) -> None:
+        with ranges.operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
+            function(*(_argument(argument) for argument in arguments))
+
+    return call
 
 
 def knows(x: Tensor) -> bool:

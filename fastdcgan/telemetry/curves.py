@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastdcgan.files import replacing
 from fastdcgan.telemetry.metrics import Record
 
 
@@ -24,4 +25,5 @@ def plot_losses(records: Sequence[Record], path: Path) -> None:
         axes.grid(alpha=0.25)
         axes.legend(loc="center right", frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")

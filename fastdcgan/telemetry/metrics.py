@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -9,7 +10,12 @@ from typing import IO
 import torch
 from torch import Tensor
 
+from fastdcgan import strict_json
+from fastdcgan.files import open_to_append, read_limited, write_replacing
 from fastdcgan.step import StepMetrics
+
+MAX_METRICS = 2**30
+"""Bytes of a metrics.jsonl: four million lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,9 @@ class Record:
     images_per_sec: float
     data_wait_fraction: float
     """Share of the time in which the step stood waiting for pictures."""
+
+    rollbacks: int = 0
+    """How often the run has gone back to a checkpoint with new noise so far."""
 
 
 class StepLog:
@@ -77,11 +86,9 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int = 0) -> None:
         """Open for appending, without the lines past `resume_step`: those steps will be taken again."""
         kept = [record for record in read_metrics(path) if record.step <= resume_step] if path.exists() else []
-        unfinished = path.with_suffix(".tmp")
-        unfinished.write_text("".join(_line(record) for record in kept))
-        unfinished.replace(path)
+        write_replacing(path, "".join(_line(record) for record in kept))
         self.records = kept
-        self._file: IO[str] = path.open("a")
+        self._file: IO[str] = open_to_append(path)
 
     def write(self, record: Record) -> None:
         """Append a line."""
@@ -95,14 +102,39 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out."""
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError):
+    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out, and whatever is no record.
+
+    Raises:
+        ValueError: the file is larger than any run's, or can't be read.
+    """
+    try:
+        return read_metrics_counting(path)[0]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+
+
+def read_metrics_counting(path: Path) -> tuple[list[Record], int]:
+    """See `read_metrics`; and how many lines were left out. Raises ValueError and OSError as `read_limited` does."""
+    records, left_out = [], 0
+    for line in read_limited(path, MAX_METRICS).split(b"\n"):
+        if not line.strip():
             continue
-    return records
+        try:
+            record = Record(**strict_json.parse(line))
+        except (ValueError, TypeError):
+            record = None
+        if record is None or not _is_sound(record):
+            left_out += 1
+        else:
+            records.append(record)
+    return records, left_out
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether it holds finite numbers, as every record that was written does."""
+    values = asdict(record).values()
+    # not isinstance: True is an int to it
+    return type(record.step) is int and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)
 
 
 def _line(record: Record) -> str:

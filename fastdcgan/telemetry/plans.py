@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from fastdcgan.choice import as_fields
+from fastdcgan.files import write_replacing
 from fastdcgan.roofline import Ceilings, limit, work
 from fastdcgan.tune import Measured, Tuning
 
@@ -54,7 +55,7 @@ def plans_as_data(tuning: Tuning, machine: Ceilings | None, conditions: dict[str
 def write_plans(path: Path, data: dict[str, Any]) -> None:
     """Write `plans_as_data`. Raises ValueError if that can't be."""
     try:
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_replacing(path, json.dumps(data, indent=2) + "\n")
     except OSError as error:
         raise ValueError(f"can't write to {path}: {error.strerror or error}") from error
 

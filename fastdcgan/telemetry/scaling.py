@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
+from rich import box
 from rich.table import Table
 
 from fastdcgan.allreduce import REACHED
@@ -51,11 +52,14 @@ def scaling_table(
         f"{whose}, {gpu.name}, {links}",
         caption=_assumptions(sharing, captured, left_out=len(counts) - len(rows)),
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
-    for heading in ("GPUs", "batch each", "step ms", "images/s", "efficiency", "waits for all-reduce", "all-reduce ms"):
-        table.add_column(heading, justify="right")
+    # In 80 columns all figures are whole: what may wrap is the algorithm.
+    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "efficiency", "waits", "all-reduce\nms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("by")
-    table.add_column("bound by")
+    table.add_column("bound by", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.ranks),
@@ -88,7 +92,7 @@ def _assumptions(sharing: Sharing, captured: bool, left_out: int) -> str:
         f"Gradients travel in {'fp32' if sharing.bytes_per_number == 4 else 'bf16'}; BatchNorm's statistics "
         + ("are synchronised, in messages that nothing hides." if sharing.batch_norm else "stay on each GPU."),
         "Data are there when they are needed, and no GPU is slower than another. Efficiency: images/s of a GPU, by "
-        "those of one alone.",
+        "those of one alone. Waits: the share of a step in which a GPU waits for messages.",
         f"Left out: {left_out} counts that don't divide the batch." if left_out else "",
     )
     return " ".join(filter(None, parts))

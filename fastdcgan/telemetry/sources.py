@@ -8,9 +8,9 @@ from rich.text import Text
 
 from fastdcgan.architecture import architecture
 from fastdcgan.data.describe import Facts, Files, by_reason
-from fastdcgan.data.folder import printable
 from fastdcgan.data.pack import Pack, Packing
 from fastdcgan.data.source import Skipped
+from fastdcgan.printable import printable
 
 MOST = 10
 """Kinds, reasons and files listed at most."""
@@ -30,7 +30,7 @@ class Rows:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """See `rich.console`."""
         for label, value in self.rows:
-            lines = value.split("\n")
+            lines = [printable(line) for line in value.split("\n")]
             if console.is_terminal:
                 width = max(options.max_width - _INDENT, _INDENT)
                 lines = [str(part) for line in lines for part in _wrapped(console, line, width)]

@@ -1,14 +1,21 @@
 """Scalars and sample grids for TensorBoard."""
 
+import os
+import re
+import socket
+import time
 from dataclasses import asdict
 from pathlib import Path
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard.writer import SummaryWriter
+from torch.utils.tensorboard.summary import image, scalar
 
 from fastdcgan.telemetry.metrics import Record
 
-_TAGS = {
+TAGS = {
     "loss_d": "loss/D",
     "loss_g": "loss/G",
     "d_real": "probability/D(x)",
@@ -16,27 +23,49 @@ _TAGS = {
     "images_per_sec": "speed/images per second",
     "data_wait_fraction": "speed/data wait fraction",
 }
+"""Fields of a record that are followed, and what a person sees them under."""
+
+_STAMP = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class TensorBoard:
-    """Event files in the run's folder."""
+    """Event files in the run's folder, written as the figures come.
+
+    Not torch's SummaryWriter: its thread would encode and write while the next steps are taken, and hold Python's lock
+    from them; it says late, and with a traceback of its own, that a disk is full; and it goes by the clock.
+    """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         """Continue a run's events; those past `resume_step` are hidden, for their steps will be taken again."""
-        self._writer = SummaryWriter(folder, purge_step=resume_step + 1 if resume_step else None)
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names: a clock set back must not put us first.
+        stamps = [int(found[1]) for path in folder.iterdir() if (found := _STAMP.match(path.name))]
+        stamp = max([int(time.time()), *(before + 1 for before in stamps)])
+        file = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = file.open("xb")
+        self._records = RecordWriter(self._file)
+        self._add(Event(file_version="brain.Event:2"))
+        # Of the first sitting too: a run killed before its first checkpoint begins again.
+        self._add(Event(step=resume_step + 1 if resume_step else 0, session_log=SessionLog(status=SessionLog.START)))
+        self._file.flush()
 
     def write(self, record: Record) -> None:
         """Add a record's figures."""
         values = asdict(record)
-        for name, tag in _TAGS.items():
-            self._writer.add_scalar(tag, values[name], record.step)
+        for name, tag in TAGS.items():
+            self._add(Event(step=record.step, summary=scalar(tag, values[name])))
+        self._file.flush()
 
     def show(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
-        self._writer.add_image("samples", grid_CHW[:3], step)
-        # Its thread would encode and write while the next steps are taken, and hold Python's lock from them.
-        self._writer.flush()
+        summary: Summary = image("samples", grid_CHW[:3].nan_to_num(), dataformats="CHW")
+        self._add(Event(step=step, summary=summary))
+        self._file.flush()
 
     def close(self) -> None:
-        """Write what is still in memory."""
-        self._writer.close()
+        """Done: all is written already."""
+        self._file.close()
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())

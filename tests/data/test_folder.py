@@ -11,8 +11,9 @@ from PIL import Image
 
 from fastdcgan.cache import cache_folder
 from fastdcgan.data import folder as folder_module
-from fastdcgan.data.folder import FolderIndex, printable, scan_folder
+from fastdcgan.data.folder import FolderIndex, scan_folder
 from fastdcgan.data.source import endings
+from fastdcgan.printable import printable
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 

@@ -20,11 +20,12 @@ from fastdcgan.cache import cache_folder
 from fastdcgan.data import open_source
 from fastdcgan.data import shards as shards_module
 from fastdcgan.data.dali import dali_available
-from fastdcgan.data.folder import ENDINGS, printable
+from fastdcgan.data.folder import ENDINGS
 from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.shards import PICTURE, ShardIndex, open_shards
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.printable import printable
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 

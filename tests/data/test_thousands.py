@@ -12,7 +12,7 @@ from corpus import PHOTOS, encode
 from thousands import BAD, GOOD, write_thousands
 
 from fastdcgan.data.dali import dali_available
-from fastdcgan.data.folder import printable
+from fastdcgan.printable import printable
 
 needs_dali = pytest.mark.skipif(not dali_available(), reason="DALI is not installed")
 

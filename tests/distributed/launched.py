@@ -22,7 +22,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 TWO_RANKS = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
 
 TINY = ("--arch", "dcgan28", "--width", "8", "--batch-size", "8", "--precision", "fp32", "--device", "cpu")
-QUICK = (*TINY, "--plan", "default", "--decoder", "pillow", "--no-tensorboard", "--sample-every", "100000")
+QUICK = (*TINY, "--plan", "default", "--decoder", "pillow", "--track", "none", "--sample-every", "100000")
 
 PATIENCE = 60.0
 """Seconds in which what is waited for must come."""

@@ -1,7 +1,10 @@
 """Runs of several processes, from a configuration to a folder: resumed on fewer and on more, and failing."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +33,29 @@ def request(data: Path, out: Path, steps: int, batch_norm: str = "sync") -> Trai
         data=DataConfig(data=str(data), batch_size=8, decoder="pillow", flip=True),
         recipe=RecipeConfig(batch_norm=batch_norm),  # type: ignore[arg-type]
         execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", compile="off", threads=1),
-        run=RunConfig(out=out, images=8 * steps, checkpoint_every=3, log_every=1, tensorboard=False),
+        run=RunConfig(out=out, images=8 * steps, checkpoint_every=3, log_every=1, track="none"),
     )
 
 
-def train(accelerator: Accelerator, config: TrainConfig, bent_after: int | None = None) -> str:
+def bend_a_weight(state: TrainState) -> None:
+    state.discriminator.layers[2].weight.data[0, 0, 0, 0] += 1e-9
+
+
+def bend_a_moment(state: TrainState) -> None:
+    """The last one there is to compare."""
+    *_, last = state.discriminator.parameters()
+    state.optimizer_d.state[last]["exp_avg_sq"][-1, -1, -1, -1] += 1e-9
+
+
+def train(
+    accelerator: Accelerator,
+    config: TrainConfig,
+    bent_after: int | None = None,
+    bend: Callable[[TrainState], None] = bend_a_weight,
+) -> str:
     """A whole run in fp64, so that only a different computation can tell runs apart. Returns how it failed, if it did.
 
-    After the step `bent_after` one number of process 1's D is bent.
+    After the step `bent_after` one number of process 1 is bent.
     """
     build, step_function = models.build, trainer.step_function
 
@@ -52,7 +70,7 @@ def train(accelerator: Accelerator, config: TrainConfig, bent_after: int | None 
             nonlocal taken
             metrics, taken = step(real_BCHW.double(), z_BL.double()), taken + 1
             if taken == bent_after and accelerator.process_index == 1:
-                state.discriminator.layers[2].weight.data[0, 0, 0, 0] += 1e-9
+                bend(state)
             return metrics
 
         return take
@@ -123,3 +141,29 @@ def test_networks_that_drift_apart_end_the_run(batch_norm: str, photos: Path, tm
     assert "on process 1 is not what it is on process 0" in failures[0]
     assert f"the last good checkpoint is {out / 'checkpoints' / 'step-00000003'}" in failures[0]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_a_moment_that_differs_is_named(photos: Path, tmp_path: Path) -> None:
+    """Found at the checkpoint after the same step, before any weight shows it."""
+    failures = on_ranks(2, train, request(photos, tmp_path / "run", 6), 3, bend_a_moment)
+    named = r"discriminator\.layers\.\d+\.weight\.exp_avg_sq on process 1 is not what it is on process 0"
+    assert failures[0] == failures[1]
+    assert re.match(f"after step 3 {named}: training has failed; no checkpoint was written yet", failures[0])
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "ranks", "why"),
+    [
+        (7, 1, 2, "--batch-size 7 is the global batch and must be a multiple of the 2 processes"),
+        (8, 3, 1, "--batch-size 8 can't be taken in --accumulate 3 equal parts"),
+        (8, 8, 2, "--batch-size 8 can't be taken in --accumulate 8 equal parts in each of the 2 processes"),
+    ],
+)
+def test_a_batch_that_does_not_divide(
+    batch: int, parts: int, ranks: int, why: str, photos: Path, tmp_path: Path
+) -> None:
+    asked = request(photos, tmp_path / "run", 3)
+    recipe, data = replace(asked.recipe, accumulate=parts), replace(asked.data, batch_size=batch)
+    assert on_ranks(ranks, train, replace(asked, recipe=recipe, data=data)) == [why] * ranks
+    assert not (tmp_path / "run").exists()

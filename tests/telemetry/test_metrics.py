@@ -11,7 +11,7 @@ from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_
 KEYS = [
     *("step", "images", "epoch", "seconds"),
     *("loss_d", "loss_g", "d_real", "d_fake"),
-    *("images_per_sec", "data_wait_fraction"),
+    *("images_per_sec", "data_wait_fraction", "rollbacks"),
 ]
 CPU = torch.device("cpu")
 

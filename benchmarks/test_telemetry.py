@@ -1,0 +1,177 @@
+"""What telemetry costs: training with figures, TensorBoard, run.log and the live view, against the same without.
+
+Both take their steps in this process, with one state and one stream of batches between them. Sample grids and
+checkpoints are left out, as they are of the images per second that a run states.
+
+An effect of one percent may drown in a machine's noise. So what telemetry does is also timed on its own, and stated as
+`counted_fraction` of the time that the steps take; the view's thread in full, though a step may go on meanwhile.
+"""
+
+import os
+import statistics
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.conditions import device
+from benchmarks.contenders import finisher
+from benchmarks.measure import InProcess, take_turns
+from benchmarks.results import throughput
+from fastdcgan.capture import TakeStep, step_function
+from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
+from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.distributed import join
+from fastdcgan.paired import seconds_of
+from fastdcgan.recorder import Recorder
+from fastdcgan.run import Run
+from fastdcgan.run_folder import RunFolder
+from fastdcgan.step import StepMetrics
+from fastdcgan.telemetry.display import Display
+from fastdcgan.telemetry.run_log import RunLog
+from fastdcgan.telemetry.view import REFRESHES_PER_SECOND
+from fastdcgan.trainer import noise, setup
+
+IMAGES = 10**9
+"""The run never ends."""
+
+PAIRS = 40
+"""An effect of one percent drowns in fewer."""
+
+
+class Telemetry(Protocol):
+    """What the loop of a run tells."""
+
+    def waiting(self) -> AbstractContextManager[None]: ...
+    def add(self, metrics: StepMetrics) -> None: ...
+    def tick(self, step: int) -> None: ...
+
+
+class Nothing:
+    """Telemetry that is off."""
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def add(self, metrics: StepMetrics) -> None: ...
+    def tick(self, step: int) -> None: ...
+
+
+@dataclass
+class Training:
+    """The loop of a run as a contender; a step of it is as many as lie between two ticks."""
+
+    run: Run
+    batches: Iterator[Tensor]
+    take_step: TakeStep
+    telemetry: Telemetry
+    display: Display | None
+    taken: int = field(default=0, init=False)
+
+    def time(self, steps: int) -> float:
+        """See `measure.Contender`. The view's thread is at work only while it is this one's turn."""
+        with self.display or nullcontext():
+            return InProcess(self._until_tick, finisher(self.run.accelerator.device)).time(steps)
+
+    def _until_tick(self) -> None:
+        for _ in range(self.run.schedule.log_every):
+            self.taken += 1
+            with self.telemetry.waiting():
+                real_BCHW = next(self.batches)
+            self.telemetry.add(self.take_step(real_BCHW, noise(self.run, self.taken)))
+        self.telemetry.tick(self.taken)
+
+
+def counted(
+    run: Run, recorder: Recorder, display: Display, metrics: StepMetrics, times: int = 50
+) -> tuple[float, float]:
+    """Seconds that the figures between two ticks take on their own, and a refresh of the view."""
+
+    def figures() -> None:
+        for _ in range(run.schedule.log_every):
+            with recorder.waiting():
+                pass
+            recorder.add(metrics)
+        recorder.tick(next(ticks))
+
+    ticks = count(IMAGES, run.schedule.log_every)
+    with display:
+        between = statistics.median(seconds_of(figures) for _ in range(times))
+        refreshing = statistics.median(seconds_of(display.refresh) for _ in range(times))
+    return between, refreshing
+
+
+@contextmanager
+def terminal() -> Iterator[Console]:
+    """A large one with all colours, which shows nobody anything."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        yield Console(
+            file=nowhere,
+            force_terminal=True,
+            color_system="truecolor",
+            width=120,
+            height=40,
+            soft_wrap=True,
+            highlight=False,
+            _environ={"TERM": "xterm-256color"},
+        )
+
+
+@pytest.mark.usefixtures("private_cache")
+@pytest.mark.parametrize(
+    ("name", "batch", "data"), [("dcgan28", 128, "array"), ("dcgan32", 16, "faces")], ids=["dcgan28", "dcgan32"]
+)
+def test_telemetry(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch: int, data: str) -> None:
+    """Default settings, on the largest terminal that pictures are drawn on."""
+    if data == "array":
+        data = str(tmp_path / "pictures.npy")
+        np.save(data, np.random.default_rng(0).integers(0, 256, (10_000, 28, 28), np.uint8))
+    config = TrainConfig(
+        model=ModelConfig(arch=name),
+        data=DataConfig(data=data, batch_size=batch),
+        execution=ExecutionConfig(device="auto" if device().type == "cuda" else "cpu", plan="default"),
+        run=RunConfig(out=tmp_path / "run", images=IMAGES),
+    ).resolved()
+    folder = RunFolder(tmp_path / "run")
+    with terminal() as console:
+        display = Display(console=console, log=RunLog(folder.log, begun=folder.config.exists))
+        run = setup(config, folder, join(config.execution), display)
+        batching = Batching(seed=0, global_batch=batch)
+        with (
+            closing(real_batches(run.source, batching, run.accelerator.device)) as batches,
+            closing(Recorder(run, display)) as recorder,
+        ):
+            take_step = step_function(run.plan, run.state)
+            measured = take_turns(
+                benchmark,
+                {
+                    "reference": Training(run, batches, take_step, Nothing(), None),
+                    "ours": Training(run, batches, take_step, recorder, display),
+                },
+                turn_seconds=0.6,
+                most_pairs=PAIRS,
+            )
+            figures, refreshing = counted(run, recorder, display, take_step(next(batches), noise(run, 1)))
+    between = measured.against("reference").reference_seconds
+    benchmark.extra_info.update(
+        throughput(
+            measured,
+            suite="telemetry",
+            case=f"{name}, batch {batch}",
+            images=batch * run.schedule.log_every,
+            plan=str(run.plan),
+            tick_ms=round(1e3 * figures, 3),
+            refresh_ms=round(1e3 * refreshing, 3),
+            counted_fraction=round(figures / between + refreshing * REFRESHES_PER_SECOND, 5),
+            arch=name,
+            batch=batch,
+        )
+    )

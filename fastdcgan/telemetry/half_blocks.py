@@ -1,0 +1,89 @@
+"""Pictures as coloured text: a character is two pixels, the upper half block in one colour on the other.
+
+rich-pixels does the same, but makes a styled segment a character, which rich renders anew at each refresh: a hundred
+times the work of a line that is ready to be written.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.color import Color, ColorSystem
+from rich.color_triplet import ColorTriplet
+from torch import Tensor
+
+SMALLEST, LARGEST = 14, 32
+"""Pixels a side that a picture is shown with: below, nobody would know a face; above, few would fit."""
+
+ENOUGH = 8
+"""Pictures that should be seen beside each other; if so many fit only below `SMALLEST`, fewer are shown."""
+
+
+class Sheet(NamedTuple):
+    """How many pictures are shown, and how large."""
+
+    columns: int
+    rows: int
+    side: int
+    """Pixels. A character is one pixel wide and two high; pictures lie a pixel apart."""
+
+
+def sheet(count: int, resolution: int, width: int, height: int) -> Sheet | None:
+    """The largest pictures of which `ENOUGH` fit into a space; None if not one fits.
+
+    Args:
+        count: pictures there are.
+        resolution: their side in pixels, which they are not shown larger than.
+        width: of the space, in characters.
+        height: of the space, in lines.
+    """
+    for side in range(min(LARGEST, resolution), SMALLEST - 1, -1):
+        columns, rows = (width + 1) // (side + 1), (2 * height + 1) // (side + 1)
+        if columns < 1 or rows < 1:
+            continue
+        if columns * rows >= min(ENOUGH, count) or side == SMALLEST:
+            columns = min(columns, count)
+            return Sheet(columns, min(rows, -(-count // columns)), side)
+    return None
+
+
+def thumbnails(pictures_BCHW: Tensor) -> list[Image.Image]:
+    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB, no larger than they will be shown."""
+    pixels_BCHW = pictures_BCHW[:, :3].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    pixels_BHWC = pixels_BCHW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    images = [Image.fromarray(np.ascontiguousarray(pixels_HWC)) for pixels_HWC in pixels_BHWC]
+    side = min(LARGEST, images[0].width)
+    return [image.resize((side, side), Image.Resampling.BOX) for image in images]
+
+
+def tiled(images: list[Image.Image], layout: Sheet) -> NDArray[np.uint8]:
+    """The first pictures side by side on black, a pixel apart: uint8 [H, W, 3]; H is even."""
+    columns, rows, side = layout
+    height = rows * (side + 1) - 1
+    canvas = Image.new("RGB", (columns * (side + 1) - 1, height + height % 2))
+    for number, image in enumerate(images[: columns * rows]):
+        row, column = divmod(number, columns)
+        canvas.paste(image.resize((side, side), Image.Resampling.LANCZOS), (column * (side + 1), row * (side + 1)))
+    return np.asarray(canvas)
+
+
+def half_blocks(pixels_HWC: NDArray[np.uint8], colours: ColorSystem) -> list[str]:
+    """Lines of text with escape codes in them, one for two rows of pixels, each W characters wide on the screen."""
+    lines = []
+    for upper_WC, lower_WC in zip(pixels_HWC[::2].tolist(), pixels_HWC[1::2].tolist(), strict=True):
+        line, last = [], None
+        for upper, lower in zip(upper_WC, lower_WC, strict=True):
+            code = f"\x1b[{_code(*upper, colours, True)};{_code(*lower, colours, False)}m"
+            line.append("▀" if code == last else f"{code}▀")
+            last = code
+        lines.append("".join(line) + "\x1b[0m")
+    return lines
+
+
+@lru_cache(maxsize=2**16)
+def _code(red: int, green: int, blue: int, colours: ColorSystem, foreground: bool) -> str:
+    colour = Color.from_triplet(ColorTriplet(red, green, blue)).downgrade(colours)
+    return ";".join(colour.get_ansi_codes(foreground))

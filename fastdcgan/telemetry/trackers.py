@@ -1,0 +1,186 @@
+"""Where a run's figures and sample grids go besides its folder: TensorBoard, Weights & Biases, Trackio.
+
+None of them is worth a run: one that can't start, or fails later, is named in a line and left out from then on.
+"""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from fastdcgan.distributed import start_tracker
+from fastdcgan.telemetry.metrics import Record
+from fastdcgan.telemetry.tensorboard import TAGS, TensorBoard
+
+SERVICES = {"wandb": "Weights & Biases", "trackio": "Trackio"}
+"""Trackers that are packages of their own, which extras of the same name install."""
+
+PROJECT = "fastdcgan"
+"""What runs are kept under, unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise."""
+
+WANDB_SETTINGS = {"console": "off", "silent": True, "init_timeout": 30.0, "finish_timeout": 60.0}
+"""It leaves the terminal to us, and gives up a network that doesn't answer."""
+
+TRACKIO_SETTINGS = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
+"""No threads that read hardware counters while steps are taken."""
+
+
+class Tracker(Protocol):
+    """One of the places."""
+
+    def write(self, record: Record) -> None:
+        """Add a record's figures."""
+
+    def show(self, grid_CHW: Tensor, step: int) -> None:
+        """Add a sample grid, in [0, 1]."""
+
+    def close(self) -> None:
+        """Send or write what is still in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """The run that is followed."""
+
+    folder: Path
+    identity: str
+    """The same in every sitting of a run, and in no other run."""
+
+    resume_step: int
+    configuration: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What people will look for."""
+        return self.folder.absolute().name
+
+
+class Trackers:
+    """All that were asked for and still work."""
+
+    def __init__(
+        self, names: Sequence[str], run: Tracked, *, say: Callable[[str], None], warn: Callable[[str], None]
+    ) -> None:
+        """Start them. `say` is told where each keeps the run, `warn` which one fails, in a line each."""
+        self._say, self._warn = say, warn
+        self._working: dict[str, Tracker] = {}
+        for name in names:
+            self._guard(name, partial(self._start, name, run))
+
+    def write(self, record: Record) -> None:
+        """Add a record's figures."""
+        for name, tracker in list(self._working.items()):
+            self._guard(name, partial(tracker.write, record))
+
+    def show(self, grid_CHW: Tensor, step: int) -> None:
+        """Add a sample grid, in [0, 1]."""
+        for name, tracker in list(self._working.items()):
+            self._guard(name, partial(tracker.show, grid_CHW, step))
+
+    def close(self) -> None:
+        """Send or write what is still in memory."""
+        for name, tracker in list(self._working.items()):
+            self._guard(name, tracker.close)
+
+    def _start(self, name: str, run: Tracked) -> None:
+        if name == "tensorboard":
+            self._working[name] = TensorBoard(run.folder / "tensorboard", run.resume_step)
+            return
+        service = _start_wandb(run, self._say) if name == "wandb" else _start_trackio(run, self._say)
+        service.tracker.store_init_configuration(dict(run.configuration))
+        self._working[name] = service
+
+    def _guard(self, name: str, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 (theirs may be any, and the run goes on without them)
+            self._working.pop(name, None)
+            self._warn(f"{name} failed and is left out from here on: {_first_line(error)}")
+
+
+class Service:
+    """Weights & Biases or Trackio, through Accelerate."""
+
+    def __init__(self, package: str, project: str, /, **settings: Any) -> None:
+        self._package: Any = import_module(package)
+        self.tracker = start_tracker(package, project, **settings)
+
+    def write(self, record: Record) -> None:
+        """Add a record's figures, under the names that they have in TensorBoard."""
+        values = asdict(record)
+        self.tracker.log({tag: values[name] for name, tag in TAGS.items()}, step=record.step)
+
+    def show(self, grid_CHW: Tensor, step: int) -> None:
+        """Add a sample grid, in [0, 1]."""
+        # Not a tracker's log_images: Trackio's has none.
+        picture = to_pil_image(grid_CHW[:3].clamp(0, 1))
+        self.tracker.log({"samples": self._package.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        """Send what is still in memory."""
+        with redirect_stdout(io.StringIO()):
+            self._package.finish()  # not the tracker's: trackio would finish it once more, and say so, at exit
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raise ValueError, naming the extra, if a tracker's package is missing."""
+    for name in names:
+        try:
+            version(name)  # not import_module: the folder `wandb` that it makes can be imported too
+        except PackageNotFoundError:
+            if name in SERVICES:
+                raise ValueError(
+                    f"--track {name}: {SERVICES[name]} is not installed: pip install 'fastdcgan[{name}]'"
+                ) from None
+
+
+def _start_wandb(run: Tracked, say: Callable[[str], None]) -> Service:
+    """As its own settings say; kept in the run's folder, to be sent later, where that fails."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # it would ask for an account, and wait for the answer
+
+    def start(**mode: str) -> Service:
+        return Service(
+            "wandb",
+            os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.name,
+            id=run.identity,
+            resume="allow",
+            dir=str(run.folder),
+            settings=WANDB_SETTINGS,
+            **mode,
+        )
+
+    later = f"what it would have been sent is kept for: wandb sync {run.folder / 'wandb' / 'offline-run-*'}"
+    if os.environ.get("WANDB_MODE"):
+        service = start()
+    else:
+        try:
+            service = start()
+        except Exception as error:  # noqa: BLE001 (no account, no network, or a client of its own that won't run)
+            service = start(mode="offline")
+            say(f"tracking  wandb offline ({_first_line(error)}); {later}")
+            return service
+    say(f"tracking  wandb, {service.tracker.tracker.url or later}")
+    return service
+
+
+def _start_trackio(run: Tracked, say: Callable[[str], None]) -> Service:
+    project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+    with redirect_stdout(io.StringIO()):  # lines on how to use it
+        service = Service("trackio", project, name=f"{run.name}-{run.identity}", resume="allow", **TRACKIO_SETTINGS)
+    say(f"tracking  trackio; to look at it: trackio show --project {project}")
+    return service
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".")

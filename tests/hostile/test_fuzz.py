@@ -1,0 +1,167 @@
+"""Damage of every kind, by a seeded generator: nothing comes out of a reader but one line of ours.
+
+FASTDCGAN_FUZZ sets how many damaged files each reader is given (default 150).
+"""
+
+import io
+import json
+import os
+import pickle
+import random
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastdcgan.config import RunConfig, TrainConfig, flat
+from fastdcgan.data import open_source
+from fastdcgan.data.cifar10 import _DAMAGE, _unpickled
+from fastdcgan.data.idx import FILE_NAME, read_idx_images
+from fastdcgan.data.pack import read_manifest
+from fastdcgan.run_folder import RunFolder, begun_with, read_config
+from fastdcgan.telemetry.metrics import Record, read_metrics
+
+EACH = int(os.environ.get("FASTDCGAN_FUZZ", "150"))
+
+SPICES = (
+    b"\0",
+    b"\xff" * 8,
+    b"\x7f\xff\xff\xff",
+    b"[" * 2000,
+    b'{"a":' * 2000,
+    b"1e999",
+    b"9" * 5000,
+    b"NaN",
+    b'"\\ud800"',
+    b"null",
+    b"../../../../etc/passwd",
+    b"\x1b[31m",
+    b"\r\n",
+    b"\x80\x04\x95",
+    b"0xffffffffffffffffff",
+)
+
+CONFIG = flat(TrainConfig(run=RunConfig(images=100)).resolved())
+
+
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Flips, cuts, splices, repeats and spices: one to four of them."""
+    data = bytearray(whole)
+    for _ in range(rng.randint(1, 4)):
+        at, length = rng.randrange(len(data) + 1), rng.choice((1, 2, 8, 64, 512))
+        match rng.randrange(7):
+            case 0 if data:
+                data[at - 1] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[at:]
+            case 2:
+                del data[at : at + length]
+            case 3:
+                data[at:at] = data[at : at + length]
+            case 4:
+                data[at : at + length] = rng.randbytes(length)
+            case 5:
+                other = rng.randrange(len(data) + 1)
+                data[at : at + length] = data[other : other + length]
+            case _:
+                data[at:at] = rng.choice(SPICES)
+    return bytes(data)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def tar() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("a.png", "é" * 60 + "/b.png", "c.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(png())
+            archive.addfile(member, io.BytesIO(png()))
+        link = tarfile.TarInfo("../../d.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return file.getvalue()
+
+
+def array(save: Callable[..., None]) -> bytes:
+    file = io.BytesIO()
+    save(file, np.zeros((4, 16, 16, 3), np.uint8))
+    return file.getvalue()
+
+
+def manifest() -> bytes:
+    fields = {"source": "s", "fingerprint": "f", "count": 1, "resolution": 16, "channels": 3, "rule": "r", "format": 1}
+    more = {"checksum": "c", "mtime_ns": 1, "skipped": [{"path": "p", "reason": "r", "foreign": False}]}
+    return json.dumps(fields | more).encode()
+
+
+def batch() -> bytes:
+    return pickle.dumps({"batch_label": "1", "data": np.zeros((2, 3072), np.uint8), "labels": [1, 2]}, 3)
+
+
+def metrics() -> bytes:
+    return json.dumps(dict.fromkeys(Record.__dataclass_fields__, 1)).encode() + b"\n"
+
+
+def open_any(path: Path) -> None:
+    source = open_source(str(path), resolution=16, channels=3, device="cpu", threads=1, decoder="pillow")
+    for pictures_BHWC in source.read([range(len(source))]):
+        assert pictures_BHWC.shape[1:] == (16, 16, 3)
+
+
+def unpickle(path: Path) -> None:
+    try:
+        _unpickled(path.read_bytes())
+    except _DAMAGE as error:  # which open_cifar10 turns into one line
+        raise ValueError(type(error).__name__) from error
+
+
+def configuration(path: Path) -> None:
+    begun_with(RunFolder(path.parent), "data")
+    config = read_config(RunFolder(path.parent))
+    config.model.architecture()
+
+
+READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
+    "tar": ("a.tar", tar(), open_any),
+    "npy": ("a.npy", array(np.save), open_any),
+    "npz": ("a.npz", array(np.savez_compressed), open_any),
+    "idx": (FILE_NAME, struct.pack(">IIII", 0x0803, 4, 16, 16) + bytes(1024), read_idx_images),
+    "pack manifest": ("a.json", manifest(), read_manifest),
+    "config": ("config.json", json.dumps({"config": CONFIG, "conditions": {"data": 1}}).encode(), configuration),
+    "metrics": ("metrics.jsonl", metrics() * 5, read_metrics),
+    "batch": ("data_batch_1", batch(), unpickle),
+    "picture": ("a.png", png(), lambda path: open_any(path.parent)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.timeout(0)
+def test_nothing_but_our_own_refusals(reader: str, tmp_path: Path) -> None:
+    name, whole, read = READERS[reader]
+    path = tmp_path / name
+    path.write_bytes(whole)
+    read(path)
+    rng = random.Random(reader)
+    refused = 0
+    for number in range(EACH):
+        data = damaged(whole, rng)
+        path.write_bytes(data)
+        os.utime(path, (number, number))  # another file than the one before it, to those who remember
+        try:
+            read(path)
+        except ValueError as refusal:
+            refused += 1
+            assert "\n" not in str(refusal), (number, data)
+            assert str(refusal).isprintable(), (number, data)
+    if reader not in ("pack manifest", "metrics"):  # which leave out what can't be read
+        assert refused > EACH / 20, "the files are not damaged enough to tell"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [name], "nothing is made where the files are"

@@ -1,0 +1,79 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from rich.color import ColorSystem
+from rich.console import Console
+from rich.text import Text
+
+from fastdcgan.telemetry.half_blocks import ENOUGH, LARGEST, SMALLEST, half_blocks, sheet, thumbnails, tiled
+
+
+def pixels_of(lines: list[str]) -> list[list[tuple[int, int, int]]]:
+    """What a terminal shows, read back from its escape codes: two rows of pixels a line."""
+    rows = []
+    for line in lines:
+        text = Text.from_ansi(line)
+        upper, lower = [], []
+        for place in range(len(text.plain)):
+            assert text.plain[place] == "▀"
+            style = text.get_style_at_offset(Console(), place)
+            assert style.color is not None and style.bgcolor is not None
+            upper.append(tuple(style.color.get_truecolor()))
+            lower.append(tuple(style.bgcolor.get_truecolor()))
+        rows += [upper, lower]
+    return rows
+
+
+def test_a_terminal_shows_the_pixels_that_went_in() -> None:
+    pixels_HWC = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    pixels_HWC[0, :3] = pixels_HWC[0, 0]  # colours that repeat are written once
+    pixels_HWC[1, :3] = pixels_HWC[1, 0]
+    lines = half_blocks(pixels_HWC, ColorSystem.TRUECOLOR)
+    assert len(lines) == 3
+    assert pixels_of(lines) == [[tuple(pixel) for pixel in row] for row in pixels_HWC.tolist()]
+    assert all(line.endswith("\x1b[0m") for line in lines), "what comes after keeps its own colours"
+
+
+def test_colours_are_those_that_the_terminal_has() -> None:
+    lines = half_blocks(np.full((2, 2, 3), 200, np.uint8), ColorSystem.EIGHT_BIT)
+    assert re.fullmatch(r"\x1b\[38;5;\d+;48;5;\d+m▀▀\x1b\[0m", lines[0])
+
+
+@pytest.mark.parametrize("resolution", [16, 28, 32, 64])
+@pytest.mark.parametrize("height", [1, 4, 7, 8, 17, 24, 60])
+@pytest.mark.parametrize("width", [1, 13, 40, 80, 120, 250])
+def test_what_is_laid_out_fits(width: int, height: int, resolution: int) -> None:
+    layout = sheet(64, resolution, width, height)
+    if layout is None:
+        assert width < SMALLEST or 2 * height < SMALLEST
+        return
+    pixels_HWC = tiled(thumbnails(torch.zeros(64, 3, resolution, resolution)), layout)
+    assert pixels_HWC.shape[0] <= 2 * height and pixels_HWC.shape[0] % 2 == 0
+    assert pixels_HWC.shape[1] <= width
+    assert SMALLEST <= layout.side <= min(LARGEST, resolution)
+
+
+def test_pictures_are_as_large_as_enough_of_them_allow() -> None:
+    small, large = sheet(64, 64, 80, 18), sheet(64, 64, 200, 50)
+    assert small is not None and large is not None
+    assert small.columns * small.rows >= ENOUGH
+    assert small.side < large.side == LARGEST
+
+
+def test_fewer_pictures_than_would_fit_leave_no_hole() -> None:
+    layout = sheet(3, 32, 200, 50)
+    assert layout == (3, 1, 32)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_come_out_in_their_place_and_colour(channels: int) -> None:
+    pictures_BCHW = torch.full((4, channels, 16, 16), -1.0)
+    pictures_BCHW[1] = 1.0
+    layout = sheet(4, 16, 40, 20)
+    assert layout == (2, 2, 16)
+    pixels_HWC = tiled(thumbnails(pictures_BCHW), layout)
+    assert pixels_HWC[:16, 17:33].min() == 255
+    assert pixels_HWC[:, :16].max() == 0
+    assert pixels_HWC[17:].max() == 0

@@ -1,0 +1,252 @@
+"""A run that was killed and started again has, at its end, all that it would have had: bit for bit, CPU, fp32."""
+
+import gzip
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fastdcgan import trainer
+from fastdcgan.capture import TakeStep
+from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
+from fastdcgan.data.dali import dali_available
+from fastdcgan.plan import Plan
+from fastdcgan.step import StepMetrics, TrainState
+
+STEPS, BATCH = 11, 8
+
+OF_THE_CLOCK = ("seconds", "images_per_sec", "data_wait_fraction")
+
+TAGS = ("loss/D", "loss/G", "probability/D(x)", "probability/D(G(z))")
+
+
+class Killed(BaseException):
+    """Stands for a signal that can't be caught, where the test itself must live on."""
+
+
+def request(out: Path, data: Path | str, **options: Any) -> TrainConfig:
+    """No two of the intervals divide each other, and an epoch ends in between."""
+    data_options = {name: options.pop(name) for name in ("decoder", "data_cache") if name in options}
+    return TrainConfig(
+        model=ModelConfig(arch="dcgan16", width=4, latent_dim=6, channels=options.pop("channels", 3)),
+        data=DataConfig(data=str(data), batch_size=BATCH, flip=True, **data_options),
+        execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", threads=1, **options),
+        run=RunConfig(out=out, images=STEPS * BATCH, log_every=3, checkpoint_every=4, sample_every=2),
+    )
+
+
+def left_behind(run: Path) -> dict[str, Any]:
+    """Everything in a run's folder that doesn't depend on the clock."""
+    found: dict[str, Any] = {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted((*run.rglob("*.safetensors"), *run.glob("samples/*"), run / "real.png"))
+    }
+    for path in run.glob("checkpoints/*/state.json"):
+        record = json.loads(path.read_text())
+        found[str(path.relative_to(run))] = {k: v for k, v in record.items() if k not in ("seconds", "run")}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found["metrics"] = [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in lines]
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    found["curves"] = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in TAGS}
+    found["grids"] = [(e.step, e.encoded_image_string) for e in events.Images("samples")]
+    return found
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def kill_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next sitting ends in this step of its own, counted from 1."""
+    step_function = trainer.step_function
+
+    def killing(plan: Plan, state: TrainState) -> TakeStep:
+        take, taken = step_function(plan, state), 0
+
+        def step_or_die(real_BCHW: torch.Tensor, z_BL: torch.Tensor) -> StepMetrics:
+            nonlocal taken
+            taken += 1
+            if taken == step:
+                raise Killed
+            return take(real_BCHW, z_BL)
+
+        return step_or_die
+
+    monkeypatch.setattr(trainer, "step_function", killing)
+
+
+def go_through(asked: TrainConfig, deaths: tuple[int, ...]) -> None:
+    """One sitting a death, and one that comes to the end."""
+    for step in deaths:
+        with pytest.MonkeyPatch.context() as patch:
+            kill_in(step, patch)
+            with pytest.raises(Killed):
+                trainer.train(asked)
+        name_after_the_sitting(cast(Path, asked.run.out))
+    trainer.train(asked)
+
+
+def name_after_the_sitting(run: Path) -> None:
+    """TensorBoard reads event files by name, which is the second: sittings of a test are shorter than that."""
+    files = sorted((run / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    for number, path in enumerate(files):
+        path.rename(path.with_name(f"events.out.tfevents.{number:010d}.test"))
+
+
+def pictures(photographs: Path, most: int = 22) -> list[Path]:
+    return sorted(photographs.rglob("*.jpg"))[:most]
+
+
+def array(photographs: Path, folder: Path) -> Path:
+    small = [np.asarray(Image.open(path).convert("RGB").resize((16, 16))) for path in pictures(photographs)]
+    np.save(folder / "pictures.npy", np.stack(small))
+    return folder / "pictures.npy"
+
+
+def shards(photographs: Path, folder: Path) -> str:
+    for number in range(2):
+        with tarfile.open(folder / f"train-{number}.tar", "w") as tar:
+            for path in pictures(photographs)[number::2]:
+                tar.add(path, f"{path.parent.name}-{path.name}")
+    return str(folder / "train-{0..1}.tar")
+
+
+def idx(photographs: Path, folder: Path) -> Path:
+    grey = [np.asarray(Image.open(path).convert("L").resize((16, 16))) for path in pictures(photographs)]
+    header = struct.pack(">IIII", 0x803, len(grey), 16, 16)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + np.stack(grey).tobytes()))
+    return folder
+
+
+def some_photographs(photographs: Path, folder: Path) -> Path:
+    for path in pictures(photographs):
+        (folder / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    return folder
+
+
+Make = Callable[[Path, Path], Path | str]
+
+SOURCES: dict[str, tuple[Make, dict[str, Any]]] = {
+    "a folder by Pillow": (some_photographs, {"decoder": "pillow", "data_cache": "off"}),
+    "a pack": (some_photographs, {"decoder": "pillow", "data_cache": "on"}),
+    "shards": (shards, {"decoder": "pillow", "data_cache": "off"}),
+    "shards, packed": (shards, {"decoder": "pillow", "data_cache": "on"}),
+    "an array": (array, {}),
+    "idx files": (idx, {"channels": 1}),
+    "faces": (lambda photographs, folder: "faces", {}),
+}
+if dali_available():
+    SOURCES["a folder by DALI"] = (some_photographs, {"decoder": "dali", "data_cache": "off"})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """An array of pictures, and what a run over it leaves behind."""
+    data = array(photographs, tmp_path_factory.mktemp("array"))
+    run = tmp_path_factory.mktemp("run") / "undisturbed"
+    trainer.train(request(run, data))
+    return data, left_behind(run)
+
+
+def test_what_is_compared_is_what_there_is(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    _, found = undisturbed
+    assert [line["step"] for line in found["metrics"]] == [3, 4, 6, 8, 9, 11]
+    assert [step for step, _ in found["curves"]["loss/G"]] == [3, 4, 6, 8, 9, 11]
+    assert [step for step, _ in found["grids"]] == [0, 2, 4, 6, 8, 10, 11]
+    assert len([name for name in found if name.startswith("samples")]) == 7
+    assert len([name for name in found if name.endswith(".safetensors")]) == 9
+
+
+@pytest.mark.parametrize("deaths", [(1,), (4,), (6, 1), (10, 3)], ids=str)
+def test_whenever_it_is_killed(
+    deaths: tuple[int, ...], undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Before the first step, before the first checkpoint, between checkpoints, in the step after one, and twice."""
+    data, wanted = undisturbed
+    go_through(request(tmp_path, data), deaths)
+    assert_same(left_behind(tmp_path), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOURCES)
+def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path: Path) -> None:
+    make, options = SOURCES[name]
+    (tmp_path / "data").mkdir()
+    data = make(photographs, tmp_path / "data")
+    trainer.train(request(tmp_path / "undisturbed", data, **options))
+    go_through(request(tmp_path / "killed", data, **options), (7, 2))
+    assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "undisturbed"))
+
+
+DIE = """
+import os, signal, sys
+from fastdcgan import cli, trainer
+dies_in, *arguments = sys.argv[1:]
+step_function = trainer.step_function
+
+def dying(plan, state):
+    take = step_function(plan, state)
+    def step(real_BCHW, z_BL):
+        step.taken += 1
+        if step.taken == int(dies_in):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take(real_BCHW, z_BL)
+    step.taken = 0
+    return step
+
+trainer.step_function = dying
+cli.train_main(arguments)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="kills processes")
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("compiled", ["off", "on", "step"])
+def test_killed_with_9_eager_compiled_and_on_two_ranks(
+    compiled: str, ranks: int, photographs: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "die.py"
+    script.write_text(DIE)
+    data = array(photographs, tmp_path)
+    many = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    options = ("--data", data, "--arch", "dcgan16", "--width", 4, "--latent-dim", 6, "--batch-size", BATCH, "--flip")
+    options = (*options, "--device", "cpu", "--plan", "default", "--precision", "fp32", "--compile", compiled)
+    options = (*options, "--images", STEPS * BATCH, "--log-every", 3, "--checkpoint-every", 4, "--sample-every", 2)
+
+    def sitting(out: str, dies_in: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *(many if ranks > 1 else ()), str(script), str(dies_in), *map(str, options)]
+        return subprocess.run(
+            [*command, "--out", str(tmp_path / out)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            timeout=300,
+        )
+
+    done = sitting("undisturbed", 0)
+    assert done.returncode == 0, done.stderr
+    for dies_in in (7, 3):
+        died = sitting("killed", dies_in)
+        assert died.returncode == (-signal.SIGKILL if ranks == 1 else 1), died.stderr
+    done = sitting("killed", 0)
+    assert done.returncode == 0, done.stderr
+    assert "resuming  after step" in done.stdout
+    assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "undisturbed"))
+    assert load_file(tmp_path / "killed" / "checkpoints" / f"step-{STEPS:08d}" / "generator.safetensors")

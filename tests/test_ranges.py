@@ -1,0 +1,89 @@
+"""Names on the time line: there while a profiler listens, else nothing at all, and never a change of what is done."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from fastdcgan import models, ranges
+from fastdcgan.architecture import architecture
+from fastdcgan.capture import CapturedStep, step_function
+from fastdcgan.config import RecipeConfig
+from fastdcgan.plan import Plan, prepare
+from fastdcgan.ranges import named, operator
+from fastdcgan.step import TrainState
+
+TINY = architecture("dcgan16", width=4, latent_dim=6)
+
+OF_EVERY_STEP = {
+    *(ranges.GENERATOR, ranges.GENERATOR_LOSS, ranges.METRICS),
+    *(ranges.BACKWARD_D, ranges.OPTIMIZER_D, ranges.BACKWARD_G, ranges.OPTIMIZER_G),
+}
+
+
+def prepared(plan: Plan, parts: int = 1) -> TrainState:
+    return prepare(plan, *models.build(TINY, seed=0), RecipeConfig(accumulate=parts), torch.device("cpu"))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, 3, 16, 16, generator=generator), torch.randn(4, 6, generator=generator)
+
+
+def names_of(profiled: profile) -> list[str]:
+    return [event.name for event in profiled.events()]
+
+
+def listening() -> profile:
+    return profile(activities=[ProfilerActivity.CPU], acc_events=True)
+
+
+@pytest.mark.parametrize(
+    ("plan", "parts", "judged"),
+    [
+        (Plan(), 1, {ranges.DISCRIMINATOR_REAL, ranges.DISCRIMINATOR_FAKE}),
+        (Plan(stacked=True), 1, {ranges.DISCRIMINATOR_BOTH}),
+        (Plan(), 2, {ranges.DISCRIMINATOR_REAL, ranges.DISCRIMINATOR_FAKE}),
+        (Plan(backend="eager"), 1, {ranges.DISCRIMINATOR_REAL, ranges.DISCRIMINATOR_FAKE}),
+    ],
+    ids=["plain", "stacked", "in parts", "compiled"],
+)
+def test_a_step_names_its_parts(plan: Plan, parts: int, judged: set[str]) -> None:
+    take_step = step_function(plan, prepared(plan, parts))
+    take_step(*batch())
+    with listening() as profiled:
+        take_step(*batch())
+    assert set(names_of(profiled)) & set(ranges.ALL) == OF_EVERY_STEP | judged
+
+
+def test_both_words_are_in_the_name_of_the_stacked_call() -> None:
+    assert ranges.DISCRIMINATOR_REAL in ranges.DISCRIMINATOR_BOTH
+    assert ranges.DISCRIMINATOR_FAKE in ranges.DISCRIMINATOR_BOTH
+
+
+def test_a_profiler_changes_nothing_that_is_learned() -> None:
+    alone, watched = (prepared(Plan()) for _ in range(2))
+    for _ in range(2):
+        figures = step_function(Plan(), alone)(*batch())
+        with listening():
+            seen = step_function(Plan(), watched)(*batch())
+        assert all(torch.equal(a, b) for a, b in zip(figures, seen, strict=True))
+    for name, tensor in alone.discriminator.state_dict().items():
+        assert torch.equal(tensor, watched.discriminator.state_dict()[name])
+
+
+def test_nothing_is_made_where_nobody_listens() -> None:
+    assert named("a") is named("b") is operator("c", [])
+    with listening():
+        assert named("a") is not named("b")
+
+
+def test_a_captured_step_is_one_graph_and_not_compiled_again_for_a_profiler() -> None:
+    plan = Plan(backend="eager", capture=True)
+    take_step = CapturedStep(prepared(replace(plan)), "eager")
+    take_step(*batch())
+    with torch._dynamo.config.patch(error_on_recompile=True), listening() as profiled:
+        take_step(*batch())
+    assert set(names_of(profiled)) & set(ranges.ALL) == {ranges.CAPTURED_STEP}

@@ -1,0 +1,33 @@
+import pytest
+
+from fastdcgan.strict_json import parse
+
+
+def test_plain_json_is_what_it_says() -> None:
+    assert parse(b'{"a": [1, -2.5, true, null, "\xc3\xa9"], "b": {"a": 1}}') == {
+        "a": [1, -2.5, True, None, "é"],
+        "b": {"a": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[-Infinity]",
+        b"1e999",
+        b'{"a": 1, "a": 1}',
+        b'{"b": {"a": 1, "a": 2}}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 10_000,
+        b'"\xff"',
+        b"\xef\xbb\xbf{}",
+        b"{}{}",
+    ],
+)
+def test_what_could_mean_something_else_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse(text)
