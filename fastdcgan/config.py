@@ -139,10 +139,10 @@ class ExecutionConfig:
     """What gradients cross between processes as. bf16: half the bytes, for a slow network; they are rounded and added
     up as bf16. off: as they are."""
 
-    exact_ranks: int | None = None
-    """A power of two. The same bits come out on 1, 2, 4 ... processes up to this many, on any number of threads: every
-    sum over the batch is taken in one order. Slower; for CPUs, in fp32. Default: sums are taken as is fastest, and a
-    step's last bits differ."""
+    exact_ranks: int | None = field(default=None, metadata=FREE)
+    """A power of two. The same bits come out on 1, 2, 4 ... processes up to this many: every sum over a batch is taken
+    in one order. For CPUs, in fp32, with one thread a process and PyTorch's kernels, so slower. Default: sums are taken
+    as is fastest, and a step's last bits differ."""
 
     threads: int | None = field(default=None, metadata=FREE)
     """Threads for arithmetic on a CPU, per process. Default: OMP_NUM_THREADS, else this process's share of the
@@ -323,6 +323,7 @@ class TrainConfig:
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
+            ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):
             if said:
                 raise ValueError(f"--exact-ranks {shares} does not go with {what}")

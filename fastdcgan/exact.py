@@ -1,19 +1,21 @@
-"""The same bits on any number of ranks and threads: every sum over the batch is taken in one order, whoever takes it.
+"""The same bits on any number of ranks: every sum over the batch is taken in one order, whoever takes it.
 
 Numbers on a computer don't add up the same in another order, and training makes much of a little: within twenty steps a
 last bit decides the side of zero on which an activation lies, and two curves part. So a batch is divided into shares, a
-power of two. What a share adds up is added up by one thread; the shares' sums are added pairwise, neighbours first:
+power of two, and a rank computes share by share, in one thread: PyTorch's kernels add up in another order for another
+batch or number of threads. The shares' sums are added pairwise, neighbours first:
 
     ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))
 
-A rank holds neighbouring shares, and so a branch of this tree, and the ranks are its trunk. All else (pictures' own
-arithmetic, Adam) takes no sum over the batch. Means over 2, 4, 8 ... parts only halve, which rounds nothing.
+A rank holds neighbouring shares, and so a branch of this tree, and the ranks are its trunk. Means over 2, 4, 8 ... only
+halve, which rounds nothing. Exponentials are taken share by share too: PyTorch computes the last few of a row of
+numbers otherwise than the rest. All else (pictures' own arithmetic, Adam) looks at one picture or weight at a time.
 
 Its twin is the plain step: the sums are the same but for their rounding. For fp32 on CPUs.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import GradBucket
 from torch.autograd.function import once_differentiable
 
+from fastdcgan.objectives import Objective
 from fastdcgan.sync_norm import remember
 
 _PIXELS = (1, 3, 4)
@@ -41,7 +44,7 @@ def install(network: nn.Module, shares: int) -> int:
         how many layers were changed.
     """
     mine = shares // _ranks()
-    kinds = {nn.Conv2d: ExactConv2d, nn.ConvTranspose2d: ExactConvTranspose2d}
+    kinds = {nn.Conv2d: ExactConv2d, nn.ConvTranspose2d: ExactConvTranspose2d, nn.Tanh: ExactTanh}
     layers = list(network.modules())
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
@@ -52,6 +55,28 @@ def install(network: nn.Module, shares: int) -> int:
             continue
         cast(Any, layer).shares = mine
     return sum(hasattr(layer, "shares") for layer in layers)
+
+
+@dataclass(frozen=True)
+class ExactObjective(Objective):
+    """An objective as the mean of those of the shares."""
+
+    shares: int = 1
+
+    def discriminator(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> Tensor:
+        """As `Objective.discriminator`."""
+        of_shares = zip(logits_real_B.chunk(self.shares), logits_fake_B.chunk(self.shares), strict=True)
+        return torch.stack([Objective.discriminator(self, real_b, fake_b) for real_b, fake_b in of_shares]).mean()
+
+    def generator(self, logits_fake_B: Tensor) -> Tensor:
+        """As `Objective.generator`."""
+        return torch.stack([Objective.generator(self, fake_b) for fake_b in logits_fake_B.chunk(self.shares)]).mean()
+
+
+def exact_objective(objective: Objective, shares: int) -> ExactObjective:
+    """The same, over this rank's part of the shares."""
+    terms = (objective.discriminator_terms, objective.generator_term, objective.label_smoothing)
+    return ExactObjective(*terms, shares // _ranks())
 
 
 def exchange(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -90,6 +115,18 @@ class ExactConvTranspose2d(nn.ConvTranspose2d):
         """[B, C, H, W] to [B, O, H', W']; in training B is a multiple of the shares."""
         assert output_size is None
         return _convolve(self, x_BCHW, 1, transposed=True) if self.training else super().forward(x_BCHW)
+
+
+class ExactTanh(nn.Tanh):
+    """Tanh, share by share."""
+
+    shares: int
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to the same; in training B is a multiple of the shares."""
+        if not self.training:
+            return super().forward(x_BCHW)
+        return torch.cat([x_bCHW.tanh() for x_bCHW in x_BCHW.chunk(self.shares)])
 
 
 class ExactBatchNorm2d(nn.BatchNorm2d):
@@ -143,10 +180,9 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = torch.cat(of_each([True, False, False]))
         if ctx.needs_input_grad[1]:
-            with _one_thread():
-                terms = of_each([False, True, False])
-                # A share's real and fake pictures are added first: they are always on the same rank.
-                grad_weight = in_a_tree([in_a_tree(terms[share :: ctx.shares]) for share in range(ctx.shares)])
+            terms = of_each([False, True, False])
+            # A share's real and fake pictures are added first: they are always on the same rank.
+            grad_weight = in_a_tree([in_a_tree(terms[share :: ctx.shares]) for share in range(ctx.shares)])
         return grad_x, grad_weight, None, None, None
 
 
@@ -159,10 +195,9 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         x_NSbCHW = x_BCHW.unflatten(0, (batches, shares, -1))
         count = x_NSbCHW[0].numel() // x_BCHW.shape[1] * _ranks()
-        with _one_thread():
-            # fp64 holds the squares of fp32 numbers: nothing cancels.
-            of_shares = [x_NbCHW.double() for x_NbCHW in x_NSbCHW.unbind(1)]
-            sums = [torch.stack((x.sum(_PIXELS), x.square().sum(_PIXELS))) for x in of_shares]
+        # fp64 holds the squares of fp32 numbers: nothing cancels.
+        of_shares = [x_NbCHW.double() for x_NbCHW in x_NSbCHW.unbind(1)]
+        sums = [torch.stack((x.sum(_PIXELS), x.square().sum(_PIXELS))) for x in of_shares]
         mean_NC, squares_NC = _over_ranks(in_a_tree(sums)) / count
         variance_NC = (squares_NC - mean_NC.square()).clamp(min=0.0)
         inverse_NC = (variance_NC + epsilon).rsqrt().to(x_BCHW.dtype)
@@ -183,11 +218,10 @@ class _Normalise(torch.autograd.Function):
         divided = (len(mean_NC), ctx.shares, -1)
         grad_NSbCHW = grad_BCHW.unflatten(0, divided)
         centred_NSbCHW = x_BCHW.unflatten(0, divided) - _spread(mean_NC)
-        with _one_thread():
-            sums = []
-            for grad_NbCHW, centred_NbCHW in zip(grad_NSbCHW.unbind(1), centred_NSbCHW.unbind(1), strict=True):
-                wide_NbCHW = grad_NbCHW.double()
-                sums.append(torch.stack((wide_NbCHW.sum(_PIXELS), (wide_NbCHW * centred_NbCHW).sum(_PIXELS))))
+        sums = []
+        for grad_NbCHW, centred_NbCHW in zip(grad_NSbCHW.unbind(1), centred_NSbCHW.unbind(1), strict=True):
+            wide_NbCHW = grad_NbCHW.double()
+            sums.append(torch.stack((wide_NbCHW.sum(_PIXELS), (wide_NbCHW * centred_NbCHW).sum(_PIXELS))))
         sum_NC, with_x_NC = _over_ranks(in_a_tree(sums)) / ctx.count
         by_mean_NC, by_x_NC = sum_NC.to(x_BCHW.dtype), (with_x_NC * inverse_NC.double().square()).to(x_BCHW.dtype)
         grad_x_NSbCHW = grad_NSbCHW - _spread(by_mean_NC) - centred_NSbCHW * _spread(by_x_NC)
@@ -213,17 +247,6 @@ def _over_ranks(sums: Tensor) -> Tensor:
 
 def _ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Threads divide a sum among them: one of two adds up in another order than one alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _spread(channels_NC: Tensor) -> Tensor:

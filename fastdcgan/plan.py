@@ -40,6 +40,9 @@ INSTALL: dict[KernelName, Callable[[nn.Module], int]] = {
 }
 """Our own ways to do some of the layers, each a function that changes a network from outside."""
 
+EXACT = ("fp32", (), None, True, 1)
+"""Precision, kernels, backend, stacked and threads of plans with shares."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -77,8 +80,8 @@ class Plan:
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
         if self.stacked and self.backend:
             raise ValueError("the stacked call is not for compiled plans")
-        if self.shares and (self.kernels or self.backend or not self.stacked or self.precision != "fp32"):
-            raise ValueError("exact sums are for the stacked call, PyTorch's own kernels and fp32")
+        if self.shares and (self.precision, self.kernels, self.backend, self.stacked, self.threads) != EXACT:
+            raise ValueError("exact sums are for the stacked call, PyTorch's own kernels, fp32 and one thread")
 
     def __str__(self) -> str:
         """A line for people, which names what departs from the usual: "bf16 + ends + norm + thin + winograd"."""
@@ -111,7 +114,7 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
             raise ValueError(f"--exact-ranks {request.exact_ranks} is for CPUs: add --device cpu")
         if request.exact_ranks % world_size:
             raise ValueError(f"--exact-ranks {request.exact_ranks} is no multiple of the {world_size} processes")
-        return Plan(shares=request.exact_ranks, stacked=True, keep_memory=True)
+        return Plan(shares=request.exact_ranks, stacked=True, threads=1, keep_memory=True)
     precision = request.precision
     if precision == "auto":
         precision = native_precision(device)
@@ -234,6 +237,7 @@ def prepare(
         return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
 
     called_discriminator = called(discriminator)
+    plain_objective = objective(recipe.objective, recipe.label_smoothing)
     return TrainState(
         generator=generator,
         discriminator=discriminator,
@@ -246,7 +250,7 @@ def prepare(
         scaler_g=scaler(),
         scaler_d=scaler(),
         autocast=autocast(plan.precision, device),
-        objective=objective(recipe.objective, recipe.label_smoothing),
+        objective=exact.exact_objective(plain_objective, plan.shares) if plan.shares else plain_objective,
         gradients_cross_as=gradients_cross_as,
         accumulate=recipe.accumulate,
     )

@@ -109,9 +109,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 def remember(norm: nn.BatchNorm2d, mean_NC: Iterable[Tensor], variance_NC: Iterable[Tensor], count: int) -> None:
     """Move a BatchNorm's running statistics towards those of N global batches of `count` numbers a channel."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
-    assert norm.num_batches_tracked is not None
     for mean_C, variance_C in zip(mean_NC, variance_NC, strict=True):
-        norm.num_batches_tracked.add_(1)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean_C, norm.momentum)
         norm.running_var.lerp_(variance_C * (count / (count - 1)), norm.momentum)
 
