@@ -139,6 +139,11 @@ class ExecutionConfig:
     """What gradients cross between processes as. bf16: half the bytes, for a slow network; they are rounded and added
     up as bf16. off: as they are."""
 
+    exact_ranks: int | None = field(default=None, metadata=FREE)
+    """A power of two. The same bits come out on 1, 2, 4 ... processes up to this many: every sum over a batch is taken
+    in one order. For CPUs, in fp32, with one thread a process and PyTorch's kernels, so slower. Default: sums are taken
+    as is fastest, and a step's last bits differ."""
+
     threads: int | None = field(default=None, metadata=FREE)
     """Threads for arithmetic on a CPU, per process. Default: OMP_NUM_THREADS, else this process's share of the
     cores."""
@@ -302,8 +307,26 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        self._check_exactness()
         self.run.trackers()
         self.model.architecture()
+
+    def _check_exactness(self) -> None:
+        shares, precision = self.execution.exact_ranks, self.execution.precision
+        if shares is None:
+            return
+        if shares < 1 or shares & (shares - 1):
+            raise ValueError(f"--exact-ranks {shares}: must be a power of two: 1, 2, 4, 8 ...")
+        for said, what in (
+            (precision not in ("auto", "fp32"), f"--precision {precision}"),
+            (self.execution.compile not in ("auto", "off"), f"--compile {self.execution.compile}"),
+            (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
+            (self.recipe.batch_norm == "local", "--batch-norm local"),
+            (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
+            ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
+        ):
+            if said:
+                raise ValueError(f"--exact-ranks {shares} does not go with {what}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,9 @@ from accelerate.utils import (
     gather_object,
 )
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from fastdcgan import exact
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 
 __all__ = [
@@ -83,12 +85,14 @@ def join(request: ExecutionConfig) -> Accelerator:
     return accelerator
 
 
-def wrap(accelerator: Accelerator, network: nn.Module) -> nn.Module:
-    """The network with its gradients averaged over all processes, if there are several."""
+def wrap(accelerator: Accelerator, network: nn.Module, exact_sums: bool = False) -> nn.Module:
+    """The network with its gradients averaged over all processes, if there are several: as `exact.py` adds up if so."""
     with warnings.catch_warnings():
         # PyTorch 2.14 has a new name for `broadcast_buffers` that Accelerate 1.15 can't pass on yet.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped: nn.Module = accelerator.prepare_model(network)
+    if exact_sums and isinstance(wrapped, DistributedDataParallel):
+        wrapped.register_comm_hook(None, exact.exchange)
     return wrapped
 
 

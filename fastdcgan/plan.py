@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan import ends, fused_norm, native, thin, winograd
+from fastdcgan import ends, exact, fused_norm, native, thin, winograd
 from fastdcgan.accumulate import InParts
 from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.config import ExecutionConfig, RecipeConfig
@@ -40,6 +40,9 @@ INSTALL: dict[KernelName, Callable[[nn.Module], int]] = {
 }
 """Our own ways to do some of the layers, each a function that changes a network from outside."""
 
+EXACT = ("fp32", (), None, True, 1)
+"""Precision, kernels, backend, stacked and threads of plans with shares."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -61,6 +64,10 @@ class Plan:
     kernels: tuple[KernelName, ...] = ()
     """Which layers are done our own way instead of PyTorch's: CPU, channels last, not compiled."""
 
+    shares: int = 0
+    """Of the batch, in which every sum over it is taken, in one order for any number of ranks (`exact.py`); 0: as is
+    fastest."""
+
     keep_memory: bool = False
     """Whether the process keeps freed memory instead of handing it back to the system: for the rest of its life."""
 
@@ -73,6 +80,8 @@ class Plan:
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
         if self.stacked and self.backend:
             raise ValueError("the stacked call is not for compiled plans")
+        if self.shares and (self.precision, self.kernels, self.backend, self.stacked, self.threads) != EXACT:
+            raise ValueError("exact sums are for the stacked call, PyTorch's own kernels, fp32 and one thread")
 
     def __str__(self) -> str:
         """A line for people, which names what departs from the usual: "bf16 + ends + norm + thin + winograd"."""
@@ -82,6 +91,7 @@ class Plan:
             "" if self.fused_adam or self.capture else "plain Adam",
             "stacked" if self.stacked else "",
             *self.kernels,
+            f"exact on up to {self.shares} ranks" if self.shares else "",
             "memory kept" if self.keep_memory else "",
             f"threads: {self.threads}" if self.threads else "",
         )
@@ -99,6 +109,12 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
     Raises:
         ValueError: if the device can't do what was asked for.
     """
+    if request.exact_ranks:
+        if device.type != "cpu":
+            raise ValueError(f"--exact-ranks {request.exact_ranks} is for CPUs: add --device cpu")
+        if request.exact_ranks % world_size:
+            raise ValueError(f"--exact-ranks {request.exact_ranks} is no multiple of the {world_size} processes")
+        return Plan(shares=request.exact_ranks, stacked=True, threads=1, keep_memory=True)
     precision = request.precision
     if precision == "auto":
         precision = native_precision(device)
@@ -194,9 +210,11 @@ def prepare(
     generator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     discriminator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
-    for name in plan.kernels:
-        INSTALL[name](generator)
-        INSTALL[name](discriminator)
+    for network in (generator, discriminator):
+        for name in plan.kernels:
+            INSTALL[name](network)
+        if plan.shares:
+            exact.install(network, plan.shares)
 
     def called(network: nn.Module) -> nn.Module:
         if plan.backend is None or plan.capture:
@@ -219,6 +237,7 @@ def prepare(
         return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
 
     called_discriminator = called(discriminator)
+    plain_objective = objective(recipe.objective, recipe.label_smoothing)
     return TrainState(
         generator=generator,
         discriminator=discriminator,
@@ -231,7 +250,7 @@ def prepare(
         scaler_g=scaler(),
         scaler_d=scaler(),
         autocast=autocast(plan.precision, device),
-        objective=objective(recipe.objective, recipe.label_smoothing),
+        objective=exact.exact_objective(plain_objective, plan.shares) if plan.shares else plain_objective,
         gradients_cross_as=gradients_cross_as,
         accumulate=recipe.accumulate,
     )

@@ -6,6 +6,7 @@ BatchNorm must see the two apart: mixed in one batch, the statistics themselves 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastdcgan.exact import ExactBatchNorm2d, ExactConv2d
 from fastdcgan.models import Discriminator
 from fastdcgan.sync_norm import SyncBatchNorm2d, each
 
@@ -21,7 +22,7 @@ class Stacked(nn.Module):
         """[2B, C, H, W] in [-1, 1] to logits [2B]."""
         x = pictures_BCHW
         for layer in self.layers:
-            if isinstance(layer, SyncBatchNorm2d):
+            if isinstance(layer, SyncBatchNorm2d | ExactBatchNorm2d | ExactConv2d):
                 x = layer(x, batches=2)
             else:
                 x = each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)

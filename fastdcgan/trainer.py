@@ -117,10 +117,16 @@ def place(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, R
     if global_batch % (accelerator.num_processes * parts):
         each = f" in each of the {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         raise ValueError(f"--batch-size {global_batch} can't be taken in --accumulate {parts} equal parts{each}")
+    if (shares := config.execution.exact_ranks) and global_batch % shares:
+        raise ValueError(f"--batch-size {global_batch} must be a multiple of --exact-ranks {shares}")
+    config = replace(config, execution=requested(config.execution))
+    if (shares := config.execution.exact_ranks) and global_batch % shares:
+        raise ValueError(f"--batch-size {global_batch} must be a multiple of --exact-ranks {shares}")
     config = replace(config, execution=requested(config.execution))
     if accelerator.is_main_process:
         check_installed(config.run.trackers())
-    choose_plan(config.execution, accelerator.device)  # what can't be done here is said before there is work
+    # What can't be done here is said before there is work.
+    choose_plan(config.execution, accelerator.device, accelerator.num_processes)
     folder = _agree_on_folder(config, accelerator)
     check_writable(folder)
     if config.run.profile:
@@ -166,7 +172,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
         discriminator,
         config.recipe,
         accelerator.device,
-        wrap=partial(wrap, accelerator),
+        wrap=partial(wrap, accelerator, exact_sums=plan.shares > 0),
         gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
     identity, start = _agree_on_start(folder, state, arch, accelerator, display)

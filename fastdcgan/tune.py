@@ -85,6 +85,8 @@ def candidates(request: ExecutionConfig, device: torch.device) -> list[Plan]:
         ValueError: if the device can't do what was asked for.
     """
     default = choose_plan(request, device)
+    if default.shares:
+        return [default]
     precisions: list[Precision] = [default.precision]
     if request.precision == "auto":  # what the rules take is what the hardware multiplies
         precisions.append("fp32")

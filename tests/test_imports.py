@@ -42,6 +42,7 @@ LAYERS = (
     "objectives",
     "step",
     "accumulate",
+    "exact",
     "stacked",
     "plan",
     "finite",

@@ -69,7 +69,11 @@ def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:
 def train(work: Training, accelerator: Accelerator | None = None) -> Result:
     """Train as one of several ranks; without an accelerator, alone."""
     rank, ranks = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    state = begin(work, ranks, partial(wrap, accelerator) if accelerator else lambda network: network)
+    state = begin(
+        work,
+        ranks,
+        partial(wrap, accelerator, exact_sums=work.plan.shares > 0) if accelerator else lambda network: network,
+    )
     step = step_function(work.plan, state)
     layout = torch.channels_last if work.plan.channels_last else torch.contiguous_format
     losses = []
