@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from fastdcgan import strict_json
+from fastdcgan.files import open_regular, read_limited
 
 MANIFEST = "manifest.json"
 
@@ -141,25 +141,12 @@ def check(path: Path, files: dict[str, Sealed]) -> None:
     """
     for name, sealed in files.items():
         try:
-            with _regular(path / name) as file:
+            with open_regular(path / name) as file:
                 same = os.fstat(file.fileno()).st_size == sealed.bytes and _sha256(file) == sealed.sha256
         except OSError as error:
             raise ValueError(f"its {name} can't be read ({error.strerror or error})") from error
         if not same:
             raise ValueError(f"its {name} is not what was written")
-
-
-def read_limited(path: Path, most: int) -> bytes:
-    """All of a regular file.
-
-    Raises:
-        ValueError: it is longer than `most`; nothing of it was read.
-        OSError: it can't be read, or is no regular file.
-    """
-    with _regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise ValueError("longer than it can be")
-        return file.read(most + 1)[:most]
 
 
 def flush(path: Path) -> None:
@@ -196,15 +183,6 @@ def _sum_of(files: dict[str, Sealed]) -> str:
 
 def _sha256(file: BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _regular(path: Path) -> BufferedReader:
-    """Open a file that is one: a pipe under its name would keep us waiting for ever. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError("not a regular file")
-    return os.fdopen(descriptor, "rb")
 
 
 def _aside(path: Path) -> Path:

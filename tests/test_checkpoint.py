@@ -435,7 +435,7 @@ def test_without_a_manifest_what_is_far_too_large_is_not_read_either(saved: Path
     unseal(saved)
     with (saved / FILES[0]).open("r+b") as large:
         large.truncate(1 << 40)
-    with pytest.raises(ValueError, match="longer than it can be"):
+    with pytest.raises(ValueError, match="larger than the limit"):
         load(saved, fresh(), ARCH)
 
 
