@@ -27,7 +27,8 @@ FAULTS = (
         "step.py",
         (
             (
-                "    logits_real_B = D(real_BCHW)\n    logits_fake_B = D(fake_BCHW)\n",
+                "    with named(ranges.DISCRIMINATOR_REAL):\n        logits_real_B = D(real_BCHW)\n"
+                "    with named(ranges.DISCRIMINATOR_FAKE):\n        logits_fake_B = D(fake_BCHW)\n",
                 "    logits_real_B, logits_fake_B = D(torch.cat([real_BCHW, fake_BCHW])).chunk(2)\n",
             ),
         ),
@@ -42,10 +43,11 @@ FAULTS = (
         "a stale D in the generator phase",
         "step.py",
         (
-            ("    _update(loss_d, state.optimizer_d, state.scaler_d)\n", ""),
+            ("    with named(ranges.OPTIMIZER_D):\n        update(state.optimizer_d, state.scaler_d)\n", ""),
             (
-                "    return StepMetrics(\n",
-                "    _update(loss_d, state.optimizer_d, state.scaler_d)\n    return StepMetrics(\n",
+                "    with named(ranges.METRICS):\n        return StepMetrics(\n",
+                "    update(state.optimizer_d, state.scaler_d)\n"
+                "    with named(ranges.METRICS):\n        return StepMetrics(\n",
             ),
         ),
     ),
