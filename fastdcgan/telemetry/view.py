@@ -26,7 +26,7 @@ from fastdcgan.telemetry.half_blocks import half_blocks, sheet, thumbnails, tile
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.sparkline import Trace, sparkline
 
-REFRESHES_PER_SECOND = 2
+REFRESHES_PER_SECOND = 1
 """A refresh holds Python's lock, which the next step waits for."""
 
 WIDE = 64
