@@ -1,7 +1,7 @@
 """The most images per second that this machine's arithmetic allows."""
 
-from fastdcgan.architecture import Architecture
-from fastdcgan.roofline import Ceilings, pass_flops, work
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.limits.roofline import Ceilings, pass_flops, work
 
 
 def training_ceiling(machine: Ceilings | None, arch: Architecture, batch: int, precision: str) -> float | None:

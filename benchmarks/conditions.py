@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastdcgan.hardware import cpu_model
+from fastdcgan.limits.hardware import cpu_model
 
 ROOT = Path(__file__).parents[1]
 

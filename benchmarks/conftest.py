@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.conditions import device
 from benchmarks.photographs import write_photographs
-from fastdcgan.roofline import Ceilings, ceilings_of
+from fastdcgan.limits.roofline import Ceilings, ceilings_of
 
 PHOTOGRAPHS = 2000
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import torch
 
-from fastdcgan import models
-from fastdcgan.architecture import Architecture
 from fastdcgan.config import RecipeConfig
-from fastdcgan.contender import inputs, the_plan, the_reference
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.step import TrainState
+from fastdcgan.tuning.implementations import inputs, the_plan, the_reference
 
 Step = Callable[[], object]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fastdcgan.paired import Paired
+from fastdcgan.tuning.paired import Paired
 
 LEAST_PAIRS, MOST_PAIRS = 3, 15
 

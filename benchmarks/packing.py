@@ -11,7 +11,7 @@ import time
 import torch
 
 from fastdcgan.data import open_source
-from fastdcgan.memory import PeakMemory
+from fastdcgan.limits.memory import PeakMemory
 
 
 def main(folder: str, resolution: str, threads: str) -> None:

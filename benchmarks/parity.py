@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.conditions import device
-from fastdcgan.architecture import Architecture
-from fastdcgan.parity import ParityCheck
-from fastdcgan.plan import Plan
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.tuning.parity import ParityCheck
 
 
 @cache

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import torch
 
-from fastdcgan.architecture import Architecture
-from fastdcgan.choice import choose_tuned
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
-from fastdcgan.plan import Plan
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.tuning.choice import choose_tuned
 
 LONG = 10**9
 """Images of a run in which measuring pays."""

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from functools import partial
 
 from benchmarks.worker import peak_memory_mib
-from fastdcgan.plan import Plan
+from fastdcgan.execution.plan import Plan
 
 END, STEP, ALONE, BATCH, ALLREDUCE = range(5)
 """What rank 0 can tell the others to do."""
@@ -37,12 +37,13 @@ class Rank:
     def __init__(self, arch_name: str, batch: int, plan: Plan, batch_norm: str) -> None:
         import torch
 
-        from fastdcgan import models, sync_norm
-        from fastdcgan.architecture import architecture
-        from fastdcgan.capture import step_function
         from fastdcgan.config import ExecutionConfig, RecipeConfig
-        from fastdcgan.distributed import join, wrap
-        from fastdcgan.plan import prepare
+        from fastdcgan.distributed.processes import join, wrap
+        from fastdcgan.execution.capture import step_function
+        from fastdcgan.execution.plan import prepare
+        from fastdcgan.gan import models
+        from fastdcgan.gan.architecture import architecture
+        from fastdcgan.kernels import sync_batch_norm
 
         self._arch = architecture(arch_name)
         self._accelerator = join(ExecutionConfig(device="cpu", threads=plan.threads))
@@ -50,7 +51,7 @@ class Rank:
         networks = models.build(self._arch, seed=0)
         if batch_norm == "sync":
             for network in networks:
-                sync_norm.install(network, self._accelerator.num_processes)
+                sync_batch_norm.install(network, self._accelerator.num_processes)
         state = self._state = prepare(
             plan,
             *networks,
@@ -75,7 +76,7 @@ class Rank:
         """Returns the seconds it took, from the moment that all began until all were done."""
         import torch
 
-        from fastdcgan.contender import inputs
+        from fastdcgan.tuning.implementations import inputs
 
         if order == END:
             return 0.0

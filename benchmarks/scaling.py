@@ -1,8 +1,9 @@
 """Is the scaling model true here? `python -m benchmarks.scaling [--arch dcgan64] [--batch-size 128] [--out DIR]`.
 
 On this machine it measures what one rank of one thread takes by itself, and what gloo's all-reduce takes over 2 and 4
-ranks; `fastdcgan/scaling.py`, fed with these, predicts the iteration of 1, 2 and 4 ranks that train together. These are
-then timed. All take turns, each with processes of its own, and a prediction is held to what was measured in its round.
+ranks; `fastdcgan/limits/scaling.py`, fed with these, predicts the iteration of 1, 2 and 4 ranks that train together.
+These are then timed. All take turns, each with processes of its own, and a prediction is held to what was measured in
+its round.
 
 A run is added to `scaling.json` in the folder, and `scaling.md` is made anew of all runs there.
 """
@@ -26,11 +27,11 @@ from benchmarks.processes import Worker, worker
 from benchmarks.ranks import command
 from benchmarks.report import conditions_text, spread, table
 from benchmarks.results import quartiles
-from fastdcgan.allreduce import Fabric, line, measured_fabric
-from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.plan import choose_plan
-from fastdcgan.scaling import Sharing, measured, share
+from fastdcgan.execution.plan import choose_plan
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.limits.allreduce import Fabric, line, measured_fabric
+from fastdcgan.limits.scaling import Sharing, measured, share
 
 WORLDS = (1, 2, 4)
 

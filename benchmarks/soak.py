@@ -29,7 +29,7 @@ import psutil
 import tyro
 
 from benchmarks.conditions import ROOT, commit, device, versions
-from fastdcgan.hardware import cpu_model
+from fastdcgan.limits.hardware import cpu_model
 
 WIDTH, BATCH = 8, 8
 """So small that 20,000 steps are minutes: what grows, grows by the step and by what is written, not by the picture."""

@@ -23,14 +23,14 @@ from benchmarks.measure import InProcess, take_turns
 from benchmarks.parity import parity
 from benchmarks.plans import tuned_plan
 from benchmarks.results import quartiles, throughput
-from fastdcgan.architecture import architecture
-from fastdcgan.capture import step_function
-from fastdcgan.contender import inputs
 from fastdcgan.data import open_source
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.randomness import Stream as Randomness
-from fastdcgan.randomness import latents
-from fastdcgan.roofline import Ceilings
+from fastdcgan.execution.capture import step_function
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.randomness import Stream as Randomness
+from fastdcgan.gan.randomness import latents
+from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.tuning.implementations import inputs
 
 
 @pytest.mark.usefixtures("private_cache")

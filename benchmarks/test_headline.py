@@ -15,9 +15,9 @@ from benchmarks.plans import tuned_plan
 from benchmarks.processes import default_environment, worker
 from benchmarks.results import throughput
 from benchmarks.worker import command
-from fastdcgan.architecture import architecture
 from fastdcgan.config import PrecisionRequest
-from fastdcgan.roofline import Ceilings
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.limits.roofline import Ceilings
 
 MOST_IDLE_SHARE = 0.02
 """Of a core, that a process may take from the other's turn. More, and the pair is no comparison."""

@@ -21,11 +21,11 @@ from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import take_turns
 from benchmarks.photographs import link_photographs
 from benchmarks.results import cost, throughput
-from fastdcgan.allocator import keep_freed_memory
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.order import batch_numbers
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.memory import PeakMemory
+from fastdcgan.execution.allocator import keep_freed_memory
+from fastdcgan.limits.memory import PeakMemory
 
 PICTURES = 40_000
 """At 64x64x3 half a gigabyte: far more than a processor's caches hold, and less than the page cache does."""

@@ -14,7 +14,7 @@ from benchmarks.processes import worker
 from benchmarks.ranks import command
 from benchmarks.results import throughput
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.plan import choose_plan
+from fastdcgan.execution.plan import choose_plan
 
 
 @pytest.mark.parametrize("batch", [128])

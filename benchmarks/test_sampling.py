@@ -13,10 +13,10 @@ from benchmarks.measure import InProcess, take_turns
 from benchmarks.parity import ROUNDING, relative_error
 from benchmarks.plans import tuned_plan
 from benchmarks.results import throughput
-from fastdcgan.architecture import architecture
-from fastdcgan.contender import inputs, the_reference
-from fastdcgan.roofline import Ceilings
-from fastdcgan.sampling import generate
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.runs.sampling import generate
+from fastdcgan.tuning.implementations import inputs, the_reference
 
 
 @pytest.mark.parametrize("batch", [64])

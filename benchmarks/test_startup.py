@@ -17,7 +17,7 @@ from benchmarks.measure import take_turns
 from benchmarks.photographs import write_photographs
 from benchmarks.results import duration
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.plan import choose_plan
+from fastdcgan.execution.plan import choose_plan
 
 PAIRS = 5
 

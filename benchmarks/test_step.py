@@ -15,9 +15,9 @@ from benchmarks.measure import Contender, InProcess, take_turns
 from benchmarks.parity import parity
 from benchmarks.plans import TECHNIQUES, tuned_plan
 from benchmarks.results import throughput
-from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.plan import Plan, native_precision, own_kernels
-from fastdcgan.roofline import Ceilings
+from fastdcgan.execution.plan import Plan, native_precision, own_kernels
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.limits.roofline import Ceilings
 
 
 @pytest.mark.parametrize("batch", [64, 128, 256])

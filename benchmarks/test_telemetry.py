@@ -26,20 +26,20 @@ from benchmarks.conditions import device
 from benchmarks.contenders import finisher
 from benchmarks.measure import InProcess, take_turns
 from benchmarks.results import throughput
-from fastdcgan.architecture import architecture
-from fastdcgan.capture import TakeStep, step_function
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed import join
-from fastdcgan.paired import seconds_of
-from fastdcgan.recorder import Recorder
-from fastdcgan.run import Run
-from fastdcgan.run_folder import RunFolder
-from fastdcgan.step import StepMetrics
-from fastdcgan.telemetry.display import Display
+from fastdcgan.distributed.processes import join
+from fastdcgan.execution.capture import TakeStep, step_function
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.step import StepMetrics
+from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.run_log import RunLog
-from fastdcgan.telemetry.view import REFRESHES_PER_SECOND
-from fastdcgan.trainer import noise, setup
+from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.telemetry.terminal.view import REFRESHES_PER_SECOND
+from fastdcgan.training.recorder import Recorder
+from fastdcgan.training.run import Run
+from fastdcgan.training.trainer import noise, setup
+from fastdcgan.tuning.paired import seconds_of
 
 IMAGES = 10**9
 """The run never ends."""

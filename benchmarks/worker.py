@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.measure import InProcess
-from fastdcgan.plan import Plan
+from fastdcgan.execution.plan import Plan
 
 
 def serve(
@@ -68,7 +68,7 @@ def main(implementation: str, arch_name: str, batch: str, plan: str = "{}") -> N
     """Build the contender and serve."""
     from benchmarks.conditions import device
     from benchmarks.contenders import finisher, our_step, reference_step
-    from fastdcgan.architecture import architecture
+    from fastdcgan.gan.architecture import architecture
 
     # Answers go where standard output led to; whatever libraries print must not come between them.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1) as answers:

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import MAX_DATA_THREADS, ExecutionConfig, PrecisionRequest, TrainConfig
-from fastdcgan.printable import printable
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.storage.printable import printable
 
 _LONGEST = 4_000
 """Characters of an error."""
@@ -23,8 +23,8 @@ _LONGEST = 4_000
 
 def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()) -> None:  # noqa: B008
     """Train a DCGAN. Without options: the embedded cartoon faces, in a few minutes on a laptop."""
-    from fastdcgan.stopping import Stopped
-    from fastdcgan.trainer import train as run_training
+    from fastdcgan.storage.signals import Stopped
+    from fastdcgan.training.trainer import train as run_training
 
     try:
         run_training(config)
@@ -49,7 +49,7 @@ def generate(
         seed: the pictures are a function of this; the first ones don't depend on the count.
         out: a file ending in .png for one grid, or a folder for one PNG a picture.
     """
-    from fastdcgan.generate import generate_from_run
+    from fastdcgan.runs.generate import generate_from_run
 
     print(generate_from_run(run, count=count, seed=seed, out=out))
 
@@ -65,7 +65,7 @@ def interpolate(
         seed: the walks are a function of this; they begin at the pictures that generate makes from it.
         out: a file ending in .webp or .gif. The still has the same name, ending in .png.
     """
-    from fastdcgan.interpolate import interpolate_from_run
+    from fastdcgan.runs.interpolate import interpolate_from_run
 
     print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
 
@@ -76,8 +76,8 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     Args:
         run: the run's folder.
     """
-    from fastdcgan.run_folder import RunFolder
-    from fastdcgan.telemetry.report import write_report
+    from fastdcgan.runs.folder import RunFolder
+    from fastdcgan.telemetry.report.html import write_report
 
     folder = RunFolder(run)
     for line in write_report(folder):
@@ -110,8 +110,8 @@ def pack(
     from fastdcgan.data import open_source
     from fastdcgan.data.array import ArraySource
     from fastdcgan.data.pack import Pack, pack_by_hand
-    from fastdcgan.telemetry.display import Display
-    from fastdcgan.telemetry.sources import packing_rows, show
+    from fastdcgan.telemetry.terminal.data_tables import packing_rows, show
+    from fastdcgan.telemetry.terminal.display import Display
 
     with Display() as display:
         original = open_source(
@@ -158,9 +158,9 @@ def data(
     from fastdcgan.data.describe import contact_sheet, describe, write_skipped
     from fastdcgan.data.folder import NoneUsableError
     from fastdcgan.data.stream import normalise
-    from fastdcgan.sampling import save_grid
-    from fastdcgan.telemetry.display import Display
-    from fastdcgan.telemetry.sources import facts_rows, show, skipped_by_reason_rows
+    from fastdcgan.runs.sampling import save_grid
+    from fastdcgan.telemetry.terminal.data_tables import facts_rows, show, skipped_by_reason_rows
+    from fastdcgan.telemetry.terminal.display import Display
 
     try:
         with Display() as display:
@@ -203,7 +203,7 @@ def profile(
             Without one, options as for train say what is profiled.
         config: options, as for train.
     """
-    from fastdcgan.profile import profile_request, profile_run
+    from fastdcgan.training.profile import profile_request, profile_run
 
     written = profile_run(run, config) if run is not None else profile_request(config)
     if os.environ.get("RANK", "0") == "0":
@@ -220,8 +220,8 @@ def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 
     """
     from rich.console import Console
 
-    from fastdcgan.roofline import measure_ceilings
-    from fastdcgan.telemetry.limits import limits_table, prediction_table
+    from fastdcgan.limits.roofline import measure_ceilings
+    from fastdcgan.telemetry.terminal.limit_tables import limits_table, prediction_table
 
     geometry = architecture(arch, width=width)
     if batch_size < 1:
@@ -260,10 +260,10 @@ def scale(
     """
     from rich.console import Console
 
-    from fastdcgan.allreduce import gpu_fabrics, reach
-    from fastdcgan.roofline import known_gpu
-    from fastdcgan.scaling import Sharing, batch_norm_messages, counts_of
-    from fastdcgan.telemetry.scaling import scaling_table
+    from fastdcgan.limits.allreduce import gpu_fabrics, reach
+    from fastdcgan.limits.roofline import known_gpu
+    from fastdcgan.limits.scaling import Sharing, batch_norm_messages, counts_of
+    from fastdcgan.telemetry.terminal.scaling_tables import scaling_table
 
     geometry = architecture(arch, width=width)
     if batch_size < 1:
@@ -311,11 +311,11 @@ def tune(
     """
     from rich.console import Console
 
-    from fastdcgan.choice import conditions_of, fastest, remember
-    from fastdcgan.distributed import join, requested
-    from fastdcgan.roofline import ceilings_of
-    from fastdcgan.telemetry.plans import plans_as_data, plans_table, write_plans
-    from fastdcgan.tune import candidates, measure
+    from fastdcgan.distributed.processes import join, requested
+    from fastdcgan.limits.roofline import ceilings_of
+    from fastdcgan.telemetry.terminal.plan_tables import plans_as_data, plans_table, write_plans
+    from fastdcgan.tuning.choice import conditions_of, fastest, remember
+    from fastdcgan.tuning.tune import candidates, measure
 
     geometry = architecture(arch, width=width, channels=channels)
     for label, number in (("--batch-size", batch_size), ("--seconds", seconds), ("--threads", threads)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastdcgan.architecture import Architecture, architecture
+from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]

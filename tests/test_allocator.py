@@ -7,7 +7,7 @@ import pytest
 
 COUNT_PAGE_FAULTS = """
 import resource, torch
-from fastdcgan.allocator import keep_freed_memory
+from fastdcgan.execution.allocator import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 assert kept == {keep}
 for _ in range(10):  # small tensors settle in the gaps at first

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fastdcgan.allreduce import (
+from fastdcgan.limits.allreduce import (
     REACHED,
     Fabric,
     Link,

@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fastdcgan import models
-from fastdcgan.architecture import CHANNELS, Architecture, ConvSpec, architecture, conv_out, conv_transpose_out
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import CHANNELS, Architecture, ConvSpec, architecture, conv_out, conv_transpose_out
 
 SIZES, KERNELS, STRIDES, PADDINGS = st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.integers(0, 4)
 

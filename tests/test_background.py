@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from fastdcgan.background import Background
+from fastdcgan.storage.background import Background
 
 
 def test_one_piece_at_a_time_and_the_next_waits() -> None:

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from benchmarks.scaling import Readings, findings, hold, report
-from fastdcgan.allreduce import Fabric, Link, ring
-from fastdcgan.architecture import architecture
-from fastdcgan.models import build, parameter_count
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.models import build, parameter_count
+from fastdcgan.limits.allreduce import Fabric, Link, ring
 
 ARCH = architecture("dcgan28")
 GRADIENTS = [4 * parameter_count(network) for network in build(ARCH, 0)]

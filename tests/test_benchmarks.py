@@ -20,7 +20,7 @@ from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import InProcess, Measured, take_turns
 from benchmarks.photographs import link_photographs, write_photographs
 from fastdcgan.data.stream import normalise
-from fastdcgan.plan import Plan
+from fastdcgan.execution.plan import Plan
 
 
 class Machine:
@@ -271,8 +271,8 @@ def test_each_technique_changes_the_plan_and_predicts_a_gain() -> None:
 
 def test_a_plan_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.parity import parity
-    from fastdcgan.architecture import architecture
-    from fastdcgan.objectives import OBJECTIVES
+    from fastdcgan.gan.architecture import architecture
+    from fastdcgan.gan.objectives import OBJECTIVES
 
     plan = Plan(channels_last=False)
     found = parity(architecture("dcgan28"), plan)

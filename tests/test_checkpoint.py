@@ -12,12 +12,13 @@ from corrupted import corrupt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastdcgan import checkpoint, models
-from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.checkpoint import Progress, checkpoints, load, load_generator, newest, save
 from fastdcgan.config import RecipeConfig
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState, train_step
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.step import TrainState, train_step
+from fastdcgan.runs import checkpoint
+from fastdcgan.runs.checkpoint import Progress, checkpoints, load, load_generator, newest, save
 
 ARCH = architecture("dcgan16", width=4, latent_dim=6)
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")

@@ -10,14 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdcgan import choice, cli, plan, tune
-from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.choice import Choice, as_fields, choose_tuned, conditions_of, recall, remember
+from fastdcgan import cli
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.paired import Paired
-from fastdcgan.parity import Parity
-from fastdcgan.plan import Plan
-from fastdcgan.tune import Measured, Tuning
+from fastdcgan.execution import plan
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.tuning import choice, tune
+from fastdcgan.tuning.choice import Choice, as_fields, choose_tuned, conditions_of, recall, remember
+from fastdcgan.tuning.paired import Paired
+from fastdcgan.tuning.parity import Parity
+from fastdcgan.tuning.tune import Measured, Tuning
 
 CPU = torch.device("cpu")
 ARCH = architecture("dcgan64")

@@ -10,11 +10,12 @@ import torch
 from conftest import Command
 from PIL import Image
 
-from fastdcgan import cli, trainer
-from fastdcgan.capture import TakeStep
-from fastdcgan.plan import Plan
-from fastdcgan.roofline import KNOWN_GPUS
-from fastdcgan.step import StepMetrics, TrainState, train_step
+from fastdcgan import cli
+from fastdcgan.execution.capture import TakeStep
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.step import StepMetrics, TrainState, train_step
+from fastdcgan.limits.roofline import KNOWN_GPUS
+from fastdcgan.training import trainer
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -367,8 +368,8 @@ def test_tuning_prints_a_table_and_training_uses_it(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fastdcgan.plan.native_precision", lambda device: "bf16")
-    monkeypatch.setattr("fastdcgan.roofline.measure_ceilings", lambda seconds: KNOWN_GPUS["A100"])
+    monkeypatch.setattr("fastdcgan.execution.plan.native_precision", lambda device: "bf16")
+    monkeypatch.setattr("fastdcgan.limits.roofline.measure_ceilings", lambda seconds: KNOWN_GPUS["A100"])
     networks = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2)
     cli.main([str(a) for a in ("tune", *networks, "--seconds", 1, "--json", tmp_path / "t.json", "--device", "cpu")])
     said = capsys.readouterr().out

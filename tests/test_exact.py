@@ -20,12 +20,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fastdcgan import trainer
-from fastdcgan.capture import TakeStep
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
-from fastdcgan.data.dali import dali_available
-from fastdcgan.plan import Plan
-from fastdcgan.step import StepMetrics, TrainState
+from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.execution.capture import TakeStep
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.step import StepMetrics, TrainState
+from fastdcgan.training import trainer
 
 STEPS, BATCH = 11, 8
 
@@ -195,7 +195,8 @@ def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path:
 
 DIE = """
 import os, signal, sys
-from fastdcgan import cli, trainer
+from fastdcgan import cli
+from fastdcgan.training import trainer
 dies_in, *arguments = sys.argv[1:]
 step_function = trainer.step_function
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastdcgan import fused_norm, models
-from fastdcgan.architecture import architecture
-from fastdcgan.fused_norm import AppliedBefore, FusedBatchNorm2d
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.kernels import fused_batch_norm
+from fastdcgan.kernels.fused_batch_norm import AppliedBefore, FusedBatchNorm2d
 
-needs_kernels = pytest.mark.skipif(not fused_norm.available(), reason="needs g++ and x86-64")
-needs_bf16 = pytest.mark.skipif(not fused_norm.available(torch.bfloat16), reason="needs AVX512_BF16")
+needs_kernels = pytest.mark.skipif(not fused_batch_norm.available(), reason="needs g++ and x86-64")
+needs_bf16 = pytest.mark.skipif(not fused_batch_norm.available(torch.bfloat16), reason="needs AVX512_BF16")
 
 # Few pixels and many, none, half and several of the kernels' blocks; channels that fill 1, 2, 3, 4 and more vectors.
 SHAPES = (
@@ -40,7 +41,7 @@ def pair(C: int, activation: nn.Module, seed: int = 0) -> nn.Sequential:
 
 def fused(layers: nn.Sequential) -> nn.Sequential:
     twin = copy.deepcopy(layers)
-    assert fused_norm.install(twin) == 1
+    assert fused_batch_norm.install(twin) == 1
     return twin
 
 
@@ -165,10 +166,10 @@ def test_what_the_kernels_cannot_do_is_done_as_before() -> None:
         nn.BatchNorm2d(32, momentum=None),
     ):
         layers = nn.Sequential(norm, nn.ReLU())
-        assert fused_norm.install(layers) == 0
+        assert fused_batch_norm.install(layers) == 0
         assert type(layers[0]) is nn.BatchNorm2d
         assert type(layers[1]) is nn.ReLU
-    assert fused_norm.install(nn.Sequential(nn.BatchNorm2d(32), nn.Tanh(), nn.ReLU())) == 0
+    assert fused_batch_norm.install(nn.Sequential(nn.BatchNorm2d(32), nn.Tanh(), nn.ReLU())) == 0
 
     layers, x_BCHW, grad_BCHW = pair(32, nn.ReLU()).double(), pictures((4, 32, 6, 6)), pictures((4, 32, 6, 6), seed=2)
     wanted = run(copy.deepcopy(layers), x_BCHW.double(), grad_BCHW.double())
@@ -188,8 +189,8 @@ def test_networks_keep_their_names_and_train_as_well() -> None:
         twin, truth = copy.deepcopy(network), copy.deepcopy(network).double()
         names = list(twin.state_dict())
         # G: 128, 64, 32, 16 channels; D: none after its first layer, then 32, 64, 128.
-        assert fused_norm.install(twin) == (4, 3)[position]
-        assert fused_norm.install(twin) == 0
+        assert fused_batch_norm.install(twin) == (4, 3)[position]
+        assert fused_batch_norm.install(twin) == 0
         assert list(twin.state_dict()) == names
         assert sum(isinstance(m, FusedBatchNorm2d) for m in twin.modules()) == (4, 3)[position]
         assert sum(isinstance(m, AppliedBefore) for m in twin.modules()) == (4, 3)[position]

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastdcgan import models
-from fastdcgan.architecture import architecture
 from fastdcgan.config import RecipeConfig
-from fastdcgan.gpu_prediction import Kernel, eager_launches, kernels, predict
-from fastdcgan.plan import Plan, Precision, prepare
-from fastdcgan.roofline import KNOWN_GPUS, Ceilings, iteration_flops, pass_flops
-from fastdcgan.step import train_step
+from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.step import train_step
+from fastdcgan.limits.gpu_prediction import Kernel, eager_launches, kernels, predict
+from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, iteration_flops, pass_flops
 
 DCGAN64 = architecture("dcgan64")
 

@@ -1,8 +1,9 @@
-"""The package's layers: who may import whom. Read from the source, with the imports inside functions."""
+"""The packages: who may import whom. Read from the source, with the imports inside functions."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,66 +13,30 @@ import fastdcgan
 
 ROOT = Path(fastdcgan.__file__).parent
 
-# From the ground up; imports point down. Entries with a dot at the end are folders, within which anything goes.
-LAYERS = (
-    "architecture",
-    "allreduce",
-    "scaling",
-    "randomness",
-    "paired",
-    "strict_json",
-    "printable",
-    "files",
-    "sealed",
-    "background",
-    "cache",
-    "private",
-    "memory",
-    "allocator",
-    "ranges",
-    "native.",
-    "winograd",
-    "thin",
-    "ends",
-    "sync_norm",
-    "fused_norm",
-    "hardware",
-    "config",
-    "models",
-    "reference",
-    "objectives",
-    "step",
-    "accumulate",
-    "exact",
-    "stacked",
-    "plan",
-    "finite",
-    "capture",
-    "roofline",
-    "gpu_prediction",
-    "contender",
-    "parity",
-    "tune",
-    "choice",
-    "data.",
-    "distributed",
-    "agreement",
-    "checkpoint",
-    "run_folder",
-    "stopping",
-    "telemetry.",
-    "sampling",
-    "run_lock",
-    "run",
-    "recorder",
-    "rank_log",
-    "generate",
-    "interpolate",
-    "trainer",
-    "profile",
-    "cli",
-    "__main__",
-)
+# Who may import whom: a package, and those below it that it knows. `config` stands beside `gan`. Imports within a
+# package are its own affair, as long as they don't go in a circle.
+PACKAGES: dict[str, set[str]] = {
+    "storage": set(),
+    "gan": {"config"},
+    "config": {"gan"},
+    "kernels": {"storage", "gan"},
+    "execution": {"storage", "gan", "config", "kernels"},
+    "limits": {"gan"},
+    "tuning": {"storage", "gan", "config", "execution", "limits"},
+    "data": {"storage", "gan"},
+    "distributed": {"storage", "config", "execution", "data"},
+    "runs": {"storage", "gan", "config"},
+    "telemetry": {"storage", "gan", "config", "limits", "tuning", "data", "distributed", "runs"},
+    "training": {
+        *("storage", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
+        *("distributed", "runs", "telemetry"),
+    },
+}
+TOP = {"__init__", "__main__", "cli"}
+"""What a user calls: it may import all of them."""
+
+MOST_MODULES = 12
+"""In one folder: more are not seen at a glance."""
 
 
 def name_of(path: Path) -> str:
@@ -111,29 +76,37 @@ def top(name: str) -> set[str]:
     return {found.split(".")[0] for found in imported(MODULES[name])}
 
 
-def layer(name: str) -> int:
-    in_folder = name.split(".")[0] + "."
-    return LAYERS.index(in_folder if in_folder in LAYERS else name)
+def package(name: str) -> str:
+    return name.split(".")[0]
 
 
-def test_every_module_has_a_layer() -> None:
-    assert "trainer" in MODULES
-    assert "data.order" in MODULES
-    known = {entry.rstrip(".") for entry in LAYERS} | {"__init__"}
-    assert {name.split(".")[0] for name in MODULES} <= known
+def test_every_module_is_in_a_package() -> None:
+    assert {package(name) for name in MODULES} == PACKAGES.keys() | TOP
+    assert "data.order" in MODULES and "training.trainer" in MODULES, "found nothing where there is something"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "__init__"])
-def test_imports_point_down(name: str) -> None:
-    here = layer(name)
-    in_folder = LAYERS[here].endswith(".")
-    upwards = {other for other in own(name) if layer(other) > here or (layer(other) == here and not in_folder)}
-    assert not upwards, f"{name} imports {', '.join(sorted(upwards))} from above it"
+@pytest.mark.parametrize("name", [name for name in MODULES if package(name) not in TOP])
+def test_imports_go_one_way(name: str) -> None:
+    here = package(name)
+    others = {other for other in own(name) if package(other) not in {here, *PACKAGES[here]}}
+    assert not others, f"{name} imports {', '.join(sorted(others))}, which {here} doesn't know"
+
+
+def test_packages_form_no_circle() -> None:
+    graph = {name: known - {"config" if name == "gan" else ""} for name, known in PACKAGES.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_a_folder_is_seen_at_a_glance() -> None:
+    folders = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    assert {str(folder): count for folder, count in folders.items() if count > MOST_MODULES} == {}
 
 
 def test_no_imports_in_a_circle() -> None:
     graph = {name: own(name) for name in MODULES}
-    assert graph["trainer"] >= {"capture", "plan", "checkpoint"}, "found nothing where there is something"
+    assert graph["training.trainer"] >= {"execution.capture", "execution.plan", "runs.checkpoint"}, (
+        "found nothing where there is something"
+    )
     TopologicalSorter(graph).prepare()
 
 
@@ -142,22 +115,23 @@ def test_the_package_itself_imports_none_of_its_modules() -> None:
 
 
 def test_the_reference_needs_torch_alone_and_is_needed_only_to_be_compared_with() -> None:
-    assert top("reference") == {"torch"}
-    assert [name for name in MODULES if "reference" in own(name)] == ["contender"]
-    assert {name for name in MODULES if "contender" in own(name)} == {"parity", "tune"}
+    assert top("gan.reference") == {"torch"}
+    assert [name for name in MODULES if "gan.reference" in own(name)] == ["tuning.implementations"]
+    assert {name for name in MODULES if "tuning.implementations" in own(name)} == {"tuning.parity", "tuning.tune"}
 
 
 def test_the_ground_is_plain_python() -> None:
-    for name in ("architecture", "allreduce", "scaling", "strict_json", "sealed", "background", "config"):
+    plain = ("gan.architecture", "config", "limits.allreduce", "limits.scaling")
+    for name in (*plain, "storage.strict_json", "storage.checksummed", "storage.background"):
         assert top(name) <= sys.stdlib_module_names | {"fastdcgan"}
 
 
-def test_accelerate_is_known_in_two_files() -> None:
-    assert {name for name in MODULES if "accelerate" in top(name)} == {"distributed", "trainer"}
+def test_accelerate_is_known_in_two_packages() -> None:
+    assert {package(name) for name in MODULES if "accelerate" in top(name)} == {"distributed", "training"}
 
 
 def test_dali_is_known_in_one_file() -> None:
-    assert {name for name in MODULES if "nvidia" in top(name)} == {"data.dali"}
+    assert {name for name in MODULES if "nvidia" in top(name)} == {"data.decoding.dali"}
 
 
 def test_the_command_line_answers_without_torch() -> None:

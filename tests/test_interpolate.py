@@ -6,13 +6,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdcgan.architecture import architecture
-from fastdcgan.checkpoint import Progress
 from fastdcgan.config import ModelConfig, TrainConfig
-from fastdcgan.generate import generate_from_run
-from fastdcgan.interpolate import MOST_FRAMES, STRIP, STRIP_ROWS, interpolate_from_run, loop, slerp
-from fastdcgan.models import build
-from fastdcgan.run_folder import RunFolder, create, write_config
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.models import build
+from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.folder import RunFolder, create, write_config
+from fastdcgan.runs.generate import generate_from_run
+from fastdcgan.runs.interpolate import MOST_FRAMES, STRIP, STRIP_ROWS, interpolate_from_run, loop, slerp
 
 ARCH = architecture("dcgan16", width=4)
 

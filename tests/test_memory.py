@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 
-from fastdcgan.memory import no_garbage_left
+from fastdcgan.limits.memory import no_garbage_left
 
 MEASURED = """
 import torch
-from fastdcgan.memory import PeakMemory
+from fastdcgan.limits.memory import PeakMemory
 
 before = torch.ones(100 * 2**18)  # 100 MiB
 del before

@@ -19,16 +19,19 @@ from conftest import ROOT
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan import capture, cli, models, recorder, trainer
-from fastdcgan.architecture import architecture
-from fastdcgan.capture import TakeStep, step_function
+from fastdcgan import cli
 from fastdcgan.config import RecipeConfig
-from fastdcgan.finite import LEAST_SCALE, norms, not_finite, overflowing
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.run_folder import RunFolder
-from fastdcgan.run_lock import locked
-from fastdcgan.step import StepMetrics, TrainState
+from fastdcgan.execution import capture
+from fastdcgan.execution.capture import TakeStep, step_function
+from fastdcgan.execution.finite import LEAST_SCALE, norms, not_finite, overflowing
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.step import StepMetrics, TrainState
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.runs.lock import locked
 from fastdcgan.telemetry.metrics import MetricsFile, read_metrics
+from fastdcgan.training import recorder, trainer
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 12
@@ -290,7 +293,7 @@ def test_a_run_that_fails_again_and_again_ends(
 def test_noise_is_another_one_after_each_time_a_run_went_back() -> None:
     from types import SimpleNamespace
 
-    from fastdcgan.checkpoint import Progress
+    from fastdcgan.runs.checkpoint import Progress
 
     def noise(step: int, rollbacks: int) -> Tensor:
         config = SimpleNamespace(
@@ -454,7 +457,7 @@ def test_a_second_run_is_refused_and_told_of_the_first(
 
 def test_a_lock_ends_with_its_process(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    hold = "import sys, time; from pathlib import Path; from fastdcgan.run_lock import *\n"
+    hold = "import sys, time; from pathlib import Path; from fastdcgan.runs.lock import *\n"
     hold += "with locked(RunFolder(Path(sys.argv[1])), print): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"

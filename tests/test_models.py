@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastdcgan import models
-from fastdcgan.architecture import architecture
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
 
 NARROW = architecture("dcgan32", width=8, latent_dim=12)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastdcgan.config import ObjectiveName
-from fastdcgan.objectives import OBJECTIVES, Objective, objective
+from fastdcgan.gan.objectives import OBJECTIVES, Objective, objective
 
 Logits = NDArray[np.float64]
 NAMES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)

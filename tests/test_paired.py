@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastdcgan import paired
+from fastdcgan.tuning import paired
 
 
 class Machine:

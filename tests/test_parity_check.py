@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastdcgan import contender, parity
-from fastdcgan.architecture import architecture
-from fastdcgan.contender import Contender
-from fastdcgan.parity import ParityCheck
-from fastdcgan.plan import Plan
-from fastdcgan.step import TrainState
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.step import TrainState
+from fastdcgan.tuning import implementations, parity
+from fastdcgan.tuning.implementations import Contender
+from fastdcgan.tuning.parity import ParityCheck
 
 CPU = torch.device("cpu")
 NARROW = architecture("dcgan32", width=8)
@@ -86,12 +86,12 @@ FAULTS: dict[str, tuple[Callable[[TrainState], TrainState], str]] = {
 def test_what_computes_something_else_does_not(
     check: ParityCheck, monkeypatch: pytest.MonkeyPatch, fault: Callable[[TrainState], TrainState], where: str
 ) -> None:
-    prepare = contender.prepare
+    prepare = implementations.prepare
 
     def wrong(*arguments: Any) -> TrainState:
         return fault(prepare(*arguments))
 
-    monkeypatch.setattr(contender, "prepare", wrong)
+    monkeypatch.setattr(implementations, "prepare", wrong)
     found = check(Plan())
     assert not found.passed
     assert where in found.beyond

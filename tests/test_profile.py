@@ -9,9 +9,9 @@ from conftest import Command
 from PIL import Image
 
 from fastdcgan import cli
-from fastdcgan.roofline import Ceilings
-from fastdcgan.telemetry import profiler
-from fastdcgan.telemetry.slowed import Lap, Slowed
+from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.telemetry.profiler import step_profiler
+from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
 
 WINDOW = ("--profile-wait", "1", "--profile-warmup", "1", "--profile-active", "2")
 TINY = (
@@ -24,7 +24,7 @@ FILES = {"trace.json.gz", "memory.png", "summary.txt", "summary.json", "tensorbo
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Ceilings(name="this CPU", flops={"fp32": 1e11, "bf16": 2e11}, bytes=2e10)
-    monkeypatch.setattr(profiler, "ceilings_of", lambda device, seconds: here)
+    monkeypatch.setattr(step_profiler, "ceilings_of", lambda device, seconds: here)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdcgan.randomness import Stream, latents, rng
+from fastdcgan.gan.randomness import Stream, latents, rng
 
 STREAMS = st.sampled_from(Stream)
 

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from fastdcgan import models, ranges
-from fastdcgan.architecture import architecture
-from fastdcgan.capture import CapturedStep, step_function
 from fastdcgan.config import RecipeConfig
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.ranges import named, operator
-from fastdcgan.step import TrainState
+from fastdcgan.execution.capture import CapturedStep, step_function
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models, ranges
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.ranges import named, operator
+from fastdcgan.gan.step import TrainState
 
 TINY = architecture("dcgan16", width=4, latent_dim=6)
 

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastdcgan import models, trainer
-from fastdcgan.checkpoint import Progress
 from fastdcgan.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.array import ArraySource
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.recorder import Recorder
-from fastdcgan.run import Run, Schedule
-from fastdcgan.run_folder import RunFolder, create, write_config
-from fastdcgan.stopping import stop_requests
-from fastdcgan.telemetry.display import Display
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.folder import RunFolder, create, write_config
+from fastdcgan.storage.signals import stop_requests
+from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training import trainer
+from fastdcgan.training.recorder import Recorder
+from fastdcgan.training.run import Run, Schedule
 
 CPU = torch.device("cpu")
 

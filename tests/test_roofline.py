@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastdcgan import models
-from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import RecipeConfig
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.roofline import (
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.step import train_step
+from fastdcgan.limits.roofline import (
     KNOWN_GPUS,
     Ceilings,
     Work,
@@ -19,7 +20,6 @@ from fastdcgan.roofline import (
     pass_flops,
     work,
 )
-from fastdcgan.step import train_step
 
 NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastdcgan.data.source import Skipped
-from fastdcgan.run_folder import RunFolder
-from fastdcgan.trainer import _list_skipped
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.training.trainer import _list_skipped
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "train.py")
 

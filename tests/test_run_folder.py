@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig, flat
-from fastdcgan.run_folder import RunFolder, check_writable, choose, create, read_config, write_config
+from fastdcgan.runs.folder import RunFolder, check_writable, choose, create, read_config, write_config
 
 TODAY = date(2026, 2, 3)
 

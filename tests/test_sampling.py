@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fastdcgan import models
-from fastdcgan.architecture import architecture
-from fastdcgan.sampling import CHUNK, generate, grid, save_each, save_grid
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.runs.sampling import CHUNK, generate, grid, save_each, save_grid
 
 ARCH = architecture("dcgan16", width=4, latent_dim=6)
 

@@ -3,12 +3,12 @@
 import pytest
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastdcgan import models
-from fastdcgan.allreduce import Fabric, Link, gpu_fabrics
-from fastdcgan.architecture import architecture
-from fastdcgan.gpu_prediction import compute, predict
-from fastdcgan.roofline import KNOWN_GPUS
-from fastdcgan.scaling import (
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.limits.allreduce import Fabric, Link, gpu_fabrics
+from fastdcgan.limits.gpu_prediction import compute, predict
+from fastdcgan.limits.roofline import KNOWN_GPUS
+from fastdcgan.limits.scaling import (
     BUCKET,
     FIRST_BUCKET,
     Compute,

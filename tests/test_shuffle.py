@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import shuffle
-from fastdcgan.data.dali import dali_available
+from fastdcgan.data.decoding.dali import dali_available
 
 COUNT = 10_000
 

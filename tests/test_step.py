@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdcgan import models
-from fastdcgan.architecture import architecture
 from fastdcgan.config import RecipeConfig
-from fastdcgan.plan import Plan, Precision, prepare
-from fastdcgan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
+from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
 
 ARCH = architecture("dcgan16", width=4, latent_dim=6)
 CPU = torch.device("cpu")

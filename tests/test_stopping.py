@@ -9,8 +9,8 @@ import time
 import pytest
 from conftest import ROOT
 
-from fastdcgan import stopping
-from fastdcgan.stopping import STOP_SIGNALS, Stopped, stop_requests
+from fastdcgan.storage import signals
+from fastdcgan.storage.signals import STOP_SIGNALS, Stopped, stop_requests
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_launchers_echo_is_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -
 
 def test_after_a_launchers_echo_a_second_ctrl_c_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(stopping, "ECHO", -1.0)
+    monkeypatch.setattr(signals, "ECHO", -1.0)
     with stop_requests() as asked:
         asked.keep()
         signal.raise_signal(signal.SIGINT)
@@ -93,9 +93,9 @@ def test_listening_leaves_no_thread_and_no_descriptor() -> None:
 
 STUCK = """
 import ctypes
-from fastdcgan import stopping
-stopping.GRACE = stopping.AT_ONCE = 0.1
-with stopping.stop_requests() as asked:
+from fastdcgan.storage import signals
+signals.GRACE = signals.AT_ONCE = 0.1
+with signals.stop_requests() as asked:
     if {keep}:
         asked.keep()
     lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256)

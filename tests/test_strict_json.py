@@ -1,6 +1,6 @@
 import pytest
 
-from fastdcgan.strict_json import parse
+from fastdcgan.storage.strict_json import parse
 
 
 def test_plain_json_is_what_it_says() -> None:

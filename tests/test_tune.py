@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdcgan import contender, plan, tune
-from fastdcgan.architecture import architecture
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.parity import Parity
-from fastdcgan.plan import Plan
-from fastdcgan.step import TrainState
+from fastdcgan.execution import plan
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.step import TrainState
+from fastdcgan.tuning import implementations, tune
+from fastdcgan.tuning.parity import Parity
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 ARCH = architecture("dcgan16", width=2)
@@ -95,7 +96,7 @@ def test_a_plan_that_fails_parity_is_neither_timed_nor_chosen(monkeypatch: pytes
 
 
 def test_a_fault_planted_in_a_real_plan_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare, timed = contender.prepare, []
+    prepare, timed = implementations.prepare, []
 
     def wrong(plan: Plan, *arguments: Any) -> TrainState:
         state = prepare(plan, *arguments)
@@ -103,11 +104,11 @@ def test_a_fault_planted_in_a_real_plan_is_found(monkeypatch: pytest.MonkeyPatch
             state.discriminator.layers[1].negative_slope = 0.3
         return state
 
-    def the_plan(plan: Plan, *arguments: Any) -> contender.Contender:
+    def the_plan(plan: Plan, *arguments: Any) -> implementations.Contender:
         timed.append(plan)
-        return contender.the_plan(plan, *arguments)
+        return implementations.the_plan(plan, *arguments)
 
-    monkeypatch.setattr(contender, "prepare", wrong)
+    monkeypatch.setattr(implementations, "prepare", wrong)
     monkeypatch.setattr(tune, "the_plan", the_plan)
     tuning = tune.measure([FAST, SLOW], ARCH, 4, CPU, seconds=0.1)
     assert tuning.chosen and tuning.chosen.plan == SLOW
@@ -200,10 +201,12 @@ def test_one_thread_a_core_is_a_candidate_where_cores_run_two(monkeypatch: pytes
 def test_a_plans_threads_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference that takes turns with it keeps the process's."""
     before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr("fastdcgan.contender.step_function", lambda *_: lambda *_: seen.append(torch.get_num_threads()))
-    it = contender.the_plan(Plan(threads=before + 1), architecture("dcgan16", width=2), CPU)
+    monkeypatch.setattr(
+        "fastdcgan.tuning.implementations.step_function", lambda *_: lambda *_: seen.append(torch.get_num_threads())
+    )
+    it = implementations.the_plan(Plan(threads=before + 1), architecture("dcgan16", width=2), CPU)
     with pytest.raises(AttributeError):  # this step returns nothing
-        it.step(*contender.inputs(architecture("dcgan16", width=2), 2, CPU))
+        it.step(*implementations.inputs(architecture("dcgan16", width=2), 2, CPU))
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
 

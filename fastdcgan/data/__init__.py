@@ -8,20 +8,20 @@ from typing import Literal
 import psutil
 import torch
 
+from fastdcgan.data.archives.shard_names import is_shards
+from fastdcgan.data.archives.shards import open_shards
 from fastdcgan.data.array import ArraySource, ResidentSource
-from fastdcgan.data.celeba import scan_celeba
-from fastdcgan.data.cifar10 import holds_cifar10, open_cifar10
-from fastdcgan.data.dali import DaliSource, dali_available
-from fastdcgan.data.encoded import EncodedPictures
+from fastdcgan.data.datasets.celeba import scan_celeba
+from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
+from fastdcgan.data.datasets.idx import fashion_mnist, holds_idx
+from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import FolderIndex, OnProgress, reason_of, scan_folder
-from fastdcgan.data.idx import fashion_mnist, holds_idx
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
-from fastdcgan.data.pillow import PillowSource
-from fastdcgan.data.shard_names import is_shards
-from fastdcgan.data.shards import open_shards
 from fastdcgan.data.source import ImageSource
-from fastdcgan.printable import printable
+from fastdcgan.storage.printable import printable
 
 __all__ = ["open_source"]
 
@@ -167,7 +167,7 @@ def _near(source: ArraySource, device: torch.device, device_memory: float | None
 
 
 def _drawn_faces(on_progress: OnProgress | None) -> FolderIndex:
-    from fastdcgan.data.faces import FACES, faces_folder
+    from fastdcgan.data.faces.dataset import FACES, faces_folder
 
     folder = faces_folder(on_progress=on_progress and (lambda done: on_progress("drawing faces", done, FACES)))
     return scan_folder(folder, on_progress)

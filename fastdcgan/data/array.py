@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan.data.ahead import work_ahead
-from fastdcgan.data.picture import as_channels, fit
+from fastdcgan.data.decoding.ahead import work_ahead
+from fastdcgan.data.decoding.picture import as_channels, fit
 from fastdcgan.data.source import ImageSource, Skipped
 
 AHEAD = 2

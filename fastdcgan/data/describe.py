@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from fastdcgan.data.array import ArraySource, FittedSource
-from fastdcgan.data.dali import DaliSource
-from fastdcgan.data.encoded import EncodedPictures
+from fastdcgan.data.decoding.dali import DaliSource
+from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.pack import Pack, Standing, standing
-from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.source import ImageSource, Skipped
-from fastdcgan.files import write_replacing
-from fastdcgan.printable import printable
+from fastdcgan.storage.files import write_replacing
+from fastdcgan.storage.printable import printable
 
 SHEET = 64
 """Pictures on a contact sheet, at most."""

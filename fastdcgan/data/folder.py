@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import PIL
 
-from fastdcgan import strict_json
-from fastdcgan.cache import cache_folder, read_whole, write_whole
-from fastdcgan.data.ahead import work_ahead
-from fastdcgan.data.picture import (
+from fastdcgan.data.decoding.ahead import work_ahead
+from fastdcgan.data.decoding.picture import (
     FORMAT_NAMES,
     MAX_PIXELS,
     NOT_AN_IMAGE,
@@ -27,7 +25,9 @@ from fastdcgan.data.picture import (
     may_be_picture,
 )
 from fastdcgan.data.source import Skipped, endings
-from fastdcgan.printable import printable
+from fastdcgan.storage import strict_json
+from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.printable import printable
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
 """Files that claim to be pictures, in upper or lower case. Others are pictures if they begin like one."""

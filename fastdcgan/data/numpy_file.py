@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from fastdcgan.data.array import source_of_array
 from fastdcgan.data.source import ImageSource
-from fastdcgan.files import open_regular
-from fastdcgan.printable import printable
+from fastdcgan.storage.files import open_regular
+from fastdcgan.storage.printable import printable
 
 ENDINGS = (".npy", ".npz")
 

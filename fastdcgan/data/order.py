@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastdcgan.randomness import Stream, rng
+from fastdcgan.gan.randomness import Stream, rng
 
 
 def steps_per_epoch(count: int, global_batch: int) -> int:

@@ -20,12 +20,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from fastdcgan.cache import cache_folder
 from fastdcgan.data.array import ArraySource, array_fingerprint
 from fastdcgan.data.folder import OnProgress
 from fastdcgan.data.numpy_file import map_pictures
 from fastdcgan.data.source import ImageSource, Skipped
-from fastdcgan.files import create, read_json, write_replacing
+from fastdcgan.storage.cache import cache_folder
+from fastdcgan.storage.files import create, read_json, write_replacing
 
 MAX_MANIFEST = 2**30
 """Bytes: it lists the files that are skipped, of which there may be millions."""

@@ -10,9 +10,9 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from fastdcgan import strict_json
-from fastdcgan.files import open_to_append, read_limited, write_replacing
-from fastdcgan.step import StepMetrics
+from fastdcgan.gan.step import StepMetrics
+from fastdcgan.storage import strict_json
+from fastdcgan.storage.files import open_to_append, read_limited, write_replacing
 
 MAX_METRICS = 2**30
 """Bytes of a metrics.jsonl: four million lines."""

@@ -6,9 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from fastdcgan.files import open_to_append
-from fastdcgan.printable import printable
-from fastdcgan.stopping import Stopped
+from fastdcgan.storage.files import open_to_append
+from fastdcgan.storage.printable import printable
+from fastdcgan.storage.signals import Stopped
 
 
 class RunLog:

@@ -5,7 +5,7 @@ from corpus import PHOTOS
 from PIL import Image
 
 from fastdcgan.data.array import ArraySource, FittedSource, ResidentSource, source_of_array
-from fastdcgan.data.picture import as_channels, fit
+from fastdcgan.data.decoding.picture import as_channels, fit
 from fastdcgan.data.source import ImageSource
 
 

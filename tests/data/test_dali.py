@@ -14,9 +14,9 @@ from PIL import Image
 
 from fastdcgan import data
 from fastdcgan.data import open_source
-from fastdcgan.data.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import FolderIndex, scan_folder
-from fastdcgan.data.pillow import PillowSource
 from fastdcgan.data.source import ImageSource
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
@@ -205,7 +205,7 @@ def test_batches_in_pieces_come_as_in_one(piece: int, photos: Path, monkeypatch:
         return list(DaliSource(index, resolution=32, channels=3, device=None, threads=2).read(batches))
 
     whole = read()
-    monkeypatch.setattr("fastdcgan.data.dali.PIECE", piece)
+    monkeypatch.setattr("fastdcgan.data.decoding.dali.PIECE", piece)
     in_pieces = read()
     assert [len(pictures) for pictures in in_pieces] == [len(batch) for batch in batches]
     assert all(torch.equal(a, b) for a, b in zip(whole, in_pieces, strict=True))

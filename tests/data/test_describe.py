@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from fastdcgan.data import open_source
+from fastdcgan.data.decoding.picture import Examined
 from fastdcgan.data.describe import by_reason, contact_sheet, describe, describe_files, write_skipped
 from fastdcgan.data.pack import Pack, Standing, pack_by_hand, standing
-from fastdcgan.data.picture import Examined
 from fastdcgan.data.source import ImageSource, Skipped
 
 

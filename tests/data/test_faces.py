@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan.data import faces, portrait
-from fastdcgan.data.faces import faces_folder, write_faces
-from fastdcgan.data.portrait import draw_face
+from fastdcgan.data.faces import dataset, portrait
+from fastdcgan.data.faces.dataset import faces_folder, write_faces
+from fastdcgan.data.faces.portrait import draw_face
 
 
 def pixels(seed: int, index: int, size: int = 96) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_the_layout_is_shared(crowd: np.ndarray) -> None:
 def test_the_drawing_is_the_one_of_its_version(crowd: np.ndarray) -> None:
     """If this fails because you changed what is drawn: raise DRAWING_VERSION, then put the new numbers here."""
     drawn = crowd.mean(axis=0).reshape(3, 32, 3, 32, 3).mean(axis=(1, 3, 4))
-    assert faces.DRAWING_VERSION == 1
+    assert dataset.DRAWING_VERSION == 1
     assert drawn == pytest.approx(np.array(EXPECTED), abs=1.0)
 
 
@@ -137,8 +137,8 @@ def interrupt_at(last: int) -> Callable[[int], None]:
 
 @pytest.fixture
 def two_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faces, "_FACES_WORTH_A_HELPER", 2)
-    monkeypatch.setattr(faces, "_usable_cores", lambda: 2)
+    monkeypatch.setattr(dataset, "_FACES_WORTH_A_HELPER", 2)
+    monkeypatch.setattr(dataset, "_usable_cores", lambda: 2)
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_an_interrupted_build_ends_its_helpers(tmp_path: Path) -> None:
 
 def test_helpers_draw_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = contents(write_faces(tmp_path / "alone", 11, size=32))
-    monkeypatch.setattr(faces, "_FACES_WORTH_A_HELPER", 2)
-    monkeypatch.setattr(faces, "_usable_cores", lambda: 3)
-    monkeypatch.setattr(faces, "save_faces", None)  # the parent draws nothing itself
+    monkeypatch.setattr(dataset, "_FACES_WORTH_A_HELPER", 2)
+    monkeypatch.setattr(dataset, "_usable_cores", lambda: 3)
+    monkeypatch.setattr(dataset, "save_faces", None)  # the parent draws nothing itself
     counts: list[int] = []
     assert contents(write_faces(tmp_path / "helped", 11, size=32, on_progress=counts.append)) == alone
     assert counts[-1] == 11
@@ -175,13 +175,13 @@ def test_drawing_needs_no_torch() -> None:
 @pytest.mark.usefixtures("two_helpers")
 def test_a_helper_that_fails_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        faces._draw_all(tmp_path / "nowhere", 8, 0, 16, lambda done: None)
+        dataset._draw_all(tmp_path / "nowhere", 8, 0, 16, lambda done: None)
 
 
 def test_a_killed_build_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     code = (
-        "import os, signal, sys; from pathlib import Path; from fastdcgan.data.faces import write_faces;"
+        "import os, signal, sys; from pathlib import Path; from fastdcgan.data.faces.dataset import write_faces;"
         "write_faces(Path(sys.argv[1]), 8, 0, 16, lambda done: done == 5 and os.kill(os.getpid(), signal.SIGKILL))"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(folder)])

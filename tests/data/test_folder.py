@@ -9,11 +9,11 @@ import pytest
 from corpus import PHOTOS, encode, write_corpus
 from PIL import Image
 
-from fastdcgan.cache import cache_folder
 from fastdcgan.data import folder as folder_module
 from fastdcgan.data.folder import FolderIndex, scan_folder
 from fastdcgan.data.source import endings
-from fastdcgan.printable import printable
+from fastdcgan.storage.cache import cache_folder
+from fastdcgan.storage.printable import printable
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 

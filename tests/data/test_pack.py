@@ -15,12 +15,12 @@ import torch
 from corpus import write_corpus
 from torch import Tensor
 
-from fastdcgan.cache import cache_folder
 from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource
-from fastdcgan.data.dali import DaliSource, dali_available
-from fastdcgan.data.pillow import PillowSource
+from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.source import ImageSource
+from fastdcgan.storage.cache import cache_folder
 
 DECODERS = ["pillow", pytest.param("dali", marks=pytest.mark.skipif(not dali_available(), reason="DALI is for Linux"))]
 

@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 from thousands import flipped, lossless_jpeg
 from torchvision.transforms import functional as F
 
-from fastdcgan.data import picture
-from fastdcgan.data.picture import examine, fit, fit_box, fit_geometry, open_picture
+from fastdcgan.data.decoding import picture
+from fastdcgan.data.decoding.picture import examine, fit, fit_box, fit_geometry, open_picture
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 
@@ -130,7 +130,7 @@ def test_pillows_warnings_stay_off_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(png(9500, 9500, 1, 0, bytes(1189 * 9500)))  # Pillow: could be a bomb
     exif_damage = encode(PHOTOS[0].resize((9, 9)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0")
     (tmp_path / "c.png").write_bytes(exif_damage)
-    code = "import sys; from fastdcgan.data.picture import open_picture; [open_picture(p, 3) for p in sys.argv[1:]]"
+    code = "import sys; from fastdcgan.data.decoding.picture import open_picture as o; [o(p, 3) for p in sys.argv[1:]]"
     command = [sys.executable, "-W", "always", "-c", code, *map(str, sorted(tmp_path.iterdir()))]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource, ResidentSource
-from fastdcgan.data.dali import dali_available
+from fastdcgan.data.decoding.dali import dali_available
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 

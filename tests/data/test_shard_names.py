@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdcgan.data.shard_names import absolute, expand, is_shards
+from fastdcgan.data.archives.shard_names import absolute, expand, is_shards
 
 NAMES = "a0 a1 a2 a8 a9 a10 b-08 b-09 b-10 b-11 train/0 train/1 extra/0 c[1] {x}"
 

@@ -16,16 +16,16 @@ import torch
 from corpus import PHOTOS, bad_files, encode, good_files
 from PIL import Image
 
-from fastdcgan.cache import cache_folder
 from fastdcgan.data import open_source
-from fastdcgan.data import shards as shards_module
-from fastdcgan.data.dali import dali_available
+from fastdcgan.data.archives import shards as shards_module
+from fastdcgan.data.archives.shards import PICTURE, ShardIndex, open_shards
+from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import ENDINGS
-from fastdcgan.data.pillow import PillowSource
-from fastdcgan.data.shards import PICTURE, ShardIndex, open_shards
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.printable import printable
+from fastdcgan.storage.cache import cache_folder
+from fastdcgan.storage.printable import printable
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 

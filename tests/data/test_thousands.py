@@ -11,8 +11,8 @@ import pytest
 from corpus import PHOTOS, encode
 from thousands import BAD, GOOD, write_thousands
 
-from fastdcgan.data.dali import dali_available
-from fastdcgan.printable import printable
+from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.storage.printable import printable
 
 needs_dali = pytest.mark.skipif(not dali_available(), reason="DALI is not installed")
 
@@ -21,10 +21,10 @@ import importlib, json, sys
 from pathlib import Path
 import numpy as np
 import torch
-from fastdcgan.data import dali
-from fastdcgan.data.dali import DaliSource, dali_available
+from fastdcgan.data.decoding import dali
+from fastdcgan.data.decoding.dali import DaliSource, dali_available
 from fastdcgan.data.folder import scan_folder
-from fastdcgan.data.pillow import PillowSource
+from fastdcgan.data.decoding.pillow import PillowSource
 
 if dali_available():
     importlib.import_module("nvidia.dali")

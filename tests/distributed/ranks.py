@@ -15,14 +15,15 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from twins import CPU, inputs, moments, the_reference
 
-from fastdcgan import models, sync_norm
-from fastdcgan.architecture import Architecture
-from fastdcgan.capture import step_function
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
-from fastdcgan.distributed import Accelerator, join, wrap
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState
+from fastdcgan.distributed.processes import Accelerator, join, wrap
+from fastdcgan.execution.capture import step_function
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.step import TrainState
+from fastdcgan.kernels import sync_batch_norm
 
 ALONE = ExecutionConfig(device="cpu", threads=1)
 """Each process on a core of its own."""
@@ -55,7 +56,7 @@ def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) 
         if work.double:
             network.double()
         if work.batch_norm == "sync":
-            sync_norm.install(network, ranks)
+            sync_batch_norm.install(network, ranks)
     cross_as = torch.bfloat16 if work.compressed else None
     recipe = RecipeConfig(accumulate=work.accumulate)
     return prepare(work.plan, G, D, recipe, CPU, wrap=around, gradients_cross_as=cross_as)
@@ -72,7 +73,7 @@ def train(work: Training, accelerator: Accelerator | None = None) -> Result:
     state = begin(
         work,
         ranks,
-        partial(wrap, accelerator, exact_sums=work.plan.shares > 0) if accelerator else lambda network: network,
+        partial(wrap, accelerator, in_one_order=work.plan.shares > 0) if accelerator else lambda network: network,
     )
     step = step_function(work.plan, state)
     layout = torch.channels_last if work.plan.channels_last else torch.contiguous_format

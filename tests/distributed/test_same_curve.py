@@ -15,9 +15,10 @@ from ranks import ALONE, Result, Training, all_numbers, on_ranks, train, train_a
 from torch import Tensor, nn
 from twins import WIDTHS, errors, inputs, narrow, the_reference, worst
 
-from fastdcgan import fused_norm, reference
-from fastdcgan.architecture import architecture
-from fastdcgan.plan import INSTALL, Plan
+from fastdcgan.execution.plan import INSTALL, Plan
+from fastdcgan.gan import reference
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.kernels import fused_batch_norm
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ ONE_STEP = {
 }
 OWN = (
     {f"{name}, own kernels": replace(work, plan=Plan(kernels=tuple(INSTALL))) for name, work in ONE_STEP.items()}
-    if fused_norm.available()
+    if fused_batch_norm.available()
     else {}
 )
 PLANS = {

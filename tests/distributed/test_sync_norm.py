@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from twins import inputs
 
-from fastdcgan import fused_norm, sync_norm
-from fastdcgan.architecture import architecture
-from fastdcgan.capture import step_function
-from fastdcgan.distributed import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, difference, wrap
-from fastdcgan.plan import Plan
-from fastdcgan.sync_norm import SyncBatchNorm2d
+from fastdcgan.distributed.processes import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, difference, wrap
+from fastdcgan.execution.capture import step_function
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.kernels import fused_batch_norm, sync_batch_norm
+from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
 RANKS = 2
 
 SHAPES = ((4, 16, 5, 7), (2, 48, 1, 1), (16, 32, 13, 11))
 """Of the whole batch. The second leaves each rank a single pixel, of which alone there is no variance."""
 
-needs_kernels = pytest.mark.skipif(not fused_norm.available(), reason="needs g++ and x86-64")
+needs_kernels = pytest.mark.skipif(not fused_batch_norm.available(), reason="needs g++ and x86-64")
 
 MEANS = (0.0, 2000.0)
 WAYS = [
@@ -61,11 +61,11 @@ def run(network: nn.Module, called: nn.Module, x_BCHW: Tensor, grad_BCHW: Tensor
 def ways_to_normalise(accelerator: Accelerator) -> dict[tuple[str, tuple[int, ...], float], Numbers]:
     found = {}
     for way, shape, mean in (parameters.values for parameters in WAYS):
-        if way == "fused" and not fused_norm.available():
+        if way == "fused" and not fused_batch_norm.available():
             continue
         network = layers(shape[1])
-        assert sync_norm.install(network, RANKS) == 1
-        assert fused_norm.install(network) == 1 if way == "fused" else True
+        assert sync_batch_norm.install(network, RANKS) == 1
+        assert fused_batch_norm.install(network) == 1 if way == "fused" else True
         called = torch.compile(network, backend="aot_eager", fullgraph=True) if way == "compiled" else network
         x_BCHW, grad_BCHW = (
             tensor.chunk(RANKS)[accelerator.process_index] for tensor in (pictures(shape, 1, mean), pictures(shape, 2))
@@ -159,10 +159,10 @@ def test_two_ranks_normalise_as_one(way: str, shape: tuple[int, ...], mean: floa
 
 def test_nothing_changes_for_one_process_or_in_evaluation() -> None:
     network, x_BCHW = layers(16), pictures((4, 16, 5, 7), 1)
-    assert sync_norm.install(network, 1) == 0
+    assert sync_batch_norm.install(network, 1) == 0
     assert type(network[0]) is nn.BatchNorm2d
     twin = layers(16)
-    assert sync_norm.install(twin, RANKS) == 1
+    assert sync_batch_norm.install(twin, RANKS) == 1
     assert isinstance(twin[0], SyncBatchNorm2d)
     assert torch.equal(twin.eval()(x_BCHW), network.eval()(x_BCHW))  # no group is there to be asked
     assert twin.state_dict().keys() == network.state_dict().keys()

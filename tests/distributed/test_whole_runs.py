@@ -15,14 +15,15 @@ from ranks import on_ranks
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fastdcgan import models, recorder, trainer
-from fastdcgan.architecture import Architecture
-from fastdcgan.capture import TakeStep
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
-from fastdcgan.distributed import Accelerator
-from fastdcgan.plan import Plan
-from fastdcgan.sampling import generate
-from fastdcgan.step import StepMetrics, TrainState
+from fastdcgan.distributed.processes import Accelerator
+from fastdcgan.execution.capture import TakeStep
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.step import StepMetrics, TrainState
+from fastdcgan.runs.sampling import generate
+from fastdcgan.training import recorder, trainer
 
 pytestmark = pytest.mark.slow
 

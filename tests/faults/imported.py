@@ -6,9 +6,9 @@ import tensorboard.summary.writer.event_file_writer  # noqa: F401
 import tyro  # noqa: F401
 
 import fastdcgan.cli
-import fastdcgan.telemetry.report
-import fastdcgan.trainer  # noqa: F401
-from fastdcgan import fused_norm, thin, winograd
+import fastdcgan.telemetry.report.html
+import fastdcgan.training.trainer  # noqa: F401
+from fastdcgan.kernels import fused_batch_norm, thin, winograd
 
-for kernels in (fused_norm, thin, winograd):
+for kernels in (fused_batch_norm, thin, winograd):
     kernels.available()

@@ -138,7 +138,8 @@ def filled(disk: Path) -> Path:
 
 
 def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes: str) -> None:
-    from fastdcgan import cli, recorder, trainer
+    from fastdcgan import cli
+    from fastdcgan.training import recorder, trainer
 
     if not draws:
         recorder.plot_losses = lambda records, path: path.touch()

@@ -8,7 +8,7 @@ import pytest
 from corrupted import corrupt
 from test_checkpoint import ARCH, everything, fresh, same, train
 
-from fastdcgan.checkpoint import Progress, load, save
+from fastdcgan.runs.checkpoint import Progress, load, save
 from faults.conftest import Figure
 from faults.sitting import LONG, PIECES
 

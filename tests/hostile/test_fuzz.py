@@ -19,10 +19,10 @@ from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import open_source
-from fastdcgan.data.cifar10 import _DAMAGE, _unpickled
-from fastdcgan.data.idx import FILE_NAME, read_idx_images
+from fastdcgan.data.datasets.cifar10 import _DAMAGE, _unpickled
+from fastdcgan.data.datasets.idx import FILE_NAME, read_idx_images
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.run_folder import RunFolder, begun_with, read_config
+from fastdcgan.runs.folder import RunFolder, begun_with, read_config
 from fastdcgan.telemetry.metrics import Record, read_metrics
 
 EACH = int(os.environ.get("FASTDCGAN_FUZZ", "150"))

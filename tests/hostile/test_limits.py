@@ -12,23 +12,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan import cli, strict_json
-from fastdcgan.cache import read_whole, write_whole
+from fastdcgan import cli
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import folder as folders
-from fastdcgan.data import open_source, shards
-from fastdcgan.data.cifar10 import open_cifar10
+from fastdcgan.data import open_source
+from fastdcgan.data.archives import shards
+from fastdcgan.data.archives.tar_headers import list_members
+from fastdcgan.data.datasets.cifar10 import open_cifar10
+from fastdcgan.data.datasets.idx import read_idx_images
+from fastdcgan.data.decoding.picture import MAX_SCANS, examine
 from fastdcgan.data.describe import write_skipped
-from fastdcgan.data.idx import read_idx_images
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.data.picture import MAX_SCANS, examine
 from fastdcgan.data.source import Skipped
-from fastdcgan.data.tar_headers import list_members
-from fastdcgan.files import read_json, read_limited
-from fastdcgan.printable import printable
-from fastdcgan.run_folder import RunFolder, begun_with, read_config
-from fastdcgan.telemetry.display import Display
+from fastdcgan.runs.folder import RunFolder, begun_with, read_config
+from fastdcgan.storage import strict_json
+from fastdcgan.storage.cache import read_whole, write_whole
+from fastdcgan.storage.files import read_json, read_limited
+from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import read_metrics
+from fastdcgan.telemetry.terminal.display import Display
 
 DEEP = "[" * 100_000
 CONFIG = flat(TrainConfig(run=RunConfig(images=100)).resolved())
@@ -91,7 +93,7 @@ def test_an_idx_header_alone_takes_no_memory(tmp_path: Path, monkeypatch: pytest
 
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(idx(2**21, 32, 32))
-    monkeypatch.setattr("fastdcgan.data.idx.open_regular", lambda path: Watched(io.FileIO(path)))
+    monkeypatch.setattr("fastdcgan.data.datasets.idx.open_regular", lambda path: Watched(io.FileIO(path)))
     with pytest.raises(ValueError, match="damaged or cut off"):
         read_idx_images(path)
     assert max(asked) <= 2**20
@@ -204,14 +206,14 @@ def test_a_runs_configuration_is_checked_like_a_users(name: str, value: object, 
 
 
 def test_networks_that_no_checkpoint_holds_are_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdcgan import generate
+    from fastdcgan.runs import generate
 
     run = RunFolder(tmp_path)
     run.config.write_text(json.dumps({"config": {**CONFIG, "width": 10**8}}))
     saved = run.checkpoints / "step-00000001"
     saved.mkdir(parents=True)
     (saved / "generator.safetensors").write_bytes(bytes(1000))
-    monkeypatch.setattr("fastdcgan.models.build", lambda *_, **__: pytest.fail("memory was taken for it"))
+    monkeypatch.setattr("fastdcgan.gan.models.build", lambda *_, **__: pytest.fail("memory was taken for it"))
     with pytest.raises(ValueError, match=r"."):
         generate.generate_from_run(tmp_path, count=1, seed=0, out=tmp_path / "grid.png")
 

@@ -11,21 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdcgan import run_folder
-from fastdcgan.cache import cache_folder, read_whole, write_whole
 from fastdcgan.config import RunConfig, TrainConfig
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.source import Skipped
-from fastdcgan.files import create, open_to_append, read_limited, write_replacing
-from fastdcgan.rank_log import rank_log
-from fastdcgan.run_folder import RunFolder, write_config
-from fastdcgan.sampling import save_each, save_grid, save_tiled
-from fastdcgan.telemetry.animation import save_animation
-from fastdcgan.telemetry.curves import plot_losses
+from fastdcgan.distributed.rank_log import rank_log
+from fastdcgan.runs import folder
+from fastdcgan.runs.animation import save_animation
+from fastdcgan.runs.folder import RunFolder, write_config
+from fastdcgan.runs.sampling import save_each, save_grid, save_tiled
+from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.files import create, open_to_append, read_limited, write_replacing
 from fastdcgan.telemetry.metrics import MetricsFile, Record
-from fastdcgan.telemetry.plans import write_plans
-from fastdcgan.telemetry.report import write_report
+from fastdcgan.telemetry.report.curves import plot_losses
+from fastdcgan.telemetry.report.html import write_report
 from fastdcgan.telemetry.run_log import RunLog
+from fastdcgan.telemetry.terminal.plan_tables import write_plans
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need no privilege elsewhere only")
 
@@ -88,7 +88,7 @@ WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "sample": ("samples/step-00000000.png", lambda run: save_grid(PICTURE_BCHW, run.samples / "step-00000000.png")),
     "each": ("samples/00000.png", lambda run: save_each(PICTURE_BCHW, run.samples)),
     "plans": ("plans.json", lambda run: write_plans(run.path / "plans.json", {})),
-    "probe": (".writable", run_folder.create),
+    "probe": (".writable", folder.create),
     "cache": ("cached", lambda run: write_whole(run.path / "cached", b"body")),
 }
 
@@ -119,7 +119,7 @@ def test_nor_is_one_beside_where_the_file_is_prepared(writer: str, run: RunFolde
 def test_a_link_to_nothing_makes_nothing(run: RunFolder, tmp_path: Path) -> None:
     run.config.symlink_to(tmp_path / "made")
     (run.path / ".writable").symlink_to(tmp_path / "made")
-    run_folder.create(run)
+    folder.create(run)
     write_config(run, CONFIG, CONFIG.model.architecture(), {})
     assert not (tmp_path / "made").exists()
 
@@ -131,7 +131,7 @@ def test_folders_of_a_run_that_are_links_are_refused(name: str, tmp_path: Path) 
     home.mkdir()
     (run.path / name).symlink_to(home)
     with pytest.raises(ValueError, match=f"can't write to the output folder .*{name} is a link"):
-        run_folder.create(run)
+        folder.create(run)
     assert list(home.iterdir()) == []
 
 
@@ -139,7 +139,7 @@ def test_the_runs_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "large-disk").mkdir()
     run = RunFolder(tmp_path / "run")
     run.path.symlink_to(tmp_path / "large-disk")
-    run_folder.create(run)
+    folder.create(run)
     write_config(run, CONFIG, CONFIG.model.architecture(), {})
     assert (tmp_path / "large-disk" / "config.json").is_file()
 
@@ -193,7 +193,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_was_there_stays_until_the_new_is_whole(tmp_path: Path) -> None:
-    from fastdcgan.files import replacing
+    from fastdcgan.storage.files import replacing
 
     path = tmp_path / "file"
     path.write_text("old")
@@ -231,8 +231,8 @@ def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) ->
 
 
 def test_what_was_measured_is_not_kept_through_a_link(precious: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdcgan import choice
-    from fastdcgan.plan import Plan
+    from fastdcgan.execution.plan import Plan
+    from fastdcgan.tuning import choice
 
     conditions = {"architecture": {"name": "dcgan64"}, "batch": 1}
     path = choice._path(conditions)

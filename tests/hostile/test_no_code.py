@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastdcgan import native, private
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data import open_source
-from fastdcgan.data.cifar10 import _unpickled, open_cifar10
-from fastdcgan.generate import generate_from_run
-from fastdcgan.trainer import train
+from fastdcgan.data.datasets.cifar10 import _unpickled, open_cifar10
+from fastdcgan.kernels import native
+from fastdcgan.runs.generate import generate_from_run
+from fastdcgan.storage import private
+from fastdcgan.training.trainer import train
 
 
 class Evil:
@@ -229,7 +230,7 @@ def test_small_pickles_ask_for_neither_gigabytes_nor_ages(bomb: bytes) -> None:
 
 def test_a_count_that_is_a_list_is_not_multiplied() -> None:
     """By 3,072, which is memory without end."""
-    from fastdcgan.data import cifar10
+    from fastdcgan.data.datasets import cifar10
 
     recorded, dtype = cifar10._Recorded(), cifar10._Recorded("u1")
     recorded.__setstate__((1, ([0] * 2**20, 3072), dtype, False, b""))
@@ -302,7 +303,7 @@ def compiled(name: str = "thin") -> Path | None:
         assert native.load(name) is not None
     finally:
         native.load.cache_clear()
-    from fastdcgan.cache import cache_folder
+    from fastdcgan.storage.cache import cache_folder
 
     return next((cache_folder() / "native").glob(f"{name}-*.so"), None)
 
@@ -359,9 +360,10 @@ def test_what_inductor_keeps_is_ours_alone(home: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_that_compiles_says_so_to_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdcgan import models, plan
-    from fastdcgan.architecture import architecture
     from fastdcgan.config import RecipeConfig
+    from fastdcgan.execution import plan
+    from fastdcgan.gan import models
+    from fastdcgan.gan.architecture import architecture
 
     asked = threading.Event()
     monkeypatch.setattr(plan, "keep_compiled_private", asked.set)

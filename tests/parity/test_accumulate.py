@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from twins import BATCH, CPU, errors, inputs, moments, narrow, the_reference, worst
 
-from fastdcgan import models, reference
-from fastdcgan.capture import step_function
 from fastdcgan.config import RecipeConfig, TrainConfig
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState
+from fastdcgan.execution.capture import step_function
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models, reference
+from fastdcgan.gan.step import TrainState
 
 STEPS = 3
 PLANS = {

@@ -25,14 +25,15 @@ from twins import (
     worst,
 )
 
-from fastdcgan import checkpoint, models, reference
-from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.capture import CapturedStep, step_function
-from fastdcgan.checkpoint import Progress
 from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
-from fastdcgan.plan import Plan, choose_plan, prepare
-from fastdcgan.roofline import iteration_flops, pass_flops
-from fastdcgan.step import StepMetrics, TrainState, train_step
+from fastdcgan.execution.capture import CapturedStep, step_function
+from fastdcgan.execution.plan import Plan, choose_plan, prepare
+from fastdcgan.gan import models, reference
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.step import StepMetrics, TrainState, train_step
+from fastdcgan.limits.roofline import iteration_flops, pass_flops
+from fastdcgan.runs import checkpoint
+from fastdcgan.runs.checkpoint import Progress
 
 TRACED = Plan(backend="eager", capture=True)  # Dynamo's graph, run as it is: the cheapest check of what was captured
 LOWERED = Plan(backend="aot_eager", capture=True)
@@ -275,14 +276,14 @@ def test_going_back_to_a_checkpoint_in_the_same_process(tmp_path: Path) -> None:
 
 
 def test_capture_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdcgan.plan.has_cpp_compiler", lambda: True)
+    monkeypatch.setattr("fastdcgan.execution.plan.has_cpp_compiler", lambda: True)
     plan = choose_plan(ExecutionConfig(compile="step", precision="bf16"), CPU)
     assert plan == Plan(precision="bf16", backend="inductor", capture=True, keep_memory=True)
     assert "captured whole by inductor" in str(plan)
     assert not choose_plan(ExecutionConfig(compile="on", precision="bf16"), CPU).capture
     with pytest.raises(ValueError, match=r"--compile step .* fp16"):
         choose_plan(ExecutionConfig(compile="step", precision="fp16"), CPU)
-    monkeypatch.setattr("fastdcgan.plan.has_cpp_compiler", lambda: False)
+    monkeypatch.setattr("fastdcgan.execution.plan.has_cpp_compiler", lambda: False)
     with pytest.raises(ValueError, match="--compile step needs a C"):
         choose_plan(ExecutionConfig(compile="step"), CPU)
 

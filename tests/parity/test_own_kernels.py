@@ -8,11 +8,11 @@ from test_parity import run
 from torch import Tensor, nn
 from twins import inputs, relative_error, the_fast_path, the_reference
 
-from fastdcgan import ends, native, thin, winograd
-from fastdcgan.architecture import architecture
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.parity import ParityCheck
-from fastdcgan.plan import INSTALL, Plan, Precision, choose_plan
+from fastdcgan.execution.plan import INSTALL, Plan, Precision, choose_plan
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.kernels import ends, native, thin, winograd
+from fastdcgan.tuning.parity import ParityCheck
 
 needs_compiler = pytest.mark.skipif(not winograd.available(), reason="our kernels need g++ and an x86-64 processor")
 needs_bf16 = pytest.mark.skipif(not winograd.available(torch.bfloat16), reason="bf16 kernels need AVX512_BF16")

@@ -24,10 +24,10 @@ from twins import (
     worst,
 )
 
-from fastdcgan import models, reference
-from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import ObjectiveName
-from fastdcgan.plan import Plan, has_cpp_compiler
+from fastdcgan.execution.plan import Plan, has_cpp_compiler
+from fastdcgan.gan import models, reference
+from fastdcgan.gan.architecture import Architecture, architecture
 
 OBJECTIVES: tuple[ObjectiveName, ...] = ("bce", "minimax", "hinge", "lsgan")
 

@@ -7,12 +7,12 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from fastdcgan import models, reference
-from fastdcgan.architecture import Architecture, architecture
-from fastdcgan.capture import step_function
 from fastdcgan.config import ObjectiveName, RecipeConfig
-from fastdcgan.plan import Plan, prepare
-from fastdcgan.step import TrainState
+from fastdcgan.execution.capture import step_function
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models, reference
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.step import TrainState
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from torch import from_numpy
 
-from fastdcgan.architecture import architecture
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
-from fastdcgan.run_folder import RunFolder, create, write_config
-from fastdcgan.sampling import save_grid
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.runs.folder import RunFolder, create, write_config
+from fastdcgan.runs.sampling import save_grid
 
 RESOLUTION = 16
 

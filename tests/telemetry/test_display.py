@@ -9,11 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastdcgan.telemetry import display as module
-from fastdcgan.telemetry.display import PLAIN_INTERVAL, Display
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.run_log import RunLog
-from fastdcgan.telemetry.sparkline import BLOCKS
+from fastdcgan.telemetry.terminal import display as module
+from fastdcgan.telemetry.terminal.display import PLAIN_INTERVAL, Display
+from fastdcgan.telemetry.terminal.sparkline import BLOCKS
 
 RECORD = Record(
     step=50,

@@ -7,7 +7,7 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.text import Text
 
-from fastdcgan.telemetry.half_blocks import ENOUGH, LARGEST, SMALLEST, half_blocks, sheet, thumbnails, tiled
+from fastdcgan.telemetry.terminal.half_blocks import ENOUGH, LARGEST, SMALLEST, half_blocks, sheet, thumbnails, tiled
 
 
 def pixels_of(lines: list[str]) -> list[list[tuple[int, int, int]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdcgan.step import StepMetrics
+from fastdcgan.gan.step import StepMetrics
 from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step, read_metrics
 
 KEYS = [

@@ -6,22 +6,24 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from fastdcgan import fused_norm, models, thin, winograd
-from fastdcgan.architecture import Architecture, architecture
 from fastdcgan.config import RecipeConfig
-from fastdcgan.plan import KernelName, Plan, prepare
-from fastdcgan.roofline import iteration_flops, pass_flops
-from fastdcgan.step import train_step
-from fastdcgan.telemetry import trace
-from fastdcgan.telemetry.operators import Call, bytes_moved, flops
-from fastdcgan.telemetry.trace import Window
+from fastdcgan.execution.plan import KernelName, Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.step import train_step
+from fastdcgan.kernels import fused_batch_norm, thin, winograd
+from fastdcgan.limits.roofline import iteration_flops, pass_flops
+from fastdcgan.telemetry.profiler import trace
+from fastdcgan.telemetry.profiler.operators import Call, bytes_moved, flops
+from fastdcgan.telemetry.profiler.trace import Window
 
 BATCH = 4
 
 OURS: tuple[KernelName, ...] = ("ends", "norm", "thin", "winograd")
 
 needs_our_kernels = pytest.mark.skipif(
-    not all(kernels.available() for kernels in (fused_norm, thin, winograd)), reason="our kernels can't be built here"
+    not all(kernels.available() for kernels in (fused_batch_norm, thin, winograd)),
+    reason="our kernels can't be built here",
 )
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdcgan import ranges
-from fastdcgan.architecture import architecture
-from fastdcgan.roofline import Ceilings
-from fastdcgan.telemetry.memory_timeline import peak, plot_memory
-from fastdcgan.telemetry.profile_summary import Subject, as_text, summarise, what_binds, write_summary
-from fastdcgan.telemetry.trace import MemoryPoint, Range, Row, Window
+from fastdcgan.gan import ranges
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.telemetry.profiler.memory_timeline import peak, plot_memory
+from fastdcgan.telemetry.profiler.summary import Subject, as_text, summarise, what_binds, write_summary
+from fastdcgan.telemetry.profiler.trace import MemoryPoint, Range, Row, Window
 
 MACHINE = Ceilings(name="this CPU", flops={"fp32": 100e9, "bf16": 400e9}, bytes=20e9)
 

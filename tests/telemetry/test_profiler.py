@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from fastdcgan import ranges
-from fastdcgan.architecture import architecture
 from fastdcgan.config import RunConfig
-from fastdcgan.ranges import named
-from fastdcgan.roofline import Ceilings
-from fastdcgan.telemetry import profiler
-from fastdcgan.telemetry.profile_summary import Subject
-from fastdcgan.telemetry.profiler import ProfileFolder, StepProfiler, check_window
+from fastdcgan.gan import ranges
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.ranges import named
+from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.telemetry.profiler import step_profiler
+from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
+from fastdcgan.telemetry.profiler.summary import Subject
 
 REQUEST = RunConfig(profile_wait=1, profile_warmup=1, profile_active=2)
 
@@ -23,7 +23,7 @@ REQUEST = RunConfig(profile_wait=1, profile_warmup=1, profile_active=2)
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Ceilings(name="this CPU", flops={"fp32": 1e11, "bf16": 2e11}, bytes=2e10)
-    monkeypatch.setattr(profiler, "ceilings_of", lambda device, seconds: here)
+    monkeypatch.setattr(step_profiler, "ceilings_of", lambda device, seconds: here)
 
 
 def watch(folder: Path, steps: int, said: list[str], rank: int = 0, request: RunConfig = REQUEST) -> StepProfiler:
@@ -102,7 +102,7 @@ def test_it_knows_which_steps_it_slows_down(tmp_path: Path) -> None:
 def test_a_trace_that_is_too_big_is_not_written_but_the_summary_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiler, "LARGEST_TRACE", 1000)
+    monkeypatch.setattr(step_profiler, "LARGEST_TRACE", 1000)
     said: list[str] = []
     watched = watch(tmp_path, 6, said)
     assert len(said) == 1
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(profiler, "plot_memory", full)
+    monkeypatch.setattr(step_profiler, "plot_memory", full)
     said: list[str] = []
     watch(tmp_path, 6, said)
     assert said == [f"profile   can't be written to {tmp_path}: No space left on device"]

@@ -14,12 +14,12 @@ from conftest import Command
 from PIL import Image
 from runs import finished_run, picture_sizes, record, write_metrics, write_samples
 
-from fastdcgan.run_folder import RunFolder
-from fastdcgan.telemetry import report
-from fastdcgan.telemetry.charts import MOST_POINTS, Curve, chart, thinned
-from fastdcgan.telemetry.display import Display
-from fastdcgan.telemetry.grids import MOST_GRIDS, SIDE, diversity
-from fastdcgan.telemetry.report import reporting, write_report
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.telemetry.report import html
+from fastdcgan.telemetry.report.charts import MOST_POINTS, Curve, chart, thinned
+from fastdcgan.telemetry.report.grids import MOST_GRIDS, SIDE, diversity
+from fastdcgan.telemetry.report.html import reporting, write_report
+from fastdcgan.telemetry.terminal.display import Display
 
 
 class Page(HTMLParser):
@@ -60,7 +60,7 @@ def drawn_run(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def run(drawn_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """The same for tests that are not about curves, which take a while to draw."""
-    monkeypatch.setattr(report, "chart", lambda curves, **options: "<svg></svg>")
+    monkeypatch.setattr(html, "chart", lambda curves, **options: "<svg></svg>")
     return drawn_run
 
 
@@ -315,7 +315,7 @@ def test_long_runs_make_no_longer_pages(run: RunFolder, monkeypatch: pytest.Monk
     write_report(run)
     frames = Page(run).frames()
     assert len(frames) <= MOST_GRIDS and (frames[0], frames[-1]) == (0, 100)
-    monkeypatch.setattr(report, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(html, "MOST_BYTES", 20_000)
     write_report(run)
     bodies = [a["src"] for tag, a in Page(run).elements if tag == "img"][:-1]
     assert 2 <= len(bodies) < 20 and sum(map(len, bodies)) < 1.4 * 20_000
@@ -345,7 +345,7 @@ def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
 
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "ceilings_of", lambda *arguments: None)
+    monkeypatch.setattr(html, "ceilings_of", lambda *arguments: None)
 
 
 def test_a_report_that_fails_costs_nothing(
@@ -354,7 +354,7 @@ def test_a_report_that_fails_costs_nothing(
     def fail(*arguments: object) -> None:
         raise MemoryError("all of it")
 
-    monkeypatch.setattr(report, "write_report", fail)
+    monkeypatch.setattr(html, "write_report", fail)
     with reporting(run, torch.device("cpu"), 1, Display(), first=True):
         pass
     assert "report    can't be written: all of it" in capsys.readouterr().out

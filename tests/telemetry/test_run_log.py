@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from fastdcgan.stopping import Stopped
-from fastdcgan.telemetry.display import Display
+from fastdcgan.storage.signals import Stopped
 from fastdcgan.telemetry.run_log import RunLog
+from fastdcgan.telemetry.terminal.display import Display
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  (.*)")
 

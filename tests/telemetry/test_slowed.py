@@ -1,6 +1,6 @@
 """What a profiler slows down stays out of the figures of speed."""
 
-from fastdcgan.telemetry.slowed import Lap, Slowed
+from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
 
 
 def test_without_a_profiler_a_lap_counts_whole() -> None:

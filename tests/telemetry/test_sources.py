@@ -7,7 +7,7 @@ from rich.console import Console
 from fastdcgan.data.describe import Facts, Files, Pixels
 from fastdcgan.data.pack import Pack, Packing
 from fastdcgan.data.source import Skipped
-from fastdcgan.telemetry.sources import (
+from fastdcgan.telemetry.terminal.data_tables import (
     Rows,
     facts_rows,
     packing_rows,

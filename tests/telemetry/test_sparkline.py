@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from fastdcgan.telemetry.sparkline import BLOCKS, Trace, sparkline
+from fastdcgan.telemetry.terminal.sparkline import BLOCKS, Trace, sparkline
 
 
 def heights(curve: str) -> list[int]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from fastdcgan.ranges import DATA_WAIT, DISCRIMINATOR_REAL, named
-from fastdcgan.telemetry import trace
-from fastdcgan.telemetry.profiler import ProfileFolder
+from fastdcgan.gan.ranges import DATA_WAIT, DISCRIMINATOR_REAL, named
+from fastdcgan.telemetry.profiler import trace
+from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder
 
 pytest.importorskip("torch_tb_profiler", reason="needs the extra `profile`")
 

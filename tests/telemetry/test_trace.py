@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fastdcgan import ranges
-from fastdcgan.telemetry.trace import Row, for_tensorboard, parse, phases, read, write
+from fastdcgan.gan import ranges
+from fastdcgan.telemetry.profiler.trace import Row, for_tensorboard, parse, phases, read, write
 
 Event = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Pictures in tar files, read where they lie."""

@@ -1,0 +1,122 @@
+"""What is in a tar file and where, by its headers alone, however damaged it is. Nothing is ever unpacked."""
+
+import io
+import tarfile
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+from fastdcgan.storage.printable import printable
+
+MAX_HEADER = 2**15
+"""Bytes that the headers of one member may take, long names and all; damaged ones would ask for any amount."""
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+DAMAGE = (
+    tarfile.TarError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    EOFError,
+)
+"""What `tarfile` raises on damaged headers of one kind or another."""
+
+
+class Member(NamedTuple):
+    """A file in a tar file, `bytes` long from `offset` on."""
+
+    name: str
+    """As it is written there; empty for what is wrong with the tar file as a whole."""
+
+    offset: int
+    bytes: int
+
+    flaw: str
+    """Why it can't be read; empty where it can."""
+
+
+def list_members(path: str, size: int) -> Generator[Member]:
+    """Every member of a tar file but folders, in their order, up to where it is damaged or cut off.
+
+    Args:
+        path: of the tar file.
+        size: its size in bytes.
+
+    Raises:
+        ValueError: it is no tar file, or compressed; the message is the reason alone.
+        OSError: it can't be read.
+    """
+    with _Headers(path) as file:
+        tar = _open(file)
+        tar.offset = 0
+        while True:
+            start = tar.offset
+            tar.pax_headers = {}  # what is said of all members to come: nothing that we need, and copied for each
+            file.seek(start)
+            file.left = tarfile.BLOCKSIZE + MAX_HEADER
+            block = file.read(tarfile.BLOCKSIZE)
+            if not block:
+                yield Member("", 0, 0, "it has no end mark, so it may have been cut off")
+                return
+            if block == bytes(tarfile.BLOCKSIZE):
+                return
+            file.seek(start)
+            try:
+                # And not tar.next(), which takes damaged headers for the end and remembers every member.
+                info = tarfile.TarInfo.fromtarfile(tar)
+            except DAMAGE:
+                info = None
+            if info is None or tar.offset <= start:
+                cut = "cut off in the middle of a header"
+                damaged = f"damaged at byte {start:,}; what comes after that is lost"
+                yield Member("", 0, 0, cut if file.tell() >= size else damaged)
+                return
+            if tar.offset > size and info.offset_data + info.size > size:
+                yield Member("", 0, 0, f"cut off in the middle of {printable(info.name)}")
+                return
+            if not info.isdir():
+                yield Member(info.name, info.offset_data, info.size, _flaw(info))
+
+
+class _Headers(io.FileIO):
+    """A tar file that gives out no more than `left` bytes."""
+
+    left = tarfile.BLOCKSIZE + MAX_HEADER
+
+    def read(self, size: int | None = -1, /) -> Any:
+        """Raises tarfile.HeaderError."""
+        if size is None or not 0 <= size <= self.left:
+            raise tarfile.HeaderError("header too long")
+        self.left -= size
+        return super().read(size)
+
+
+def _open(file: _Headers) -> tarfile.TarFile:
+    """Raises ValueError."""
+    magic = file.read(8)
+    if not magic:
+        raise ValueError("an empty file, not a tar file")
+    for begin, program in _COMPRESSED.items():
+        if magic.startswith(begin):
+            raise ValueError(f"compressed by {program}: unpack it to a plain .tar, because pictures are read at random")
+    file.seek(0)
+    try:
+        return tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8")
+    except DAMAGE as error:
+        raise ValueError("not a tar file, or damaged from the beginning") from error
+
+
+def _flaw(info: tarfile.TarInfo) -> str:
+    if info.issym() or info.islnk():
+        return "a link, not a file"
+    if not info.isreg():
+        return "not a regular file"
+    return "a sparse file" if info.issparse() else ""

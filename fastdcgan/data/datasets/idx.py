@@ -1,0 +1,126 @@
+"""MNIST's idx files, and Fashion-MNIST, which comes in them."""
+
+import contextlib
+import gzip
+import io
+import tempfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdcgan.data.array import source_of_array
+from fastdcgan.data.source import ImageSource
+from fastdcgan.storage.cache import cache_folder
+from fastdcgan.storage.files import open_regular
+from fastdcgan.storage.printable import printable
+
+FILE_NAME = "train-images-idx3-ubyte"
+"""With or without .gz after it."""
+
+MAX_BYTES = 2**31
+"""More pixels than this are not read: the numbers in a damaged header would ask for any amount of memory."""
+
+_UBYTE_3D = 0x0803
+_HEADER = 16
+_CHUNK = 2**20
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether a folder holds idx pictures, itself or where torchvision puts them."""
+    return _find(folder) is not None
+
+
+def read_idx_images(path: Path) -> NDArray[np.uint8]:
+    """Read an idx file of pictures, compressed or not.
+
+    Returns:
+        uint8 [N, H, W, 1].
+
+    Raises:
+        ValueError: it can't be read, is of another kind, or damaged.
+    """
+    name = printable(path)
+    try:
+        with open_regular(path) as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            with gzip.open(raw) if compressed else raw as file:
+                header = file.read(_HEADER)
+                magic, count, height, width = np.frombuffer(header.ljust(_HEADER, b"\0"), ">u4").tolist()
+                if len(header) < _HEADER or magic != _UBYTE_3D:
+                    raise ValueError(f"{name}: not an idx file of pictures")
+                size = count * height * width
+                if not 0 < size <= MAX_BYTES:
+                    raise ValueError(f"{name}: damaged; its header speaks of {count} pictures of {width}x{height}")
+                pixels = _read_all(file, size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name}: damaged or cut off") from error
+    except OSError as error:
+        raise ValueError(f"{name}: {(error.strerror or str(error)).lower()}") from error
+    if pixels is None:
+        raise ValueError(f"{name}: damaged or cut off; {count} pictures of {width}x{height} were announced")
+    return np.frombuffer(pixels, np.uint8).reshape(count, height, width, 1)
+
+
+def _read_all(file: gzip.GzipFile | BinaryIO, size: int) -> bytearray | None:
+    """The rest of a file; None where it isn't so long. Memory is taken as the bytes come: a header may lie."""
+    pixels = bytearray()
+    while len(pixels) <= size and (part := file.read(min(_CHUNK, size + 1 - len(pixels)))):
+        pixels += part
+    return pixels if len(pixels) == size else None
+
+
+def fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
+    """Fashion-MNIST's 60,000 training pictures (or any others in idx files of that name), in memory.
+
+    Args:
+        folder: where the files are, directly or in FashionMNIST/raw; None for the cache folder, where they are put
+            the first time.
+        resolution: side of the pictures given out.
+        channels: 1, 3 or 4.
+        threads: for fitting, where the size is another.
+
+    Raises:
+        ValueError: the files are missing or damaged, or can't be downloaded.
+    """
+    found = _find(folder or cache_folder())
+    if found is None and folder is not None:
+        raise ValueError(f"no {FILE_NAME}.gz in {printable(folder)}")
+    path = found or _download(cache_folder())
+    pictures = read_idx_images(path)
+    count, height, width, _ = pictures.shape
+    return source_of_array(
+        pictures,
+        resolution=resolution,
+        channels=channels,
+        threads=threads,
+        description=f"{count:,} pictures of {width}x{height} from {printable(path)}, in memory",
+        origin=printable(path.resolve()),
+    )
+
+
+def _find(folder: Path) -> Path | None:
+    places = (folder, folder / "FashionMNIST" / "raw", folder / "raw")
+    paths = (place / (FILE_NAME + ending) for place in places for ending in (".gz", ""))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _download(folder: Path) -> Path:
+    """Fetch Fashion-MNIST into a folder; nothing half done is left there."""
+    from torchvision.datasets import FashionMNIST
+
+    target = folder / "FashionMNIST" / "raw" / f"{FILE_NAME}.gz"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished, contextlib.redirect_stdout(io.StringIO()):
+            FashionMNIST(unfinished, download=True)
+            (Path(unfinished) / "FashionMNIST" / "raw" / target.name).replace(target)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"Fashion-MNIST could not be downloaded; put {target.name} into {printable(target.parent)}, "
+            f"or name the folder that holds it"
+        ) from error
+    return target

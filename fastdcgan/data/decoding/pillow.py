@@ -1,0 +1,57 @@
+"""Pictures decoded by Pillow: for platforms without DALI, and the readable twin of `dali.py`."""
+
+from collections.abc import Generator, Iterable, Sequence
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from fastdcgan.data.decoding.ahead import work_ahead
+from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.picture import alone_if_large, open_fitted
+from fastdcgan.data.source import Skipped
+
+
+class PillowSource:
+    """An `ImageSource` of square pictures, decoded in threads into the CPU's memory.
+
+    Args:
+        encoded: their files.
+        resolution: side of the pictures.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        threads: how many batches are decoded at a time.
+    """
+
+    description: str
+    origin: str
+    skipped: Sequence[Skipped]
+
+    def __init__(self, encoded: EncodedPictures, *, resolution: int, channels: int, threads: int) -> None:
+        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by Pillow"
+        self.origin, self.skipped = encoded.origin, encoded.skipped
+        self.encoded = encoded
+        self._resolution = resolution
+        self._channels = channels
+        self._threads = threads
+
+    def __len__(self) -> int:
+        """How many usable pictures there are."""
+        return len(self.encoded)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `ImageSource.fingerprint`."""
+        return f"Pillow {PIL.__version__}: {self.encoded.fingerprint}"
+
+    def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
+        """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
+        return work_ahead(self._decode, batches, threads=self._threads, ahead=self._threads + 1)
+
+    def _decode(self, numbers: Sequence[int]) -> Tensor:
+        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        for pixels, number in zip(batch, numbers, strict=True):
+            with alone_if_large(self.encoded.examined(number).bytes):
+                picture = open_fitted(self.encoded.read_bytes(number), self._channels, self._resolution)
+            pixels[:] = np.asarray(picture).reshape(pixels.shape)
+        return torch.from_numpy(batch)

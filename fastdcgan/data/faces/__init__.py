@@ -1,0 +1,1 @@
+"""The embedded data set: cartoon faces drawn by the package."""

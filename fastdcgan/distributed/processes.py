@@ -1,0 +1,233 @@
+"""Where the run takes place: devices, processes and threads, through Hugging Face Accelerate.
+
+Accelerate finds the device, joins the processes that a launcher started, and wraps networks for DDP. Precision,
+compilation and gradient scaling are the plan's, so that they are the same with and without a launcher.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    gather_object,
+)
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastdcgan.config import ExecutionConfig, PrecisionRequest
+from fastdcgan.execution import exact_sums
+
+__all__ = [
+    "Accelerator",
+    "default_threads",
+    "difference",
+    "everyones",
+    "highest",
+    "join",
+    "naming_lost_ranks",
+    "requested",
+    "start_tracker",
+    "taking_turns",
+    "wrap",
+]
+
+T = TypeVar("T")
+
+PREPARATION = timedelta(days=1)
+"""How long processes wait for one that prepares the data: of a large folder every file is read and decoded first."""
+
+
+SEVERAL_BUCKETS = 25
+"""MiB of gradients that cross together, DDP's default, which also sends the first one at 1 MiB: a network of more than
+that is on its way while the rest of it is still computed."""
+
+ONE_BUCKET = 1024
+"""On a CPU nothing is hidden: the cores that compute are those that carry. So a network's gradients cross at once."""
+
+
+def join(request: ExecutionConfig) -> Accelerator:
+    """Take our place among the processes of this run: one of one, unless a launcher says otherwise.
+
+    Raises:
+        ValueError: if that can't be done, in one line.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    # Without a word from us Accelerate joins processes only where there are GPUs: on a CPU each would run alone.
+    on_cpu = request.device == "cpu" or not torch.accelerator.is_available()
+    if world_size > 1 and not on_cpu:
+        _check_backend(int(os.environ.get("LOCAL_RANK", 0)))
+    # D's buffers must not be broadcast inside its second forward of a step: that would change, in place, what the first
+    # one's backward needs. Synchronised ones are the same on all ranks; of local ones rank 0's are saved.
+    ddp = DistributedDataParallelKwargs(
+        broadcast_buffers=False,
+        bucket_cap_mb=ONE_BUCKET if on_cpu else SEVERAL_BUCKETS,
+        gradient_as_bucket_view=True,
+        comm_hook=DDPCommunicationHookType(request.compress_gradients.replace("off", "no")),
+    )
+    group = InitProcessGroupKwargs(timeout=timedelta(seconds=request.rank_timeout))
+    try:
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp, group])
+    except distributed.DistError as error:
+        raise ValueError(_why_not_joined(error)) from error
+    assert accelerator.num_processes == world_size, (accelerator.num_processes, world_size)
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(request.threads or default_threads())
+    return accelerator
+
+
+def wrap(accelerator: Accelerator, network: nn.Module, in_one_order: bool = False) -> nn.Module:
+    """The network in DDP, if there are several processes. `in_one_order`: gradients add up as in `exact_sums`."""
+    with warnings.catch_warnings():
+        # PyTorch 2.14 has a new name for `broadcast_buffers` that Accelerate 1.15 can't pass on yet.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped: nn.Module = accelerator.prepare_model(network)
+    if in_one_order and isinstance(wrapped, DistributedDataParallel):
+        wrapped.register_comm_hook(None, exact_sums.exchange)
+    return wrapped
+
+
+def start_tracker(service: str, project: str, /, **settings: Any) -> GeneralTracker:
+    """Accelerate's tracker of a service, started. Raises whatever the service's own client does."""
+    tracker: GeneralTracker = LOGGER_TYPE_TO_CLASS[service](project, **settings)
+    tracker.start()
+    return tracker
+
+
+def everyones(accelerator: Accelerator, value: T) -> list[T]:
+    """What each process has to say, by rank."""
+    values: list[T] = gather_object([value]) if accelerator.num_processes > 1 else [value]
+    return values
+
+
+@contextmanager
+def taking_turns(accelerator: Accelerator) -> Iterator[None]:
+    """One process a machine does what is in here first; the others then find it done. All leave it together.
+
+    It may take long, unlike anything that comes after: `PREPARATION` instead of `--rank-timeout`.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    patient = cast(distributed.ProcessGroup, distributed.new_group(timeout=PREPARATION, backend="gloo"))
+    if not accelerator.is_local_main_process:
+        distributed.barrier(patient)
+    yield
+    if accelerator.is_local_main_process:
+        distributed.barrier(patient)
+    distributed.barrier(patient)
+
+
+@contextmanager
+def naming_lost_ranks(accelerator: Accelerator, timeout: float) -> Iterator[None]:
+    """Turn the end of the others, or of the link to them, into one line.
+
+    Raises:
+        ValueError: they ended, or did not answer for `timeout` seconds.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _is_lost(error):
+            raise
+        raise ValueError(
+            f"the other processes ended or did not answer for {timeout:g} s ({_first_line(error)}); "
+            "the same command goes on from the last checkpoint"
+        ) from error
+
+
+def highest(accelerator: Accelerator, *numbers: float) -> list[float]:
+    """The highest that any of the processes has of each of some numbers, in fp32."""
+    if accelerator.num_processes == 1:
+        return list(numbers)
+    ours = torch.tensor(numbers, device=accelerator.device)
+    torch.distributed.all_reduce(ours, torch.distributed.ReduceOp.MAX)
+    return cast(list[float], ours.tolist())
+
+
+def difference(accelerator: Accelerator, tensors: dict[str, Tensor]) -> str | None:
+    """The first of these tensors that is not, bit for bit, the same on all processes, and where; None if all are.
+
+    Checksums are compared: eight bytes a tensor leave the device.
+    """
+    if accelerator.num_processes == 1:
+        return None
+    ours_N = torch.stack([_checksum(tensor) for tensor in tensors.values()])
+    all_RN = accelerator.gather(ours_N).reshape(accelerator.num_processes, -1).cpu()
+    for name, sums_R in zip(tensors, all_RN.unbind(1), strict=True):
+        if others := (sums_R != sums_R[0]).nonzero().flatten().tolist():
+            processes = "process " if len(others) == 1 else "processes "
+            return f"{name} on {processes}{', '.join(map(str, others))} is not what it is on process 0"
+    return None
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """Of the bits, each weighted with its place, whatever the layout: int64, on the device."""
+    bits = tensor.detach().contiguous().flatten().view(torch.int32)
+    return (bits * torch.arange(1, bits.numel() + 1, device=bits.device)).sum()
+
+
+def requested(request: ExecutionConfig) -> ExecutionConfig:
+    """The request, with the precision that `accelerate launch --mixed_precision` asked for where it has none."""
+    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if request.precision == "auto" and said in ("bf16", "fp16"):
+        return replace(request, precision=cast(PrecisionRequest, said))
+    return request
+
+
+def default_threads() -> int:
+    """Threads for this process's arithmetic: OMP_NUM_THREADS, else its share of the cores.
+
+    Launchers set OMP_NUM_THREADS to 1 if nobody else has, which would leave all cores but one idle.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if said.isdecimal() and int(said) > 0 and not (launched and said == "1"):
+        return int(said)
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _check_backend(local_rank: int) -> None:
+    """Raises ValueError if the accelerator that is here can't be one of several."""
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None
+    backend = distributed.Backend.default_device_backend_map.get(kind.type)
+    if backend is None or not distributed.is_backend_available(backend):
+        what = f"has no {backend}" if backend else "knows no way"
+        raise ValueError(
+            f"PyTorch {what} for several processes on {kind.type} here: use --device cpu, or start one process"
+        )
+    count = torch.accelerator.device_count()
+    if local_rank >= count:
+        raise ValueError(
+            f"process {local_rank} of this machine finds {count} device{'s' * (count > 1)} of kind {kind.type}: "
+            f"start {count} process{'es' * (count > 1)} a machine, or use --device cpu"
+        )
+
+
+def _why_not_joined(error: Exception) -> str:
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(error):
+        return f"the port of MASTER_PORT={os.environ.get('MASTER_PORT')} is in use on this machine: choose another"
+    return f"can't join the other processes at {address}: {_first_line(error)}"
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Gloo raises plain RuntimeErrors."""
+    return isinstance(error, distributed.DistError) or any(
+        word in str(error) for word in ("gloo", "Gloo", "Connection")
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200].rstrip(".")

@@ -1,0 +1,1 @@
+"""How a step is executed: a plan, and what carries it out."""

@@ -1,0 +1,107 @@
+"""The two networks of a DCGAN, and how their weights begin. They know nothing about speed.
+
+Radford, Metz & Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional GANs" (arXiv:1511.06434),
+section 3, with the discriminator's sigmoid moved into the loss.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fastdcgan.gan.architecture import Architecture, ConvSpec
+from fastdcgan.gan.randomness import Stream, rng
+
+
+class Generator(nn.Module):
+    """Noise to pictures: transposed convolutions, BatchNorm and ReLU between them, Tanh at the end."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        *hidden, last = arch.generator
+        self.layers = nn.Sequential(
+            *_flatten(
+                (_conv(nn.ConvTranspose2d, spec), nn.BatchNorm2d(spec.out_channels), nn.ReLU(inplace=True))
+                for spec in hidden
+            ),
+            _conv(nn.ConvTranspose2d, last),
+            nn.Tanh(),
+        )
+
+    def forward(self, z_BL: Tensor) -> Tensor:
+        """Make pictures.
+
+        Args:
+            z_BL: noise, standard normal, [B, latent_dim].
+
+        Returns:
+            pictures in [-1, 1], [B, C, H, W].
+        """
+        pictures_BCHW: Tensor = self.layers(z_BL[:, :, None, None])
+        return pictures_BCHW
+
+
+class Discriminator(nn.Module):
+    """Pictures to logits: strided convolutions, LeakyReLU 0.2, BatchNorm on all but the first and the last."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        first, *hidden, last = arch.discriminator
+        self.layers = nn.Sequential(
+            _conv(nn.Conv2d, first),
+            nn.LeakyReLU(0.2, inplace=True),
+            *_flatten(
+                (_conv(nn.Conv2d, spec), nn.BatchNorm2d(spec.out_channels), nn.LeakyReLU(0.2, inplace=True))
+                for spec in hidden
+            ),
+            _conv(nn.Conv2d, last),
+        )
+
+    def forward(self, pictures_BCHW: Tensor) -> Tensor:
+        """Judge pictures.
+
+        Args:
+            pictures_BCHW: in [-1, 1].
+
+        Returns:
+            logits, [B]: above 0 for "real". The probability is their sigmoid.
+        """
+        logits_B: Tensor = self.layers(pictures_BCHW).flatten()
+        return logits_B
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Draw the weights: convolutions from N(0, 0.02), BatchNorm scales from N(1, 0.02), BatchNorm shifts 0.
+
+    A function of (module, seed) alone: the global random state is neither read nor changed.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(child.weight, 0.0, 0.02, generator=rng)
+        elif isinstance(child, nn.BatchNorm2d):
+            nn.init.normal_(child.weight, 1.0, 0.02, generator=rng)
+            nn.init.zeros_(child.bias)
+
+
+def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
+    """A freshly initialised pair on the CPU, fp32, contiguous. The global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):  # PyTorch's own default initialisation draws from it
+        generator, discriminator = Generator(arch), Discriminator(arch)
+    for position, network in enumerate((generator, discriminator)):
+        initialise(network, int(rng(seed, Stream.WEIGHTS, position).integers(2**63)))
+    return generator, discriminator
+
+
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers the optimizer changes."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _conv(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d], spec: ConvSpec) -> nn.Module:
+    # No bias: BatchNorm would subtract it again, and the tutorial leaves it out of the outer layers too.
+    return kind(spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding, bias=False)
+
+
+def _flatten(groups: Iterable[tuple[nn.Module, ...]]) -> Iterable[nn.Module]:
+    return (module for group in groups for module in group)

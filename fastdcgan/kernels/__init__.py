@@ -1,0 +1,1 @@
+"""Our C++ for CPUs, the modules that use it, and BatchNorm over several processes."""

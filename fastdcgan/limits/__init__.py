@@ -1,0 +1,1 @@
+"""How fast it could be: this machine's ceilings, and predictions for GPUs and for many of them."""

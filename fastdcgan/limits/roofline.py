@@ -1,0 +1,213 @@
+"""How fast could this possibly go? The work of a training iteration, and the limits of the machine it runs on.
+
+The roofline model (Williams, Waterman & Patterson 2009): a step takes at least as long as its arithmetic at the
+machine's best rate, and at least as long as its memory traffic at the machine's bandwidth. The longer of the two binds.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastdcgan.gan.architecture import Architecture, ConvSpec, conv_out, conv_transpose_out
+from fastdcgan.gan.models import Discriminator, Generator, parameter_count
+from fastdcgan.gan.objectives import objective
+from fastdcgan.gan.step import discriminator_loss, generator_loss
+
+# --- The work ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one training iteration has to do, per picture."""
+
+    flops: float
+    """Convolution arithmetic; a multiplication and an addition are two."""
+
+    bytes: float
+    """Memory traffic as eager execution makes it, with caches of no help: every operator reads its inputs and writes
+    its outputs once. Fused kernels and large caches move less."""
+
+
+def work(arch: Architecture, batch: int, bytes_per_number: int = 4) -> Work:
+    """The work of an iteration.
+
+    Args:
+        arch: the networks.
+        batch: pictures in an iteration: the optimizer's traffic is shared among them.
+        bytes_per_number: 4 for fp32, 2 for bf16 or fp16; parameters and Adam's moments are fp32 in any case.
+    """
+    generator_flops, discriminator_flops = pass_flops(arch)
+    parameters = parameter_count(_on_meta(arch)[0]) + parameter_count(_on_meta(arch)[1])
+    # Adam reads the parameter, its gradient and two moments, and writes all but the gradient.
+    optimizer = 7 * 4 * parameters / batch
+    return Work(
+        flops=iteration_flops(generator_flops, discriminator_flops),
+        bytes=bytes_per_number * numbers_moved(arch, batch) / batch + optimizer,
+    )
+
+
+def pass_flops(arch: Architecture) -> tuple[list[int], list[int]]:
+    """Arithmetic of each layer of G and of D in one forward pass of one picture."""
+    generator, side = [], 1
+    for spec in arch.generator:
+        generator.append(_layer_flops(spec, side))  # a transposed convolution spreads each of its input's pixels
+        side = conv_transpose_out(side, spec.kernel, spec.stride, spec.padding)
+    discriminator = []
+    for spec in arch.discriminator:
+        side = conv_out(side, spec.kernel, spec.stride, spec.padding)
+        discriminator.append(_layer_flops(spec, side))  # a convolution gathers each of its output's pixels
+    return generator, discriminator
+
+
+def iteration_flops(generator: list[int], discriminator: list[int]) -> int:
+    """Arithmetic of a whole iteration, per picture, from that of the layers' forward passes.
+
+    The gradient with respect to a layer's input, and that with respect to its weights, cost a forward pass each. What
+    enters a network from outside needs no gradient: noise never, pictures not while D learns.
+    """
+    G, D = sum(generator), sum(discriminator)
+    forwards = G + 3 * D  # fakes; D on real, on fake, and on fake once more
+    discriminator_learns = 2 * (2 * D - discriminator[0])
+    generator_learns = D + (2 * G - generator[0])  # through the frozen D, which gets no weight gradients
+    return forwards + discriminator_learns + generator_learns
+
+
+def numbers_moved(arch: Architecture, batch: int) -> int:
+    """How many numbers an eager iteration reads and writes, optimizers apart, for a batch. Nothing is computed."""
+    generator, discriminator = _on_meta(arch)
+    z_BL = torch.empty(batch, arch.latent_dim, device="meta")
+    real_BCHW = torch.empty(batch, arch.channels, arch.resolution, arch.resolution, device="meta")
+    bce = objective("bce")
+    traffic = _Traffic()
+    with traffic:
+        fake_BCHW = generator(z_BL)
+        discriminator_loss(discriminator, real_BCHW, fake_BCHW.detach(), bce)[0].backward()
+        discriminator.requires_grad_(False)
+        generator_loss(discriminator, fake_BCHW, bce).backward()
+    return traffic.numbers
+
+
+class _Traffic(TorchDispatchMode):
+    """Counts the numbers in the inputs and outputs of every operator that isn't a mere view."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+            self.numbers += sum(tensor.numel() for tensor in tensors)
+        return out
+
+
+def _layer_flops(spec: ConvSpec, side: int) -> int:
+    return 2 * spec.in_channels * spec.out_channels * spec.kernel**2 * side**2
+
+
+def _on_meta(arch: Architecture) -> tuple[Generator, Discriminator]:
+    with torch.device("meta"):
+        return Generator(arch), Discriminator(arch)
+
+
+# --- The machine ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """What a machine can do at most, per second."""
+
+    name: str
+    flops: dict[str, float]
+    """Arithmetic by precision."""
+
+    bytes: float
+    """Memory traffic."""
+
+
+# Datasheet peaks of the SXM versions, dense (without sparsity): bf16 on tensor cores, fp32 as TF32 on tensor cores.
+KNOWN_GPUS = {
+    "A100": Ceilings(name="A100 80GB (datasheet)", flops={"fp32": 156e12, "bf16": 312e12}, bytes=2.039e12),
+    "H100": Ceilings(name="H100 SXM (datasheet)", flops={"fp32": 494e12, "bf16": 989e12}, bytes=3.35e12),
+    "H200": Ceilings(name="H200 (datasheet)", flops={"fp32": 494e12, "bf16": 989e12}, bytes=4.8e12),
+}
+
+
+def known_gpu(name: str) -> tuple[str, Ceilings]:
+    """A GPU whose datasheet we know, by its name in any case: its key in KNOWN_GPUS, and its peaks.
+
+    Raises:
+        ValueError: we don't.
+    """
+    if (key := name.upper()) not in KNOWN_GPUS:
+        raise ValueError(f"--gpu {name}: know {', '.join(known.lower() for known in KNOWN_GPUS)}")
+    return key, KNOWN_GPUS[key]
+
+
+def ceilings_of(device: torch.device, seconds: float = 0.2) -> Ceilings | None:
+    """What a device can do: measured for a CPU (so long for each kernel), a known GPU's datasheet, None for others."""
+    if device.type == "cpu":
+        return measure_ceilings(seconds)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((ceilings for known, ceilings in KNOWN_GPUS.items() if known in name), None)
+
+
+def measure_ceilings(seconds: float = 0.5) -> Ceilings:
+    """This CPU's best rates, as PyTorch's own kernels reach them: the best of many tries, each of a few milliseconds.
+
+    Args:
+        seconds: how long to try each kernel. Five kernels are tried.
+    """
+    flops = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+        x_BCHW = torch.randn(32, 128, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
+        w = torch.randn(256, 128, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
+        matrices = _best_rate(2 * 1024**3, partial(torch.mm, a, b), seconds)
+        spec = ConvSpec(128, 256, 4, 2, 1)
+        convolution = _best_rate(32 * _layer_flops(spec, 8), partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)
+        flops[name] = max(matrices, convolution)
+    source, target = torch.ones(2**26), torch.ones(2**26)  # 256 MiB each: beyond any cache
+    return Ceilings(
+        name="this CPU", flops=flops, bytes=_best_rate(2 * 4 * 2**26, partial(target.copy_, source), seconds)
+    )
+
+
+def _best_rate(amount: float, kernel: Callable[[], object], seconds: float) -> float:
+    with torch.inference_mode():
+        kernel()
+        best, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            kernel()
+            best = min(best, time.perf_counter() - start)
+    return amount / best
+
+
+# --- The limit --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The most that a machine could reach, and why."""
+
+    images_per_sec: float
+    bound_by: str
+    """ "arithmetic" or "memory"."""
+
+
+def limit(needed: Work, machine: Ceilings, precision: str) -> Limit:
+    """The images per second under the lower of a machine's two roofs: arithmetic, and memory as eager code uses it."""
+    by_arithmetic, by_memory = machine.flops[precision] / needed.flops, machine.bytes / needed.bytes
+    if by_arithmetic <= by_memory:
+        return Limit(images_per_sec=by_arithmetic, bound_by="arithmetic")
+    return Limit(images_per_sec=by_memory, bound_by="memory")

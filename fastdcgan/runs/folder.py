@@ -1,0 +1,253 @@
+"""The folder of a run: where things are in it, and whether a new request may go on in it."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.storage.files import make_folder, read_json, refuse_link, sweep, write_replacing
+
+PACKAGES = (
+    "fastdcgan",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "nvidia-dali-cuda130",
+    "safetensors",
+    "numpy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of what a run leaves behind."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Everything that is needed to repeat the run."""
+        return self.path / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of figures a tick."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        """The plot of the losses."""
+        return self.path / "losses.png"
+
+    @property
+    def skipped(self) -> Path:
+        """Files of the data that could not be used, with reasons."""
+        return self.path / "skipped.txt"
+
+    @property
+    def real(self) -> Path:
+        """A grid of training pictures, to hold the samples against."""
+        return self.path / "real.png"
+
+    @property
+    def samples(self) -> Path:
+        """Grids from the same noise over the run."""
+        return self.path / "samples"
+
+    @property
+    def animation(self) -> Path:
+        """Those grids, moving."""
+        return self.path / "samples.webp"
+
+    @property
+    def report(self) -> Path:
+        """What happened, to be looked at in a browser."""
+        return self.path / "report.html"
+
+    @property
+    def end(self) -> Path:
+        """How the run ended, and what the machine could have done."""
+        return self.path / "end.json"
+
+    @property
+    def log(self) -> Path:
+        """What the first rank said."""
+        return self.path / "run.log"
+
+    @property
+    def logs(self) -> Path:
+        """What ranks other than the first said."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What was learned."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """What the profiler recorded."""
+        return self.path / "profile"
+
+
+class WriteError(ValueError):
+    """A file of the run can't be written: the message says which and why, in one line."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line why something can't be written.
+
+    Args:
+        path: what is written, where the system's own error doesn't name a file.
+
+    Raises:
+        WriteError: the disk is full, read-only, gone ...
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors has the system's error in its words alone
+        reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
+        file = getattr(error, "filename", None) or path
+        raise WriteError(f"can't write {os.fspath(file)}: {' '.join(reason.split())}") from error
+
+
+def choose(config: TrainConfig, today: date) -> RunFolder:
+    """The folder to run in: what `--out` says, else runs/<date>-<arch>, numbered where another run has that name.
+
+    A run of today with the same configuration is gone on with, so that the same command continues what was cut short.
+
+    A precision of `auto` fits any run.
+
+    Raises:
+        ValueError: if `--out` holds a run that this one cannot continue, naming the fields, or isn't a folder.
+    """
+    if config.run.out is not None:
+        _check_continues(RunFolder(config.run.out), config)
+        return RunFolder(config.run.out)
+    name = f"{today.isoformat()}-{config.model.arch}"
+    number = 1
+    while True:
+        folder = RunFolder(Path("runs") / (name if number == 1 else f"{name}-{number}"))
+        try:
+            _check_continues(folder, config)
+        except ValueError:
+            number += 1
+            continue
+        return folder
+
+
+def check_writable(folder: RunFolder) -> None:
+    """Find out early, without making anything, that `create` would fail. Raises ValueError as it does."""
+    nearest = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"can't write to the output folder {folder.path}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"can't write to the output folder {folder.path}: no permission to write to {nearest}")
+
+
+def create(folder: RunFolder) -> None:
+    """Make the folder and what is in it. Raises ValueError if it can't be written."""
+    try:
+        for path in (folder.samples, folder.checkpoints):
+            make_folder(path)
+        for path in (folder.logs, folder.tensorboard, folder.profile):
+            refuse_link(path)
+        for path in (folder.path, folder.samples):
+            sweep(path)
+        probe = folder.path / ".writable"
+        probe.unlink(missing_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"can't write to the output folder {folder.path}: {error.strerror}") from error
+
+
+def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, conditions: dict[str, Any]) -> None:
+    """Write config.json: the request, the architecture it led to, and the conditions of the run."""
+    record = {
+        "config": flat(config),
+        "architecture": asdict(arch),
+        "conditions": conditions,
+        "versions": _versions(),
+        "command": sys.argv,
+    }
+    write_replacing(folder.config, json.dumps(record, indent=2) + "\n")
+
+
+def read_config(folder: RunFolder) -> TrainConfig:
+    """The configuration of an existing run. Raises ValueError if this is not a run's folder or can't be read."""
+    if not folder.path.is_dir():
+        raise ValueError(f"no such run folder: {folder.path}")
+    if not folder.config.is_file():
+        raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
+    try:
+        config = from_flat(read_json(folder.config)["config"])
+        config.resolved()  # refuses what no run can have had
+        return config
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder.config} can't be read: {error}") from error
+
+
+def begun_with(folder: RunFolder, condition: str) -> object:
+    """A condition under which a run was last carried out; None if there is no run or it doesn't say."""
+    try:
+        return read_json(folder.config)["conditions"][condition]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def run_id(folder: RunFolder) -> str | None:
+    """The id that a run was given when it was begun; None if there is no run, or one from before there were ids."""
+    known = begun_with(folder, "run_id")
+    return known if isinstance(known, str) else None
+
+
+def _check_continues(folder: RunFolder, config: TrainConfig) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ValueError(f"the output folder {folder.path} is a file")
+    if not folder.config.exists():
+        return
+    if config.run.resume == "off":
+        raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
+    begun = read_config(folder)
+    if config.execution.precision == "auto":
+        config = replace(config, execution=replace(config.execution, precision=begun.execution.precision))
+    if differing := differing_fields(begun, config):
+        raise ValueError(
+            f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
+            "choose another --out, or the same options"
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

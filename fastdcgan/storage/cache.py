@@ -1,0 +1,36 @@
+"""Where this package keeps what it can make again."""
+
+import os
+import zlib
+from pathlib import Path
+
+import platformdirs
+
+from fastdcgan.storage.files import read_limited, write_replacing
+
+MAX_BYTES = 2**32
+"""Of a file in the cache that is read whole; an index of ten million pictures has 1 GiB."""
+
+
+def cache_folder() -> Path:
+    """$FASTDCGAN_CACHE, or the user's cache folder; it may not be there yet."""
+    chosen = os.environ.get("FASTDCGAN_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("fastdcgan")
+
+
+def read_whole(path: Path) -> bytes | None:
+    """What `write_whole` wrote; None where that is missing or damaged."""
+    try:
+        checksum, _, body = read_limited(path, MAX_BYTES).partition(b"\n")
+        return body if int(checksum, 16) == zlib.crc32(body) else None
+    except (OSError, ValueError):
+        return None
+
+
+def write_whole(path: Path, body: bytes) -> None:
+    """Replace a file in one step, with a checksum. A cache that can't be written is done without."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_replacing(path, b"%08x\n%s" % (zlib.crc32(body), body))
+    except OSError:
+        return

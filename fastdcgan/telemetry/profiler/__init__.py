@@ -1,0 +1,1 @@
+"""Recording steps with PyTorch's profiler, and reading what it recorded."""

@@ -1,0 +1,57 @@
+"""memory.png: what was held over a profiled window, with the named ranges below it."""
+
+from pathlib import Path
+
+from fastdcgan.gan.ranges import ALL, ALL_REDUCE
+from fastdcgan.storage.files import replacing
+from fastdcgan.telemetry.profiler.trace import MemoryPoint, Window
+
+_COLOURS = (
+    *("#4477aa", "#bbbbbb", "#ee6677", "#228833", "#ccbb44", "#66a61e", "#1b9e77", "#aa3377"),
+    *("#66ccee", "#d95f02", "#a6761d", "#7570b3", "#000000", "#999999", "#e7298a", "#666666"),
+)
+
+
+def peak(window: Window) -> tuple[MemoryPoint, str] | None:
+    """When most was held, and in which range (empty: in none); None if no allocation was recorded."""
+    if not window.memory:
+        return None
+    most = max(window.memory, key=lambda point: point.bytes)
+    within = [found.name for found in window.ranges if found.start <= most.seconds <= found.start + found.seconds]
+    return most, within[-1] if within else ""
+
+
+def plot_memory(window: Window, path: Path) -> None:
+    """Draw it; nothing where nothing was recorded."""
+    found = peak(window)
+    if found is None:
+        return
+    from matplotlib.figure import Figure  # slow to import, and needed only now
+
+    most, within = found
+    figure = Figure(figsize=(11, 5.5), dpi=120, layout="constrained")
+    held, names = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    milliseconds = [1e3 * point.seconds for point in window.memory]
+    mebibytes = [point.bytes / 2**20 for point in window.memory]
+    held.step(milliseconds, mebibytes, where="post", color="#333333", linewidth=0.9)
+    held.fill_between(milliseconds, mebibytes, step="post", color="#333333", alpha=0.12)
+    held.plot(1e3 * most.seconds, most.bytes / 2**20, "o", color="#d95f02")
+    what = "held" if window.device == "gpu" else "allocated since the window began, and still held"
+    held.set(
+        title=f"Memory over {window.steps} steps: {most.bytes / 2**20:,.1f} MiB at most"
+        + (f", in {within}" if within else ""),
+        ylabel=f"MiB {what}",
+    )
+    held.title.set_fontsize(11)
+    held.yaxis.label.set_fontsize(8)
+    shown = [name for name in ALL if name != ALL_REDUCE and any(found.name == name for found in window.ranges)]
+    for name in shown:
+        bars = [(1e3 * found.start, 1e3 * found.seconds) for found in window.ranges if found.name == name]
+        names.broken_barh(bars, (0, 1), color=_COLOURS[ALL.index(name)], label=name)
+    names.set(xlabel="ms", yticks=[], ylim=(0, 1), xlim=(0, 1e3 * window.length))
+    figure.legend(*names.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    for axes in (held, names):
+        axes.spines[["top", "right"]].set_visible(False)
+    held.grid(alpha=0.25)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")

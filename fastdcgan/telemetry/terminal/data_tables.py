@@ -1,0 +1,192 @@
+"""What `fastdcgan data` and `fastdcgan pack` print: a label and what it stands for, a row each."""
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from fastdcgan.data.describe import Facts, Files, by_reason
+from fastdcgan.data.pack import Pack, Packing
+from fastdcgan.data.source import Skipped
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.storage.printable import printable
+
+MOST = 10
+"""Kinds, reasons and files listed at most."""
+
+NAMED = 3
+"""Files named for each reason."""
+
+_INDENT = 10
+
+
+class Rows:
+    """Labels with values of one or more lines: wrapped beside the label on a terminal, left whole anywhere else."""
+
+    def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """See `rich.console`."""
+        for label, value in self.rows:
+            lines = [printable(line) for line in value.split("\n")]
+            if console.is_terminal:
+                width = max(options.max_width - _INDENT, _INDENT)
+                lines = [str(part) for line in lines for part in _wrapped(console, line, width)]
+            for number, line in enumerate(lines):
+                start = "" if number else label
+                yield Text.assemble(
+                    (start.ljust(_INDENT), "bold" if start else ""), line, no_wrap=True, overflow="ignore"
+                )
+
+
+def show(rows: Sequence[tuple[str, str]]) -> None:
+    """Print rows."""
+    Console(highlight=False, emoji=False, markup=False).print(Rows(rows), soft_wrap=True)
+
+
+def facts_rows(facts: Facts, spec: str) -> list[tuple[str, str]]:
+    """All that is known of a source.
+
+    Args:
+        facts: the facts.
+        spec: as the user named the source.
+    """
+    rows = [("source", facts.source)]
+    if facts.files is not None:
+        rows += _files_rows(facts.files, facts.count, facts.resolution)
+    if facts.pixels is not None:
+        shape = "x".join(map(str, facts.pixels.shape))
+        rows.append(("array", f"{facts.pixels.dtype}, {shape}, {size_in_words(facts.pixels.bytes)}"))
+    return [*rows, ("pack", _pack_in_words(facts, spec)), *skipped_by_reason_rows(facts.skipped)]
+
+
+def packing_rows(pack: Pack, packing: Packing, spec: str) -> list[tuple[str, str]]:
+    """What was done for a pack, and how it is used."""
+    count = len(pack.original)
+    why = {
+        "outdated": "the one that was there was out of date; ",
+        "damaged": "the one that was there was damaged; ",
+    }.get(packing.found, "")
+    if packing.found == "whole":
+        done = "it was there already, and is whole: all of it was compared with its checksum"
+    elif packing.seconds is None:
+        done = "another process built it meanwhile"
+    else:
+        rate = count / max(packing.seconds, 1e-9)
+        done = f"{why}built in {packing.seconds:,.1f} s: {rate:,.0f} img/s"
+    skipped = pack.original.skipped
+    rows = [
+        ("pack", printable(pack.array)),
+        ("", f"{counted(count, 'picture')}, {_arithmetic(pack)}"),
+        ("", done),
+    ]
+    if skipped:
+        listed = [f"{skip.path}: {skip.reason}" for skip in skipped[:MOST]]
+        if len(skipped) > MOST:
+            listed.append(f"and {len(skipped) - MOST:,} more; fastdcgan data --skipped FILE lists all")
+        rows.append(("skipped", "\n".join([f"{counted(len(skipped), 'file')} that can't be used:", *listed])))
+    return [*rows, ("use", f"{train_command(spec, pack.resolution, pack.channels)} uses it")]
+
+
+def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
+    """How many files can't be used, and why: the reasons with their counts, the first files of each."""
+    if not skipped:
+        return [("skipped", "nothing")]
+    lines = [f"{counted(len(skipped), 'file')} that can't be used:"]
+    reasons = by_reason(skipped)
+    for reason, paths in reasons[:MOST]:
+        lines.append(f"{len(paths):,} x {reason}:")
+        lines += [f"    {path}" for path in paths[:NAMED]]
+        if len(paths) > NAMED:
+            lines.append(f"    and {len(paths) - NAMED:,} more")
+    if len(reasons) > MOST:
+        rest = sum(len(paths) for _, paths in reasons[MOST:])
+        lines.append(f"{rest:,} for {counted(len(reasons) - MOST, 'other reason')}")
+    return [("skipped", "\n".join(lines))]
+
+
+def train_command(spec: str, resolution: int, channels: int) -> str:
+    """The command that trains on a source at a size."""
+    size = "--arch dcgan28" if resolution == 28 else f"--resolution {resolution}"
+    return f"fastdcgan train --data {shlex.quote(printable(spec))} {size}{_channels_option(resolution, channels)}"
+
+
+def pack_command(spec: str, resolution: int, channels: int) -> str:
+    """The command that packs a source at a size."""
+    more = _channels_option(resolution, channels)
+    return f"fastdcgan pack {shlex.quote(printable(spec))} --resolution {resolution}{more}"
+
+
+def size_in_words(count: int) -> str:
+    """Bytes in the unit that suits them."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return counted(count, "byte")
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _files_rows(files: Files, count: int, resolution: int) -> list[tuple[str, str]]:
+    rows = []
+    rows.append(("files", f"{size_in_words(files.bytes)}, {size_in_words(files.bytes // count)} each in the mean"))
+    figures = [f"{number:,}" for _, number in files.kinds[:MOST]]
+    width = max(map(len, figures))
+    kinds = [f"{figure:>{width}}  {kind}" for figure, (kind, _) in zip(figures, files.kinds, strict=False)]
+    if len(files.kinds) > MOST:
+        rest = sum(number for _, number in files.kinds[MOST:])
+        kinds.append(f"{rest:>{width},}  of {counted(len(files.kinds) - MOST, 'other kind')}")
+    sizes = [
+        f"{label} {width}x{height}"
+        for label, (width, height) in (
+            ("smallest", files.smallest),
+            ("median", files.median),
+            ("largest", files.largest),
+        )
+    ]
+    enlarged = f"{files.enlarged:,} smaller than {resolution}x{resolution}, so enlarged" if files.enlarged else ""
+    cropped = f"{files.cropped:,} far from square, so cropped to less than half" if files.cropped else ""
+    if files.smallest == files.largest:
+        sizes = [f"all {files.median[0]}x{files.median[1]}"]
+    lines = [", ".join(sizes), *filter(None, (enlarged, cropped))]
+    return [*rows, ("kinds", "\n".join(kinds)), ("sizes", "\n".join(lines))]
+
+
+def _pack_in_words(facts: Facts, spec: str) -> str:
+    pack = facts.pack
+    if pack is None:
+        return "not needed: the pictures are an array of this size already"
+    match facts.standing:
+        case "whole":
+            state = f"there, and of the pictures as they are now: {printable(pack.array)}"
+        case "outdated":
+            state = "out of date: the pictures, or what decodes them, have changed since; training builds it anew"
+        case "damaged":
+            state = "damaged; training builds it anew"
+        case _:
+            state = f"none yet; training builds it, or {pack_command(spec, pack.resolution, pack.channels)}"
+    return f"{state}\n{_arithmetic(pack)}"
+
+
+def _channels_option(resolution: int, channels: int) -> str:
+    usual = architecture(f"dcgan{resolution}").channels
+    return f" --channels {channels}" if channels != usual else ""
+
+
+def _arithmetic(pack: Pack) -> str:
+    each = pack.resolution**2 * pack.channels
+    return (
+        f"{pack.resolution}x{pack.resolution}x{pack.channels} = {each:,} bytes each, {size_in_words(pack.bytes)} in all"
+    )
+
+
+def _wrapped(console: Console, line: str, width: int) -> list[Text]:
+    """One line as those that fit, continued at its own indent."""
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    parts = Text(line.strip()).wrap(console, max(width - len(indent), 1), overflow="fold")
+    return [Text(indent + part.plain.rstrip()) for part in parts] or [Text("")]

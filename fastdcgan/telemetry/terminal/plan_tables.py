@@ -1,0 +1,118 @@
+"""A table of plans as they were measured, and the same as data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from fastdcgan.limits.roofline import Ceilings, limit, work
+from fastdcgan.storage.files import write_replacing
+from fastdcgan.tuning.choice import as_fields
+from fastdcgan.tuning.tune import Measured, Tuning
+
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+def plans_table(tuning: Tuning, machine: Ceilings | None) -> Table:
+    """One row a plan, the reference first, the chosen one marked.
+
+    Args:
+        tuning: what was measured.
+        machine: where; None if its limits aren't known.
+    """
+    table = Table(
+        title=f"{tuning.arch.name}, width {tuning.arch.width}, batch {tuning.batch}",
+        caption="In turns with the reference, in one process: medians, quartiles in brackets. Ceiling: the roofline of "
+        "this machine in the plan's precision; Winograd's kernels multiply less than it counts. Parity: distance of "
+        "the gradients from those in fp64, and what it may be. Warm-up: the first step.",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("plan")
+    for heading in ("img/s", "x reference", "ceiling", "MiB", "parity (allowed)", "warm-up"):
+        table.add_column(heading, justify="right", no_wrap=heading != "parity (allowed)")
+    for measured in (tuning.reference, *tuning.plans):
+        chosen = measured is tuning.chosen
+        table.add_row(
+            f"> {measured.plan}" if chosen else str(measured.plan or "the reference"),
+            *_figures(measured, tuning, machine),
+            style="bold" if chosen else None,
+        )
+    return table
+
+
+def plans_as_data(tuning: Tuning, machine: Ceilings | None, conditions: dict[str, Any]) -> dict[str, Any]:
+    """The table as JSON has it, with the conditions that it holds for."""
+    return {
+        "conditions": conditions,
+        "seconds": tuning.seconds,
+        "ceilings": {"flops": machine.flops, "bytes": machine.bytes} if machine else None,
+        "plans": [_record(measured, tuning, machine) for measured in (tuning.reference, *tuning.plans)],
+    }
+
+
+def write_plans(path: Path, data: dict[str, Any]) -> None:
+    """Write `plans_as_data`. Raises ValueError if that can't be."""
+    try:
+        write_replacing(path, json.dumps(data, indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(f"can't write to {path}: {error.strerror or error}") from error
+
+
+def images_per_sec(measured: Measured, batch: int) -> float | None:
+    """The median; None if it was not timed."""
+    return batch / measured.times.our_seconds if measured.times else None
+
+
+def ceiling_fraction(measured: Measured, tuning: Tuning, machine: Ceilings | None) -> float | None:
+    """Images per second over those that the roofline allows; None if either isn't known."""
+    reached = images_per_sec(measured, tuning.batch)
+    precision = measured.plan.precision if measured.plan else "fp32"
+    if machine is None or reached is None or precision not in machine.flops:
+        return None
+    needed = work(tuning.arch, tuning.batch, _BYTES[precision])
+    return reached / limit(needed, machine, precision).images_per_sec
+
+
+def _figures(measured: Measured, tuning: Tuning, machine: Ceilings | None) -> tuple[str, ...]:
+    speed, share = images_per_sec(measured, tuning.batch), ceiling_fraction(measured, tuning, machine)
+    if measured.times is None:
+        ratio = "no time left" if measured.parity is None or measured.parity.passed else "FAILS PARITY"
+    elif measured.plan is None:
+        ratio = "1"
+    else:
+        lower, upper = measured.times.speedup_quartiles
+        ratio = f"{measured.times.speedup:.2f} ({lower:.2f} to {upper:.2f})"
+    parity = measured.parity
+    return (
+        "" if speed is None else f"{speed:,.0f}",
+        ratio,
+        "" if share is None else f"{share:.0%}",
+        "" if measured.peak_memory_mib is None else f"{measured.peak_memory_mib:,.0f}",
+        "" if parity is None else f"{parity.error:.1e} ({parity.allowed:.1e}){_what_fails(parity.beyond)}",
+        "" if measured.warm_up_seconds is None else f"{measured.warm_up_seconds:.1f} s",
+    )
+
+
+def _what_fails(beyond: tuple[str, ...]) -> str:
+    return f"; too far off: {', '.join(beyond)}" if beyond else ""
+
+
+def _record(measured: Measured, tuning: Tuning, machine: Ceilings | None) -> dict[str, Any]:
+    times, parity = measured.times, measured.parity
+    return {
+        "plan": str(measured.plan or "reference"),
+        "fields": as_fields(measured.plan) if measured.plan else None,
+        "chosen": measured is tuning.chosen,
+        "images_per_sec": images_per_sec(measured, tuning.batch),
+        "speedup": times.speedup if times else None,
+        "speedup_quartiles": times.speedup_quartiles if times else None,
+        "turns": len(times.ours) if times else 0,
+        "ceiling_fraction": ceiling_fraction(measured, tuning, machine),
+        "peak_memory_mib": measured.peak_memory_mib,
+        "parity_error": parity.error if parity else None,
+        "parity_allowed": parity.allowed if parity else None,
+        "parity_beyond": parity.beyond if parity else None,
+        "warm_up_seconds": measured.warm_up_seconds,
+    }

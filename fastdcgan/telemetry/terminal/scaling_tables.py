@@ -1,0 +1,98 @@
+"""A table of how training would scale over many GPUs: predicted."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.limits.allreduce import REACHED
+from fastdcgan.limits.gpu_prediction import ATTAINABLE, compute
+from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.limits.scaling import Compute, Sharing, strong, weak
+
+Scaling = Literal["strong", "weak"]
+
+
+def scaling_table(
+    scaling: Scaling,
+    arch: Architecture,
+    batch: int,
+    gpu: Ceilings,
+    precision: str,
+    counts: Sequence[int],
+    links: str,
+    sharing: Sharing,
+) -> Table:
+    """One row a number of GPUs.
+
+    Args:
+        scaling: "strong" divides one batch among the GPUs, "weak" gives each one of its own.
+        arch: the networks.
+        batch: pictures: of all GPUs, or of each.
+        gpu: datasheet peaks.
+        precision: of the arithmetic.
+        counts: of GPUs.
+        links: their names, for the title.
+        sharing: the links, and how the GPUs use them. Without overlap the step is a captured one.
+
+    Raises:
+        ValueError: if the batch can't be divided by any of the counts.
+    """
+    captured = not sharing.overlapped
+    on_gpu = partial(_on_gpu, arch, gpu, precision, captured)
+    rows = (strong if scaling == "strong" else weak)(batch, counts, on_gpu, sharing)
+    if not rows:
+        raise ValueError(f"--batch-size {batch}: can't be divided among {', '.join(map(str, counts))} GPUs")
+    whose = "divided among all GPUs (strong scaling)" if scaling == "strong" else "on each GPU (weak scaling)"
+    table = Table(
+        title=f"A prediction, not a measurement: {arch.name}, width {arch.width}, {precision}, a batch of {batch} "
+        f"{whose}, {gpu.name}, {links}",
+        caption=_assumptions(sharing, captured, left_out=len(counts) - len(rows)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    # In 80 columns all figures are whole: what may wrap is the algorithm.
+    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "efficiency", "waits", "all-reduce\nms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("by")
+    table.add_column("bound by", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            str(row.ranks),
+            str(row.batch),
+            f"{1e3 * row.seconds:.2f}",
+            f"{row.images_per_sec:,.0f}",
+            f"{row.efficiency:.0%}",
+            f"{row.communication:.0%}",
+            f"{1e3 * (row.gradient_seconds + row.batch_norm_seconds):.2f}",
+            row.algorithm or "-",
+            row.bound_by,
+        )
+    return table
+
+
+def _on_gpu(arch: Architecture, gpu: Ceilings, precision: str, captured: bool, batch: int) -> Compute:
+    return compute(arch, batch, gpu, precision, captured=captured)
+
+
+def _assumptions(sharing: Sharing, captured: bool, left_out: int) -> str:
+    step = (
+        "A captured step is replayed without launches; its gradients are added when all are there."
+        if captured
+        else "A step takes its kernels or the launches of its operators, whichever is longer; gradients are added in "
+        "DDP's buckets while the backward pass goes on, and what is late is waited for."
+    )
+    parts = (
+        f"{step} Kernels reach {ATTAINABLE:.0%} of datasheet peaks, links {REACHED:.0%} of theirs, with latencies from "
+        "NCCL's cost model (Ethernet: assumed); the fastest of ring, tree and node by node counts.",
+        f"Gradients travel in {'fp32' if sharing.bytes_per_number == 4 else 'bf16'}; BatchNorm's statistics "
+        + ("are synchronised, in messages that nothing hides." if sharing.batch_norm else "stay on each GPU."),
+        "Data are there when they are needed, and no GPU is slower than another. Efficiency: images/s of a GPU, by "
+        "those of one alone. Waits: the share of a step in which a GPU waits for messages.",
+        f"Left out: {left_out} counts that don't divide the batch." if left_out else "",
+    )
+    return " ".join(filter(None, parts))

@@ -1,0 +1,1 @@
+"""A whole run, composed of all other packages: validate, open, build, fit."""

@@ -1,0 +1,333 @@
+"""What a run writes down while it trains: figures, sample grids, checkpoints, plots; and its clock."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fastdcgan.config import flat
+from fastdcgan.data.stream import normalise
+from fastdcgan.distributed.processes import difference, highest
+from fastdcgan.execution.finite import norms, not_finite, overflowing
+from fastdcgan.gan import ranges
+from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.gan.ranges import named
+from fastdcgan.gan.step import StepMetrics
+from fastdcgan.runs import checkpoint
+from fastdcgan.runs.checkpoint import Progress, Snapshot, moments
+from fastdcgan.runs.folder import WriteError, writing
+from fastdcgan.runs.sampling import generate, grid, save_grid
+from fastdcgan.storage.background import Background
+from fastdcgan.storage.checksummed import flush
+from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
+from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
+from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
+from fastdcgan.telemetry.profiler.summary import Subject
+from fastdcgan.telemetry.report.curves import plot_losses
+from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.telemetry.trackers import Tracked, Trackers
+from fastdcgan.training.run import Run
+from fastdcgan.tuning.choice import as_fields
+
+SAMPLES = 64
+"""Pictures in a sample grid."""
+
+
+class NotFiniteError(ValueError):
+    """Training has failed: the message says at which step, and of what."""
+
+
+class DataLostError(ValueError):
+    """Pictures can't be read any more: the message says which and why."""
+
+
+class Recorder:
+    """Keeps a run's clock and writes its folder. Training time is counted apart from sampling and saving."""
+
+    def __init__(self, run: Run, display: Display) -> None:
+        self._run, self._display = run, display
+        self._main = run.accelerator.is_main_process
+        self._log = StepLog(run.schedule.log_every, run.accelerator.device)
+        self._saved = run.start.step
+        self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
+        self._saving = Background("checkpoint")
+        self._seconds = run.start.seconds
+        self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
+        self._slowed = Slowed()
+        self._profiler = self._begin_profile() if run.config.run.profile else None
+        if self._main:
+            with writing(run.folder.metrics):
+                self._metrics = MetricsFile(run.folder.metrics, run.start.step)
+            self._trackers = Trackers(
+                run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
+            )
+            if not run.folder.real.exists():
+                self._show_real()
+            if run.start.step == 0:
+                self.sample(0)
+        self._display.train(None, run.start.step, run.schedule.total)
+        self._window_start = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent in here is waiting for data.
+
+        Raises:
+            DataLostError: for a ValueError or an OSError of the data's.
+        """
+        start = time.perf_counter()
+        try:
+            with named(ranges.DATA_WAIT):
+                yield
+        except OSError as error:
+            raise DataLostError(f"{error.filename or self._run.source.origin}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise DataLostError(str(error)) from error
+        self._waited += time.perf_counter() - start
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Remember a step's figures."""
+        with named(ranges.METRICS):
+            self._log.add(metrics)
+
+    def step_done(self, step: int) -> None:
+        """All that belongs to a step is done: the profiler's window moves on. What it writes is off the clock."""
+        if self._profiler is None:
+            return
+        if self._profiler.turns:
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()  # what the device has yet to do belongs to the steps so far
+            elapsed = time.perf_counter() - self._window_start
+            self._slowed.turn(Lap(step - self._window_step, elapsed, self._waited))
+        with self._off_the_clock():
+            self._profiler.step()
+
+    def tick(self, step: int) -> None:
+        """Fetch the figures since the last tick, check and write them. The one place where the device is waited for.
+
+        Raises:
+            NotFiniteError: they, or the weights, are no numbers any more.
+            WriteError: they can't be written, or the last checkpoint could not be.
+        """
+        self._saving.check()
+        steps = step - self._window_step
+        if steps == 0:
+            return
+        state = self._run.state
+        with named(ranges.METRICS):
+            figures = self._log.take()
+            weights = torch.nn.functional.pad(norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2))
+            rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
+        elapsed = time.perf_counter() - self._window_start
+        at_full_speed = self._slowed.rest(Lap(steps, elapsed, self._waited))
+        rows, weights = rows[:-1], rows[-1]
+        if bad := first_bad_step(rows, step):
+            self._fail(*bad)
+        if not torch.isfinite(weights).all():
+            self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
+        if network := overflowing(state):
+            self._fail(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
+        batch = cast(int, self._run.config.data.batch_size)
+        loss_d, loss_g, d_real, d_fake = rows.mean(0).tolist()
+        self._seconds += elapsed
+        record = Record(
+            step=step,
+            images=step * batch,
+            epoch=step / self._run.schedule.per_epoch,
+            seconds=self._seconds,
+            loss_d=loss_d,
+            loss_g=loss_g,
+            d_real=d_real,
+            d_fake=d_fake,
+            images_per_sec=at_full_speed.steps * batch / at_full_speed.seconds,
+            data_wait_fraction=at_full_speed.waited / at_full_speed.seconds,
+            rollbacks=self._run.start.rollbacks,
+        )
+        self._window_step = step
+        if self._main:
+            with writing(self._run.folder.metrics):
+                self._metrics.write(record)
+            self._trackers.write(record)
+            self._display.train(record, step, self._run.schedule.total)
+        self._waited, self._window_start = 0.0, time.perf_counter()
+
+    def check_weights(self, step: int) -> None:
+        """Look at every number that a checkpoint would hold.
+
+        Raises:
+            NotFiniteError: they are not all finite.
+            ValueError: they are not the same on all processes.
+        """
+        # BatchNorm's statistics may be each process's own.
+        if any(highest(self._run.accelerator, any(not_finite(self._run.state)))):
+            self._fail(step, "what was learned stopped being finite")
+        with self._off_the_clock():
+            found = difference(self._run.accelerator, shared(self._run))
+        if found:
+            raise ValueError(
+                f"after step {step:,} {found}: training has failed; {self._last_good_one()}. "
+                "Do all processes run the same program on the same kind of machine?"
+            )
+
+    def sample(self, step: int) -> None:
+        """Write a grid from the fixed noise. Raises WriteError if it can't."""
+        with self._off_the_clock(), named(ranges.SAMPLES):
+            if self._main:
+                pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
+                file = self._run.folder.samples / f"step-{step:08d}.png"
+                with writing(file):
+                    save_grid(pictures_BCHW, file)
+                self._trackers.show(grid(pictures_BCHW), step)
+                self._display.show(pictures_BCHW, step)
+
+    def save(self, step: int) -> None:
+        """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
+
+        Raises:
+            WriteError: the one before could not be written, or the plot can't.
+        """
+        run = self._run
+        with self._off_the_clock(), named(ranges.CHECKPOINT):
+            if self._main:
+                images = step * cast(int, run.config.data.batch_size)
+                snap = checkpoint.snapshot(
+                    run.state,
+                    run.arch,
+                    Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks),
+                    run=run.id,
+                    plan=as_fields(run.plan),
+                )
+                self._saving.start(partial(self._write, snap))
+                with writing(run.folder.losses):
+                    plot_losses(self._metrics.records, run.folder.losses)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint under way. Raises WriteError as `save` does."""
+        self._saving.wait()
+
+    def salvage(self, step: int) -> str:
+        """After an error that isn't training's own: save what was learned since the last checkpoint, if possible.
+
+        Not with several processes: the others are in a step already, and this one can't speak for them.
+
+        Returns:
+            for people: where the run stands.
+        """
+        if self._run.accelerator.num_processes == 1:
+            # Another checkpoint may be under way, or have failed as well.
+            with suppress(ValueError):
+                self.settle()
+            try:
+                if step > self._saved:
+                    self.tick(step)
+                    self.check_weights(step)
+                    self.save(step)
+            except ValueError:  # it can't be; nor the plot, when all else is
+                pass
+            with suppress(ValueError):
+                self.settle()
+            if 0 < step == self._saved:
+                return f"what was learned until step {step:,} is saved; the same command goes on from there"
+        return f"{self._last_good_one()}; the same command goes on from there"
+
+    def close(self) -> None:
+        """Wait for the checkpoint under way; close all files; say what the profiler found.
+
+        Raises:
+            WriteError: as `save` does.
+        """
+        try:
+            self._saving.close()
+        finally:
+            if self._profiler is not None:
+                self._profiler.close()
+                if self._profiler.report:
+                    self._display.say(self._profiler.report)
+            if self._main:
+                with suppress(OSError):  # all is in it already, unless writing it has failed
+                    self._metrics.close()
+                self._trackers.close()
+
+    def _write(self, snap: Snapshot) -> None:
+        options = self._run.config.run
+        with writing(self._run.folder.metrics):
+            flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
+        try:
+            checkpoint.write(
+                self._run.folder.checkpoints, snap, keep=options.keep_checkpoints, keep_every=options.keep_every
+            )
+        except ValueError as error:
+            raise WriteError(str(error)) from error
+        self._saved = snap.progress.step
+
+    def _begin_profile(self) -> StepProfiler:
+        run = self._run
+        check_window(run.config.run, run.schedule.total - run.start.step)
+        rank = run.accelerator.process_index
+        subject = Subject(
+            arch=run.arch,
+            batch=cast(int, run.config.data.batch_size),
+            plan=str(run.plan),
+            device=run.accelerator.device,
+            rank=rank,
+            world_size=run.accelerator.num_processes,
+        )
+        return StepProfiler(ProfileFolder(run.folder.profile, rank), run.config.run, subject, say=self._display.say)
+
+    def _show_real(self) -> None:
+        count = min(SAMPLES, len(self._run.source))
+        with closing(self._run.source.read([range(count)])) as batches:
+            for pictures_BHWC in batches:
+                with writing(self._run.folder.real):
+                    save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
+
+    def _fail(self, step: int, what: str) -> None:
+        of_network: dict[str, list[str]] = {}
+        for name in not_finite(self._run.state):
+            of_network.setdefault(name.partition(".")[0], []).append(name)
+        named = [f"{first}{f' and {len(more):,} more' if more else ''}" for first, *more in of_network.values()]
+        where = f" (not finite by now: {', '.join(named)})" if named else ""
+        raise NotFiniteError(
+            f"{what} at step {step:,}{where}: training has failed; {self._last_good_one()}. "
+            "Try a lower --lr, --precision fp32, or --on-nan rollback"
+        )
+
+    def _last_good_one(self) -> str:
+        with suppress(ValueError):  # it could not be written: then it isn't there
+            self._saving.wait()
+        good = checkpoint.checkpoints(self._run.folder.checkpoints)
+        return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._window_start += time.perf_counter() - start
+
+
+def tracked(run: Run) -> Tracked:
+    """The run, as trackers know it."""
+    return Tracked(
+        folder=run.folder.path,
+        identity=run.id,
+        resume_step=run.start.step,
+        configuration=flat(run.config),
+    )
+
+
+def shared(run: Run) -> dict[str, Tensor]:
+    """What is the same on all processes: weights, Adam's moments, and BatchNorm's statistics unless they are local."""
+    local, state = run.config.recipe.batch_norm == "local", run.state
+    networks = (
+        ("generator", state.generator, state.optimizer_g),
+        ("discriminator", state.discriminator, state.optimizer_d),
+    )
+    everything: dict[str, Tensor] = {}
+    for label, network, optimizer in networks:
+        learned = network.named_parameters() if local else network.state_dict().items()
+        everything |= {f"{label}.{name}": tensor for name, tensor in learned} | moments(label, network, optimizer)
+    return everything

@@ -1,0 +1,68 @@
+"""A run about to begin: what it was asked for, what was prepared for it, and when things happen in it."""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+from fastdcgan.config import TrainConfig
+from fastdcgan.data.order import steps_per_epoch
+from fastdcgan.data.source import ImageSource
+from fastdcgan.distributed.processes import Accelerator
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.step import TrainState
+from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.folder import RunFolder
+
+GRIDS_PER_RUN, CHECKPOINTS_PER_RUN, MOST_STEPS_BETWEEN_CHECKPOINTS = 20, 10, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When things happen, in steps."""
+
+    per_epoch: int
+    total: int
+    log_every: int
+    sample_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, count: int) -> "Schedule":
+        """The schedule of a run over `count` pictures. Raises ValueError if they don't fill a batch."""
+        batch = cast(int, config.data.batch_size)
+        per_epoch = steps_per_epoch(count, batch)
+        if per_epoch == 0:
+            raise ValueError(
+                f"--batch-size {batch} is more than the {count} usable images in {config.data.data}: "
+                f"use --batch-size {count} or less, or more images"
+            )
+        run = config.run
+        total = math.ceil(run.images / batch) if run.images is not None else cast(int, run.epochs) * per_epoch
+        return cls(
+            per_epoch=per_epoch,
+            total=total,
+            log_every=run.log_every,
+            sample_every=run.sample_every or max(1, total // GRIDS_PER_RUN),
+            checkpoint_every=run.checkpoint_every
+            or min(MOST_STEPS_BETWEEN_CHECKPOINTS, max(1, total // CHECKPOINTS_PER_RUN)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `setup` prepared for `fit`."""
+
+    id: str
+    """Made when it was begun; its checkpoints carry it."""
+
+    config: TrainConfig
+    arch: Architecture
+    folder: RunFolder
+    accelerator: Accelerator
+    source: ImageSource
+    plan: Plan
+    why_this_plan: str
+    state: TrainState
+    schedule: Schedule
+    start: Progress
