@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_exact import array, left_behind
+from left_behind import array, left_behind
 
 from faults.sitting import Events, sit, train
 

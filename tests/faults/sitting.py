@@ -21,7 +21,7 @@ from threading import Lock, Thread
 from typing import Any, Literal
 
 import pytest
-from test_exact import BATCH, STEPS
+from left_behind import BATCH, STEPS
 
 LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
 

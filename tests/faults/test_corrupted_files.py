@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from corrupted import corrupt
-from test_checkpoint import ARCH, everything, fresh, same, train
+from small_states import ARCH, everything, fresh, same, train
 
 from fastdcgan.runs.checkpoint import Progress, load, save
 from faults.conftest import Figure

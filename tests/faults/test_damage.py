@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_exact import STEPS, left_behind, name_after_the_sitting
+from left_behind import STEPS, left_behind, name_after_the_sitting
 
 from faults.conftest import Figure, Undisturbed
 from faults.sitting import LONG, sit, train

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from test_exact import left_behind, name_after_the_sitting
+from left_behind import left_behind, name_after_the_sitting
 
 from faults.conftest import Figure, Undisturbed
 from faults.sitting import LONG, PIECES, Fault, moments, sit, train

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_exact import left_behind, name_after_the_sitting
+from left_behind import left_behind, name_after_the_sitting
 
 from faults.conftest import Figure, Undisturbed
 from faults.sitting import LONG, PIECES, Fault, begin, moments, sit, train

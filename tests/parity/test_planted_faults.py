@@ -24,7 +24,7 @@ class Fault:
 FAULTS = (
     Fault(
         "real and fake concatenated through one BatchNorm",
-        "step.py",
+        "gan/step.py",
         (
             (
                 "    with named(ranges.DISCRIMINATOR_REAL):\n        logits_real_B = D(real_BCHW)\n"
@@ -33,15 +33,15 @@ FAULTS = (
             ),
         ),
     ),
-    Fault("a missing detach", "step.py", (("fake_BCHW.detach()", "fake_BCHW"),)),
+    Fault("a missing detach", "gan/step.py", (("fake_BCHW.detach()", "fake_BCHW"),)),
     Fault(
         "a flipped label",
-        "objectives.py",
+        "gan/objectives.py",
         (("    return _cross_entropy(logits_fake_B, 1.0)", "    return _cross_entropy(logits_fake_B, 0.0)"),),
     ),
     Fault(
         "a stale D in the generator phase",
-        "step.py",
+        "gan/step.py",
         (
             ("    with named(ranges.OPTIMIZER_D):\n        update(state.optimizer_d, state.scaler_d)\n", ""),
             (
@@ -53,13 +53,13 @@ FAULTS = (
     ),
     Fault(
         "BatchNorm in eval",
-        "plan.py",
+        "execution/plan.py",
         (("    return TrainState(\n", "    generator.eval(), discriminator.eval()\n    return TrainState(\n"),),
     ),
-    Fault("a wrong beta1", "plan.py", (("betas=(recipe.beta1, recipe.beta2)", "betas=(0.9, recipe.beta2)"),)),
+    Fault("a wrong beta1", "execution/plan.py", (("betas=(recipe.beta1, recipe.beta2)", "betas=(0.9, recipe.beta2)"),)),
     Fault(
         "D's gradients leaking into the next step",
-        "step.py",
+        "gan/step.py",
         (
             ("    network.requires_grad_(False)\n", ""),
             ("    optimizer.zero_grad(set_to_none=True)\n", ""),
@@ -67,12 +67,12 @@ FAULTS = (
     ),
     Fault(
         "a wrong initial standard deviation",
-        "models.py",
+        "gan/models.py",
         (("nn.init.normal_(child.weight, 0.0, 0.02", "nn.init.normal_(child.weight, 0.0, 0.2"),),
     ),
     Fault(
         "the loss's mean over the wrong axis",
-        "objectives.py",
+        "gan/objectives.py",
         (
             (
                 "F.binary_cross_entropy_with_logits(logits_B, torch.full_like(logits_B, label))",
@@ -81,7 +81,7 @@ FAULTS = (
             ),
         ),
     ),
-    Fault("Tanh missing", "models.py", (("            nn.Tanh(),\n", ""),)),
+    Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )
 
 

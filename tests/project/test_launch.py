@@ -13,7 +13,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 
-sys.path.append(str(Path(__file__).parent / "distributed"))
+sys.path.append(str(Path(__file__).parents[1] / "distributed"))
 from launched import (
     QUICK,
     ROOT,

@@ -4,23 +4,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from corrupted import corrupt
 from safetensors.torch import load_file, save_file
+from small_states import ARCH, everything, fresh, same, train
 from torch import Tensor
 
-from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
-from fastdcgan.gan.step import TrainState, train_step
+from fastdcgan.gan.step import TrainState
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint import Progress, checkpoints, load, load_generator, newest, save
 
-ARCH = architecture("dcgan16", width=4, latent_dim=6)
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")
 
 PLANS = {
@@ -30,10 +28,6 @@ PLANS = {
 }
 
 
-def fresh(plan: Plan = Plan(), arch: Architecture = ARCH, seed: int = 0) -> TrainState:  # noqa: B008
-    return prepare(plan, *models.build(arch, seed), RecipeConfig(), torch.device("cpu"))
-
-
 def unseal(path: Path) -> Path:
     """A checkpoint as it was before there were manifests."""
     (path / "manifest.json").unlink()
@@ -41,33 +35,6 @@ def unseal(path: Path) -> Path:
     del record["run"], record["plan"]
     (path / "state.json").write_text(json.dumps({**record, "format": 1}))
     return path
-
-
-def train(state: TrainState, *steps: int) -> None:
-    for step in steps:
-        rng = torch.Generator().manual_seed(step)
-        real_BCHW = torch.rand(5, 3, 16, 16, generator=rng) * 2 - 1
-        z_BL = torch.randn(5, 6, generator=rng)
-        train_step(state, real_BCHW.contiguous(memory_format=torch.channels_last), z_BL)
-
-
-def everything(state: TrainState) -> dict[str, Any]:
-    """All that a step changes, under names."""
-    found: dict[str, Any] = {"scaler_d": state.scaler_d.state_dict(), "scaler_g": state.scaler_g.state_dict()}
-    for label, network, optimizer in (
-        ("G", state.generator, state.optimizer_g),
-        ("D", state.discriminator, state.optimizer_d),
-    ):
-        found |= {f"{label}.{name}": tensor.clone() for name, tensor in network.state_dict().items()}
-        for name, parameter in network.named_parameters():
-            found |= {f"{label}.{name}.{key}": t.clone() for key, t in optimizer.state[parameter].items()}
-    return found
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(
-        torch.equal(a[name], b[name]) if isinstance(a[name], Tensor) else a[name] == b[name] for name in a
-    )
 
 
 def assert_same(found: TrainState, wanted: TrainState) -> None:
