@@ -1,12 +1,14 @@
-"""Shared by all tests: a cache folder of their own, fast tests first, the command line as a user calls it."""
+"""Shared by all tests: which of them run, a cache folder of their own, the command line as a user calls it."""
 
 import getpass
 import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,15 +17,44 @@ ROOT = Path(__file__).parents[1]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests last, in their own order otherwise; GPU tests only where there is one."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests only with `--all`, or where `-m` or a test's own name asks for them; GPU tests only with a GPU."""
     import torch
 
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    long = {item for item in items if item.get_closest_marker("slow")}
+    if config.option.all or config.option.markexpr or any("::" in argument for argument in config.args):
+        if hasattr(config, "workerinput"):  # processes end together only if what takes long is begun first
+            of_file = Counter(item.path for item in long)
+            items.sort(key=lambda item: -of_file[item.path])
+        else:
+            items.sort(key=lambda item: item in long)
+        return
+    items[:] = [item for item in items if item not in long]
+    config.stash[LEFT_OUT] = len(long)
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = len(long)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker left out; all of them leave out the same."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was left out, and how to run it."""
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.section("left out")
+        terminalreporter.line(
+            f"{left_out} long tests (kills, damage, compilation, corpora): pytest --all runs them too"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
