@@ -38,7 +38,7 @@ class Rank:
         import torch
 
         from fastdcgan.config import ExecutionConfig, RecipeConfig
-        from fastdcgan.distributed.processes import join, wrap
+        from fastdcgan.distributed.accelerator import join, wrap
         from fastdcgan.execution.capture import step_function
         from fastdcgan.execution.plan import prepare
         from fastdcgan.gan import models

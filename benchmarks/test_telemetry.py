@@ -28,7 +28,7 @@ from benchmarks.measure import InProcess, take_turns
 from benchmarks.results import throughput
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.distributed.processes import join
+from fastdcgan.distributed.accelerator import join
 from fastdcgan.execution.capture import TakeStep, step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics
@@ -38,7 +38,8 @@ from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.terminal.view import REFRESHES_PER_SECOND
 from fastdcgan.training.recorder import Recorder
 from fastdcgan.training.run import Run
-from fastdcgan.training.trainer import noise, setup
+from fastdcgan.training.setup import setup
+from fastdcgan.training.trainer import noise
 from fastdcgan.tuning.paired import seconds_of
 
 IMAGES = 10**9

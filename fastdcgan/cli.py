@@ -311,7 +311,7 @@ def tune(
     """
     from rich.console import Console
 
-    from fastdcgan.distributed.processes import join, requested
+    from fastdcgan.distributed.accelerator import join, with_launcher_precision
     from fastdcgan.limits.roofline import ceilings_of
     from fastdcgan.telemetry.terminal.plan_tables import plans_as_data, plans_table, write_plans
     from fastdcgan.tuning.choice import conditions_of, fastest, remember
@@ -325,7 +325,7 @@ def tune(
     accelerator = join(request)
     if accelerator.num_processes > 1:
         raise ValueError(f"fastdcgan tune measures in one process, not in {accelerator.num_processes}")
-    request, where = requested(request), accelerator.device
+    request, where = with_launcher_precision(request), accelerator.device
     plans = candidates(request, where)
     console = Console(highlight=False)
     with console.status("measuring this machine") as status:

@@ -10,7 +10,8 @@ import torch
 
 from fastdcgan.config import TrainConfig, flat
 from fastdcgan.data.source import ImageSource
-from fastdcgan.distributed.processes import Accelerator, everyones
+from fastdcgan.distributed.accelerator import Accelerator
+from fastdcgan.distributed.collectives import gather_objects
 
 OF_THE_MACHINE = ("threads", "data_threads", "data_cache", "data_memory")
 """Options that each machine may have its own way."""
@@ -29,7 +30,7 @@ def check_same_request(accelerator: Accelerator, config: TrainConfig) -> None:
         ValueError: naming the first rank that doesn't, and in what it differs from rank 0.
     """
     ours = {name: value for name, value in flat(config).items() if name not in OF_THE_MACHINE}
-    said = everyones(accelerator, {**ours, "code": code_digest(), "torch": str(torch.__version__)})
+    said = gather_objects(accelerator, {**ours, "code": code_digest(), "torch": str(torch.__version__)})
     for rank, theirs in enumerate(said):
         if differing := differences(said[0], theirs):
             raise ValueError(f"rank {rank} was started differently from rank 0: {'; '.join(differing)}")
@@ -43,7 +44,7 @@ def check_same_pictures(accelerator: Accelerator, source: ImageSource) -> None:
     """
     if accelerator.num_processes == 1:
         return
-    said = everyones(accelerator, (len(source), len(source.skipped), probe(source)))
+    said = gather_objects(accelerator, (len(source), len(source.skipped), probe(source)))
     (count, skipped, means), *_ = said
     for rank, (their_count, their_skipped, their_means) in enumerate(said):
         if (count, skipped) != (their_count, their_skipped):
@@ -59,7 +60,7 @@ def check_same_pictures(accelerator: Accelerator, source: ImageSource) -> None:
 
 def check_same_start(accelerator: Accelerator, step: int) -> None:
     """Every rank goes on from the same step. Raises ValueError if they see different checkpoints."""
-    steps = everyones(accelerator, step)
+    steps = gather_objects(accelerator, step)
     if len(set(steps)) > 1:
         raise ValueError(f"the processes see different checkpoints (steps {steps}): --out must be on a shared disk")
 

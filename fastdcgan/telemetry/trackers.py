@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from fastdcgan.distributed.processes import start_tracker
+from fastdcgan.distributed.accelerator import start_tracker
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.tensorboard import TAGS, TensorBoard
 

@@ -12,12 +12,15 @@ from datetime import date
 from pathlib import Path
 
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
-from fastdcgan.distributed.processes import Accelerator, join, naming_lost_ranks
+from fastdcgan.distributed.accelerator import Accelerator, join
+from fastdcgan.distributed.collectives import lost_ranks_as_one_line
 from fastdcgan.runs.checkpoint import checkpoints
 from fastdcgan.runs.folder import RunFolder, check_writable, read_config
 from fastdcgan.storage.signals import Stopped, stop_requests
 from fastdcgan.telemetry.terminal.display import Display
-from fastdcgan.training.trainer import fit, place, setup
+from fastdcgan.training.setup import setup
+from fastdcgan.training.trainer import fit
+from fastdcgan.training.validate import validate
 
 _NEVER = 2**62
 """Steps between samples and checkpoints: the window is for steps."""
@@ -91,11 +94,11 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
     accelerator = join(config.execution)
     with (
         stop_requests() as stop,
-        naming_lost_ranks(accelerator, config.execution.rank_timeout),
+        lost_ranks_as_one_line(accelerator, config.execution.rank_timeout),
         _copied(folder, aside, copied, accelerator),
         Display(visible=accelerator.is_main_process) as display,
     ):
-        config, aside = place(config, accelerator)
+        config, aside = validate(config, accelerator)
         prepared = setup(config, aside, accelerator, display)
         display.say(f"plan      {prepared.plan}: {prepared.why_this_plan}")
         display.say(f"profile   steps {last - run.profile_active + 1:,} to {last:,} of {folder.path}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
-from fastdcgan.distributed.processes import difference, highest
+from fastdcgan.distributed.collectives import all_reduce_max, first_difference
 from fastdcgan.execution.finite import norms, not_finite, overflowing
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
@@ -30,7 +30,7 @@ from fastdcgan.telemetry.profiler.summary import Subject
 from fastdcgan.telemetry.report.curves import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import Tracked, Trackers
-from fastdcgan.training.run import Run
+from fastdcgan.training.run import Due, Run
 from fastdcgan.tuning.choice import as_fields
 
 SAMPLES = 64
@@ -93,6 +93,22 @@ class Recorder:
         """Remember a step's figures."""
         with named(ranges.METRICS):
             self._log.add(metrics)
+
+    def record(self, step: int, due: Due) -> None:
+        """Write what is due after a step.
+
+        Raises:
+            NotFiniteError, WriteError: as `tick`, `check_weights`, `sample` and `save` do.
+        """
+        if due.log:
+            self.tick(step)
+        if due.save:
+            self.check_weights(step)
+        if due.sample:
+            self.sample(step)
+        if due.save:
+            self.save(step)
+        self.step_done(step)
 
     def step_done(self, step: int) -> None:
         """All that belongs to a step is done: the profiler's window moves on. What it writes is off the clock."""
@@ -163,10 +179,10 @@ class Recorder:
             ValueError: they are not the same on all processes.
         """
         # BatchNorm's statistics may be each process's own.
-        if any(highest(self._run.accelerator, any(not_finite(self._run.state)))):
+        if any(all_reduce_max(self._run.accelerator, any(not_finite(self._run.state)))):
             self._fail(step, "what was learned stopped being finite")
         with self._off_the_clock():
-            found = difference(self._run.accelerator, shared(self._run))
+            found = first_difference(self._run.accelerator, shared(self._run))
         if found:
             raise ValueError(
                 f"after step {step:,} {found}: training has failed; {self._last_good_one()}. "

@@ -1,13 +1,13 @@
 """A run about to begin: what it was asked for, what was prepared for it, and when things happen in it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.order import steps_per_epoch
 from fastdcgan.data.source import ImageSource
-from fastdcgan.distributed.processes import Accelerator
+from fastdcgan.distributed.accelerator import Accelerator
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
@@ -15,6 +15,19 @@ from fastdcgan.runs.checkpoint import Progress
 from fastdcgan.runs.folder import RunFolder
 
 GRIDS_PER_RUN, CHECKPOINTS_PER_RUN, MOST_STEPS_BETWEEN_CHECKPOINTS = 20, 10, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """What is due after a step. Where a checkpoint is, figures are: only what is known to be finite is saved."""
+
+    log: bool
+    sample: bool
+    save: bool
+
+    def before_stopping(self) -> "Due":
+        """The same, and a checkpoint."""
+        return replace(self, log=True, save=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +60,12 @@ class Schedule:
             checkpoint_every=run.checkpoint_every
             or min(MOST_STEPS_BETWEEN_CHECKPOINTS, max(1, total // CHECKPOINTS_PER_RUN)),
         )
+
+    def due(self, step: int) -> Due:
+        """What is due after a step, counted from 1. After the last one everything is."""
+        last = step == self.total
+        save = last or step % self.checkpoint_every == 0
+        return Due(log=save or step % self.log_every == 0, sample=last or step % self.sample_every == 0, save=save)
 
 
 @dataclass(frozen=True, kw_only=True)

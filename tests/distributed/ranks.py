@@ -17,7 +17,7 @@ from twins import CPU, inputs, moments, the_reference
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
-from fastdcgan.distributed.processes import Accelerator, join, wrap
+from fastdcgan.distributed.accelerator import Accelerator, join, wrap
 from fastdcgan.execution.capture import step_function
 from fastdcgan.execution.plan import Plan, prepare
 from fastdcgan.gan import models

@@ -9,8 +9,8 @@ from launched import QUICK, launch, write_pictures
 
 from fastdcgan.config import ExecutionConfig, TrainConfig
 from fastdcgan.data.array import ArraySource
-from fastdcgan.distributed import agreement, processes
-from fastdcgan.distributed.processes import join
+from fastdcgan.distributed import accelerator, agreement
+from fastdcgan.distributed.accelerator import join
 
 
 class Ranks:
@@ -19,7 +19,7 @@ class Ranks:
     num_processes = 2
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, other: object) -> None:
-        monkeypatch.setattr(agreement, "everyones", lambda accelerator, value: [value, other or value])
+        monkeypatch.setattr(agreement, "gather_objects", lambda accelerator, value: [value, other or value])
 
 
 def source(levels: torch.Tensor) -> ArraySource:
@@ -70,13 +70,13 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_backend_and_a_missing_device_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    monkeypatch.setattr(processes.distributed, "is_backend_available", lambda name: False)
+    monkeypatch.setattr(accelerator.distributed, "is_backend_available", lambda name: False)
     with pytest.raises(ValueError, match="has no nccl for several processes on cuda here: use --device cpu"):
-        processes._check_backend(0)
-    monkeypatch.setattr(processes.distributed, "is_backend_available", lambda name: True)
+        accelerator._check_backend(0)
+    monkeypatch.setattr(accelerator.distributed, "is_backend_available", lambda name: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     with pytest.raises(ValueError, match="process 1 of this machine finds 1 device of kind cuda: start 1 process a"):
-        processes._check_backend(1)
+        accelerator._check_backend(1)
 
 
 @pytest.mark.slow

@@ -62,7 +62,8 @@ def test_asked_before_the_first_step(photos: Path, tmp_path: Path) -> None:
 def test_a_nan_takes_both_ranks_back(photos: Path, tmp_path: Path) -> None:
     script = tmp_path / "poisoned.py"
     script.write_text(
-        "from fastdcgan import cli, trainer\n"
+        "from fastdcgan import cli\n"
+        "from fastdcgan.training import trainer\n"
         "noise = trainer.noise\n"
         "def poisoned(run, step):\n"
         "    bad = step == 47 and not run.start.rollbacks and run.accelerator.process_index == 1\n"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from twins import inputs
 
-from fastdcgan.distributed.processes import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, difference, wrap
+from fastdcgan.distributed.accelerator import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, wrap
+from fastdcgan.distributed.collectives import first_difference
 from fastdcgan.execution.capture import step_function
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import architecture
@@ -108,12 +109,12 @@ def planted_difference(accelerator: Accelerator) -> tuple[str | None, str | None
         "bent": torch.linspace(0, 1, 7),
         "also": torch.ones(2),
     }
-    before = difference(accelerator, tensors)
+    before = first_difference(accelerator, tensors)
     if accelerator.process_index == 1:
         tensors["same"] = tensors["same"].T.contiguous().T  # another layout is no other tensor
         tensors["bent"][[2, 3]] = tensors["bent"][[3, 2]]
         tensors["also"] += 1
-    return before, difference(accelerator, tensors)
+    return before, first_difference(accelerator, tensors)
 
 
 def as_rank(accelerator: Accelerator) -> dict[str, object]:

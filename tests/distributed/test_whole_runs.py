@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
-from fastdcgan.distributed.processes import Accelerator
+from fastdcgan.distributed.accelerator import Accelerator
 from fastdcgan.execution.capture import TakeStep
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan import models

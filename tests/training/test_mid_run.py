@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT
 from PIL import Image
 from torch import Tensor
 
+from conftest import ROOT
 from fastdcgan import cli
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution import capture
@@ -31,7 +31,7 @@ from fastdcgan.gan.step import StepMetrics, TrainState
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.runs.lock import locked
 from fastdcgan.telemetry.metrics import MetricsFile, read_metrics
-from fastdcgan.training import recorder, trainer
+from fastdcgan.training import recorder, setup, trainer
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 12
@@ -372,7 +372,7 @@ def test_what_can_not_be_written_is_named_and_the_same_command_goes_on(
 def test_an_output_that_is_full_from_the_start(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "write_config", full)
+    monkeypatch.setattr(setup, "write_config", full)
     assert "No space left" in refusal(capsys, pictures, tmp_path / "out")
 
 

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, Command
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conftest import ROOT, Command
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder
-from fastdcgan.training.trainer import _list_skipped
+from fastdcgan.training.announce import list_skipped
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "train.py")
 
@@ -122,7 +122,7 @@ def test_damaged_pictures_do_not_drown_among_labels(tmp_path: Path) -> None:
         skipped = [Skipped(path=f"{n}.jpg", reason="empty file") for n in range(damaged)]
         skipped += [Skipped(path=f"{n}.txt", reason="not an image", foreign=True) for n in range(labels)]
         lines = Told()
-        _list_skipped(SimpleNamespace(skipped=skipped), folder, lines)  # type: ignore[arg-type]
+        list_skipped(SimpleNamespace(skipped=skipped), folder, lines)  # type: ignore[arg-type]
         return lines
 
     folder = RunFolder(tmp_path)

@@ -1,4 +1,4 @@
-"""Where the run takes place: devices, processes and threads, through Hugging Face Accelerate.
+"""Joining the processes of a run through Hugging Face Accelerate: device, process group, threads, DDP.
 
 Accelerate finds the device, joins the processes that a launcher started, and wraps networks for DDP. Precision,
 compilation and gradient scaling are the plan's, so that they are the same with and without a launcher.
@@ -6,11 +6,9 @@ compilation and gradient scaling are the plan's, so that they are the same with 
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,33 +17,14 @@ from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
-    gather_object,
 )
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 from fastdcgan.execution import exact_sums
 
-__all__ = [
-    "Accelerator",
-    "default_threads",
-    "difference",
-    "everyones",
-    "highest",
-    "join",
-    "naming_lost_ranks",
-    "requested",
-    "start_tracker",
-    "taking_turns",
-    "wrap",
-]
-
-T = TypeVar("T")
-
-PREPARATION = timedelta(days=1)
-"""How long processes wait for one that prepares the data: of a large folder every file is read and decoded first."""
-
+__all__ = ["Accelerator", "default_threads", "join", "start_tracker", "with_launcher_precision", "wrap"]
 
 SEVERAL_BUCKETS = 25
 """MiB of gradients that cross together, DDP's default, which also sends the first one at 1 MiB: a network of more than
@@ -103,80 +82,7 @@ def start_tracker(service: str, project: str, /, **settings: Any) -> GeneralTrac
     return tracker
 
 
-def everyones(accelerator: Accelerator, value: T) -> list[T]:
-    """What each process has to say, by rank."""
-    values: list[T] = gather_object([value]) if accelerator.num_processes > 1 else [value]
-    return values
-
-
-@contextmanager
-def taking_turns(accelerator: Accelerator) -> Iterator[None]:
-    """One process a machine does what is in here first; the others then find it done. All leave it together.
-
-    It may take long, unlike anything that comes after: `PREPARATION` instead of `--rank-timeout`.
-    """
-    if accelerator.num_processes == 1:
-        yield
-        return
-    patient = cast(distributed.ProcessGroup, distributed.new_group(timeout=PREPARATION, backend="gloo"))
-    if not accelerator.is_local_main_process:
-        distributed.barrier(patient)
-    yield
-    if accelerator.is_local_main_process:
-        distributed.barrier(patient)
-    distributed.barrier(patient)
-
-
-@contextmanager
-def naming_lost_ranks(accelerator: Accelerator, timeout: float) -> Iterator[None]:
-    """Turn the end of the others, or of the link to them, into one line.
-
-    Raises:
-        ValueError: they ended, or did not answer for `timeout` seconds.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if accelerator.num_processes == 1 or not _is_lost(error):
-            raise
-        raise ValueError(
-            f"the other processes ended or did not answer for {timeout:g} s ({_first_line(error)}); "
-            "the same command goes on from the last checkpoint"
-        ) from error
-
-
-def highest(accelerator: Accelerator, *numbers: float) -> list[float]:
-    """The highest that any of the processes has of each of some numbers, in fp32."""
-    if accelerator.num_processes == 1:
-        return list(numbers)
-    ours = torch.tensor(numbers, device=accelerator.device)
-    torch.distributed.all_reduce(ours, torch.distributed.ReduceOp.MAX)
-    return cast(list[float], ours.tolist())
-
-
-def difference(accelerator: Accelerator, tensors: dict[str, Tensor]) -> str | None:
-    """The first of these tensors that is not, bit for bit, the same on all processes, and where; None if all are.
-
-    Checksums are compared: eight bytes a tensor leave the device.
-    """
-    if accelerator.num_processes == 1:
-        return None
-    ours_N = torch.stack([_checksum(tensor) for tensor in tensors.values()])
-    all_RN = accelerator.gather(ours_N).reshape(accelerator.num_processes, -1).cpu()
-    for name, sums_R in zip(tensors, all_RN.unbind(1), strict=True):
-        if others := (sums_R != sums_R[0]).nonzero().flatten().tolist():
-            processes = "process " if len(others) == 1 else "processes "
-            return f"{name} on {processes}{', '.join(map(str, others))} is not what it is on process 0"
-    return None
-
-
-def _checksum(tensor: Tensor) -> Tensor:
-    """Of the bits, each weighted with its place, whatever the layout: int64, on the device."""
-    bits = tensor.detach().contiguous().flatten().view(torch.int32)
-    return (bits * torch.arange(1, bits.numel() + 1, device=bits.device)).sum()
-
-
-def requested(request: ExecutionConfig) -> ExecutionConfig:
+def with_launcher_precision(request: ExecutionConfig) -> ExecutionConfig:
     """The request, with the precision that `accelerate launch --mixed_precision` asked for where it has none."""
     said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if request.precision == "auto" and said in ("bf16", "fp16"):
@@ -219,15 +125,8 @@ def _why_not_joined(error: Exception) -> str:
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     if "EADDRINUSE" in str(error):
         return f"the port of MASTER_PORT={os.environ.get('MASTER_PORT')} is in use on this machine: choose another"
-    return f"can't join the other processes at {address}: {_first_line(error)}"
+    return f"can't join the other processes at {address}: {first_line(error)}"
 
 
-def _is_lost(error: RuntimeError) -> bool:
-    """Gloo raises plain RuntimeErrors."""
-    return isinstance(error, distributed.DistError) or any(
-        word in str(error) for word in ("gloo", "Gloo", "Connection")
-    )
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200].rstrip(".")

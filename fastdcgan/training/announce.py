@@ -1,0 +1,74 @@
+"""What a run says of itself, before its first step and after its last."""
+
+from typing import cast
+
+import torch
+
+from fastdcgan.data.source import ImageSource, endings
+from fastdcgan.gan import models
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training.run import Run
+
+
+def announce(run: Run, display: Display) -> None:
+    """Say what is about to happen."""
+    schedule, accelerator, arch = run.schedule, run.accelerator, run.arch
+    ranks = f" x {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    display.say(f"data      {run.source.description}")
+    list_skipped(run.source, run.folder, display)
+    display.say(
+        f"networks  {arch.name}, {arch.channels}x{arch.resolution}x{arch.resolution}, width {arch.width}: "
+        f"G {models.parameter_count(run.state.generator):,} and "
+        f"D {models.parameter_count(run.state.discriminator):,} parameters"
+    )
+    threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
+    display.say(f"device    {accelerator.device}{ranks}{threads}")
+    display.say(f"plan      {run.plan}: {run.why_this_plan}")
+    batch = cast(int, run.config.data.batch_size)
+    display.say(
+        f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "
+        f"{schedule.total / schedule.per_epoch:.1f} epochs"
+    )
+    display.say(f"output    {run.folder.path}")
+    if run.start.step:
+        display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")
+
+
+def announce_end(run: Run, display: Display) -> None:
+    """Say where everything is, and what to do next."""
+    folder, config = run.folder, run.config
+    display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {folder.path}", always=True)
+    display.say(f"See what happened:  {folder.report}")
+    if config.run.profile:
+        display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
+    display.say(f"Make new pictures:  fastdcgan generate {folder.path} --count 64 --out grid.png")
+    if config.data.data == "faces":
+        display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
+        display.say("                    (--data FOLDER for your own images)")
+
+
+def announce_nothing_to_do(run: Run, display: Display) -> None:
+    """Say that the run has come to its end already, and how to go on."""
+    display.say(
+        f"Nothing to do: {run.folder.path} has seen {run.start.images:,} images already. "
+        "Ask for more with --images or --epochs, or choose another --out.",
+        always=True,
+    )
+
+
+def list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:
+    """Name the first damaged files with reasons; count the others, and those that are no pictures."""
+    damaged = [skip for skip in source.skipped if not skip.foreign]
+    foreign = [skip for skip in source.skipped if skip.foreign]
+    listed = f"all listed in {folder.skipped}"
+    if damaged:
+        display.say(f"skipped   {len(damaged):,} files that can't be used:")
+        for skip in damaged[:most]:
+            display.say(f"          {skip.path}: {skip.reason}")
+        if len(damaged) > most:
+            display.say(f"          and {len(damaged) - most:,} more, {listed}")
+    if foreign:
+        names = f" ({endings(foreign)})" if endings(foreign) else ""
+        begin = "          and" if damaged else "skipped  "
+        display.say(f"{begin} {len(foreign):,} files that are no pictures{names}, {listed}")

@@ -1,0 +1,172 @@
+"""From a validated request to a run about to begin: open the data, choose a plan, build, load the last checkpoint."""
+
+import os
+import secrets
+from dataclasses import replace
+from functools import partial
+from typing import cast
+
+import torch
+
+from fastdcgan.config import TrainConfig
+from fastdcgan.data import open_source
+from fastdcgan.data.describe import write_skipped
+from fastdcgan.data.source import ImageSource
+from fastdcgan.distributed.accelerator import Accelerator, wrap
+from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
+from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
+from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.step import TrainState
+from fastdcgan.kernels import sync_batch_norm
+from fastdcgan.limits import hardware
+from fastdcgan.runs import checkpoint
+from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.folder import RunFolder, begun_with, create, run_id, write_config, writing
+from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training.run import Run, Schedule
+from fastdcgan.tuning.choice import Choice, as_fields, choose_tuned
+
+
+def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display) -> Run:
+    """Open the data, choose a plan, build the networks, load the last checkpoint, and write down what was settled.
+
+    Raises:
+        ValueError: for what the user can fix.
+    """
+    arch = config.model.architecture()
+    source = open_data(config, arch, accelerator, display)
+    schedule = Schedule.of(config, len(source))
+    chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
+    config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
+    state = build_state(config, arch, chosen.plan, accelerator)
+    identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
+    if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
+        display.say(
+            "changed   these are not the pictures that the run was begun with, or not decoded as they were: "
+            "it goes on with what is there now"
+        )
+    run = Run(
+        id=identity,
+        config=config,
+        arch=arch,
+        folder=folder,
+        accelerator=accelerator,
+        source=source,
+        plan=chosen.plan,
+        why_this_plan=chosen.why,
+        state=state,
+        schedule=schedule,
+        start=start,
+    )
+    if accelerator.is_main_process:
+        write_down(run)
+    return run
+
+
+def open_data(config: TrainConfig, arch: Architecture, accelerator: Accelerator, display: Display) -> ImageSource:
+    """The pictures, the same on all processes. One process of a machine draws, checks and packs them first."""
+    with local_main_process_first(accelerator):
+        source = open_source(
+            config.data.data,
+            resolution=arch.resolution,
+            channels=arch.channels,
+            device=str(accelerator.device),
+            threads=config.data.data_threads or min(8, os.cpu_count() or 1),
+            decoder=config.data.decoder,
+            cache=config.data.data_cache,
+            device_memory=config.data.data_memory and config.data.data_memory * 2**30,
+            on_progress=display.advance,
+        )
+    check_same_pictures(accelerator, source)
+    return source
+
+
+def choose_plan_for(
+    config: TrainConfig,
+    arch: Architecture,
+    schedule: Schedule,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    display: Display,
+) -> Choice:
+    """How a step is executed. Every process chooses, the main one's choice counts: caches may differ by machine."""
+    batch = cast(int, config.data.batch_size)
+    chosen = choose_tuned(
+        config.execution,
+        accelerator.device,
+        arch,
+        batch // config.recipe.accumulate,
+        images=schedule.total * batch,
+        world_size=accelerator.num_processes,
+        begun_with=begun_with(folder, "plan_fields"),
+        say=display.say,
+    )
+    return broadcast_object(accelerator, chosen)
+
+
+def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator: Accelerator) -> TrainState:
+    """New networks and optimizers under a plan, on the device, wrapped for several processes."""
+    generator, discriminator = models.build(arch, config.run.seed)
+    if config.recipe.batch_norm == "sync":
+        for network in (generator, discriminator):
+            sync_batch_norm.install(network, accelerator.num_processes)
+    return prepare(
+        plan,
+        generator,
+        discriminator,
+        config.recipe,
+        accelerator.device,
+        wrap=partial(wrap, accelerator, in_one_order=plan.shares > 0),
+        gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
+    )
+
+
+def load_last_checkpoint(
+    folder: RunFolder, state: TrainState, arch: Architecture, accelerator: Accelerator, display: Display
+) -> tuple[str, Progress]:
+    """The run's id, and how far it has come. Every rank loads the checkpoint that the first one has found to be whole.
+
+    Raises:
+        ValueError: there are checkpoints, but none that can be used; or a rank sees others.
+    """
+    known = run_id(folder)
+    found = None
+    if accelerator.is_main_process:
+        found, passed_over = checkpoint.newest(
+            folder.checkpoints, partial(checkpoint.read, state=state, arch=arch, run=known)
+        )
+        for line in passed_over:
+            display.say(f"passed    over {line}")
+    step = found.progress.step if found else 0
+    identity, step = broadcast_object(accelerator, (known or (found and found.run) or secrets.token_hex(8), step))
+    if not accelerator.is_main_process:
+        path = checkpoint.place(folder.checkpoints, step)
+        found = checkpoint.read(path, state, arch, known) if path.is_dir() else None
+    start = checkpoint.restore(found, state) if found else Progress()
+    check_same_start(accelerator, start.step)
+    return identity, start
+
+
+def write_down(run: Run) -> None:
+    """Make the run's folder, with the configuration, the conditions and the files left out. Raises WriteError."""
+    accelerator, source, folder = run.accelerator, run.source, run.folder
+    conditions = {
+        "run_id": run.id,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "hardware": hardware.describe(accelerator.device),
+        "plan": str(run.plan),
+        "plan_fields": as_fields(run.plan),
+        "data": source.description,
+        "pictures": len(source),
+        "data_fingerprint": source.fingerprint,
+        "skipped": len(source.skipped),
+        "steps": run.schedule.total,
+    }
+    with writing(folder.path):
+        create(folder)
+        write_config(folder, run.config, run.arch, conditions)
+        write_skipped(source.skipped, folder.skipped)

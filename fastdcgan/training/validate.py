@@ -1,0 +1,57 @@
+"""Whether a run can be done as asked: checked against the machine and the other processes before there is work."""
+
+from dataclasses import replace
+from datetime import date
+from typing import cast
+
+from fastdcgan.config import TrainConfig
+from fastdcgan.distributed.accelerator import Accelerator, with_launcher_precision
+from fastdcgan.distributed.agreement import check_same_request
+from fastdcgan.distributed.collectives import broadcast_object
+from fastdcgan.execution.plan import choose_plan
+from fastdcgan.runs.folder import RunFolder, check_writable, choose, read_config
+from fastdcgan.telemetry.trackers import check_installed
+
+
+def validate(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, RunFolder]:
+    """Check a resolved request, and choose the run's folder. Nothing is written but a probe into that folder.
+
+    Returns:
+        the request, with the precision that is settled by a launcher or by the run that it goes on with; the folder.
+
+    Raises:
+        ValueError: for what the user can fix.
+    """
+    check_same_request(accelerator, config)
+    check_batch_divides(config, accelerator.num_processes)
+    config = replace(config, execution=with_launcher_precision(config.execution))
+    choose_plan(config.execution, accelerator.device, accelerator.num_processes)
+    if accelerator.is_main_process:
+        check_installed(config.run.trackers())
+    # Every process checks; the main one's choice counts, as they may start on two sides of midnight.
+    folder = broadcast_object(accelerator, choose(config, date.today()))
+    check_writable(folder)
+    if config.run.profile:
+        check_writable(RunFolder(folder.profile))
+    return _in_the_precision_begun_with(config, folder), folder
+
+
+def check_batch_divides(config: TrainConfig, processes: int) -> None:
+    """Raises ValueError if the global batch can't be taken in equal parts by all processes."""
+    batch, parts, shares = cast(int, config.data.batch_size), config.recipe.accumulate, config.execution.exact_ranks
+    if batch % processes:
+        raise ValueError(
+            f"--batch-size {batch} is the global batch and must be a multiple of the {processes} processes"
+        )
+    if batch % (processes * parts):
+        each = f" in each of the {processes} processes" if processes > 1 else ""
+        raise ValueError(f"--batch-size {batch} can't be taken in --accumulate {parts} equal parts{each}")
+    if shares and batch % shares:
+        raise ValueError(f"--batch-size {batch} must be a multiple of --exact-ranks {shares}")
+
+
+def _in_the_precision_begun_with(config: TrainConfig, folder: RunFolder) -> TrainConfig:
+    """A run goes on in its own precision, unless the user names another."""
+    if config.execution.precision != "auto" or not folder.config.exists():
+        return config
+    return replace(config, execution=replace(config.execution, precision=read_config(folder).execution.precision))
