@@ -3,9 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,24 +23,12 @@ from launched import (
     wait_for,
     write_pictures,
 )
+from linters import checked, tool
 
 LAUNCH, DOCKER = ROOT / "launch", ROOT / "docker"
 JOB, TRAIN_JOB = LAUNCH / "kubernetes-job.yaml", LAUNCH / "kubeflow-trainjob.yaml"
 CONFIGS = sorted(set(LAUNCH.glob("*.yaml")) - {JOB, TRAIN_JOB})
 PROCESSES = {"cpu": 1, "cpu_many": 2, "gpu": 1, "gpu_8": 8, "two_nodes": 16}
-
-
-def tool(name: str) -> str:
-    """A program that came with a package."""
-    path = Path(sysconfig.get_path("scripts")) / name
-    if not path.exists():
-        pytest.skip(f"{name} is not installed")
-    return str(path)
-
-
-def checked(*command: object) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_there_is_a_configuration_for_each_kind_of_machine() -> None:

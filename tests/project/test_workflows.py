@@ -1,0 +1,46 @@
+"""The workflows: what the linter says, and what they run that nobody would miss until it is needed."""
+
+import tomllib
+from typing import Any
+
+import yaml
+from conftest import ROOT
+from linters import checked, tool
+from packaging.version import Version
+
+WORKFLOWS = ROOT / ".github" / "workflows"
+
+
+def jobs() -> dict[str, Any]:
+    """Of the tests, by name."""
+    return yaml.safe_load((WORKFLOWS / "tests.yml").read_text())["jobs"]
+
+
+def commands(job: dict[str, Any]) -> list[str]:
+    """One a step."""
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+def test_the_linter_finds_nothing() -> None:
+    checked(tool("actionlint"), "-shellcheck", tool("shellcheck"), *WORKFLOWS.iterdir())
+
+
+def test_the_quick_tests_run_on_every_system_with_the_oldest_and_the_newest_versions() -> None:
+    quick = jobs()["quick"]
+    matrix = quick["strategy"]["matrix"]
+    assert commands(quick)[-1] == "pytest"
+    assert {system.partition("-")[0] for system in matrix["os"]} == {"ubuntu", "windows", "macos"}
+
+    oldest, newest = sorted(matrix["python"], key=Version)
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert required == f">={oldest}"
+    versions = {each["python"]: each["versions"] for each in matrix["include"]}
+    assert versions == {oldest: "lowest-direct", newest: "highest"}
+
+
+def test_all_checks_are_run() -> None:
+    assert any(".ci/run" in commands(job) for job in jobs().values())
+
+
+def test_both_packages_are_installed() -> None:
+    assert jobs()["package"]["strategy"]["matrix"]["archive"] == ["*.whl", "*.tar.gz"]
