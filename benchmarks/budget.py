@@ -32,6 +32,9 @@ class Case:
     end: float = math.inf
     """By the clock: when its share of the whole is used up."""
 
+    latest: float = math.inf
+    """By the clock: when its fewest pairs must be there. Later than `end` where they may exceed its share."""
+
     clock: Callable[[], float] = time.perf_counter
     say: Callable[[str], None] = lambda what: None
     """Is told what the case is at, a few words."""
@@ -49,18 +52,17 @@ class Case:
 
     def doing(self, what: str) -> None:
         """Say what comes next. Raises OutOfTimeError if there's no time left for it."""
-        if self.clock() >= self.end:
+        if self.clock() >= self.latest:
             raise OutOfTimeError(f"its share of the time was over before {what}")
         self.say(what)
 
     def seconds_of_turns(self, least: float) -> float:
-        """How long it may take turns. Raises OutOfTimeError if less than `least` seconds are left."""
-        left = self.end - self.clock()
-        if left < least:
-            raise OutOfTimeError(
-                f"its fewest pairs take {least:.0f} s, and {max(0.0, left):.0f} s are left of its share"
-            )
-        return min(self.weight * budget_seconds(), left)
+        """How long it may take turns. Raises OutOfTimeError if there's not even time for `least` seconds."""
+        now = self.clock()
+        if now + least > self.latest:
+            left = max(0.0, self.latest - now)
+            raise OutOfTimeError(f"its fewest pairs take {least:.0f} s, and {left:.0f} s are left of its share")
+        return max(0.0, min(self.weight * budget_seconds(), self.end - now))
 
 
 @dataclass
@@ -88,13 +90,15 @@ class Budget:
         """Seconds; never less than 0."""
         return max(0.0, self.seconds - self.passed)
 
-    def next_case(self, weight: float, to_come: float, say: Callable[[str], None]) -> Case:
+    def next_case(self, weight: float, to_come: float, say: Callable[[str], None], *, vital: bool = False) -> Case:
         """The case that begins now.
 
         Args:
             weight: its own.
             to_come: the weights of all that come after it.
             say: see `Case.say`.
+            vital: its fewest pairs may take all that is left to the others.
         """
-        share = self.left * weight / (weight + to_come)
-        return Case(weight=weight, end=self.clock() + share, clock=self.clock, say=say)
+        end = self.clock() + self.left * weight / (weight + to_come)
+        latest = self.begun + self.seconds if vital else end
+        return Case(weight=weight, end=end, latest=latest, clock=self.clock, say=say)

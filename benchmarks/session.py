@@ -82,6 +82,7 @@ class Run:
         self._progress: Progress | None = None
         self._to_come: dict[str, Planned] = {}
         self._case: Case | None = None
+        self._name = ""
         self._weight = self._weight_done = 0.0
         self._left_to_all = 0
         self._late: list[str] = []
@@ -119,15 +120,15 @@ class Run:
         """A case has its share, from its fixtures on. An interrupt ends with it: pytest would show where it was."""
         if (case := self._to_come.pop(item.nodeid, None)) is None:
             return (yield)
-        self._weight = case.weight
+        self._name, self._weight = case.name, case.weight
         to_come = sum(other.weight for other in self._to_come.values())
-        self._case = self._budget.next_case(case.weight, to_come, self._doing)
+        self._case = self._budget.next_case(case.weight, to_come, self._doing, vital=case.suite == "headline")
         if self._progress:
             self._progress.begin(case.name)
         try:
             return (yield)
         except KeyboardInterrupt:
-            self._tell("  stopped before its fewest pairs were there")
+            self._tell(f"  {self._name}: stopped before its fewest pairs were there")
             return True
         finally:
             self._case = None
@@ -152,14 +153,16 @@ class Run:
     def case(self, benchmark: BenchmarkFixture) -> Iterator[Case]:
         """What this case may take, and how it tells what it is at."""
         yield self._case or Case()
-        for info in results_in(benchmark.extra_info):
+        infos = results_in(benchmark.extra_info)
+        benchmark.skipped = not infos  # else pytest-benchmark warns of a fixture that isn't used
+        for info in infos:
             self._infos.append(info)
             self._tell(f"  {figure(info)}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """What came to no result is said at once."""
         if self._case and not report.passed:
-            self._tell(f"  {skip_reason(report) or 'failed: see below'}")
+            self._tell(f"  {self._name}: {skip_reason(report) or 'failed, see below'}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(
@@ -226,11 +229,16 @@ class Run:
         if self._late:
             tell(f"Left out for want of time (--minutes gives more): {', '.join(self._late)}")
         if self._to_come:
-            tell(f"Not begun: {len(self._to_come)} cases.")
+            tell(f"Not begun: {counted(len(self._to_come))}.")
         if self._left_to_all:
-            tell(f"Left out: {self._left_to_all} cases; pytest benchmarks --benchmark-only --all")
+            tell(f"Left out: {counted(self._left_to_all)}; pytest benchmarks --benchmark-only --all")
         if (path := config.getoption("benchmark_json")) and self._infos:
             tell(f"All figures: python -m benchmarks.report {path}")
+
+
+def counted(cases: int) -> str:
+    """ "1 case" """
+    return f"{cases} case{'s' * (cases != 1)}"
 
 
 def skip_reason(report: pytest.TestReport) -> str | None:

@@ -18,21 +18,19 @@ Columns = dict[str, tuple[int, Callable[[Info], str]]]
 WIDTH = 80
 
 THROUGHPUT: Columns = {
-    "ours": (8, lambda info: count(info["images_per_sec"])),
+    "ours": (9, lambda info: count(info["images_per_sec"])),
     "reference": (9, lambda info: count(info["reference_images_per_sec"])),
     "ratio (quartiles)": (19, lambda info: spread(info["speedup"], info["speedup_quartiles"])),
     "ceiling": (7, lambda info: percent(info.get("ceiling_fraction"))),
 }
 TECHNIQUES: Columns = {
-    "ours": (8, lambda info: count(info["images_per_sec"])),
+    "ours": (9, lambda info: count(info["images_per_sec"])),
     "ratio": (9, lambda info: f"{info['speedup']:.2f}"),
     "gain (quartiles)": (19, lambda info: spread(info["measured_gain"], info["measured_gain_quartiles"])),
     "ceiling": (7, lambda info: percent(info.get("ceiling_fraction"))),
 }
-SECONDS: Columns = {
-    "seconds (quartiles)": (24, lambda info: spread(info["seconds"], info["seconds_quartiles"])),
-    "MiB": (7, lambda info: count(info.get("peak_memory_mib"))),
-}
+SECONDS: Columns = {"seconds (quartiles)": (24, lambda info: spread(info["seconds"], info["seconds_quartiles"]))}
+MEMORY: Columns = SECONDS | {"MiB": (7, lambda info: count(info.get("peak_memory_mib")))}
 
 LEGEND = (
     "ours, reference: images/s. ratio: the median over pairs of turns. gain: over the line above. "
@@ -45,12 +43,12 @@ def tables(infos: Iterable[Info]) -> RenderableType:
     parts: list[RenderableType] = []
     for suite, these in grouped(in_order(infos), "suite").items():
         if suite == "technique":
-            for arch, rows in grouped(these, "arch").items():
+            for rows in grouped(these, "arch").values():
                 rows = sorted(rows, key=lambda info: info["technique_number"])
-                title = f"{SUITES[suite]}: {arch}, batch {rows[0]['batch']}"
+                title = f"{SUITES[suite]}: {rows[0]['case'].partition(', +')[0]}"
                 parts.append(_table(title, TECHNIQUES, rows, lambda info: f"+ {info['technique']}"))
         else:
-            columns = THROUGHPUT if "speedup" in these[0] else SECONDS
+            columns = THROUGHPUT if "speedup" in these[0] else MEMORY if "peak_memory_mib" in these[0] else SECONDS
             parts.append(_table(SUITES[suite], columns, these, lambda info: info["case"]))
     return Group(*parts, Text(LEGEND, style="dim"))
 
