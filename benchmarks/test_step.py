@@ -48,8 +48,10 @@ def test_techniques(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings 
     """
     arch = architecture(name)
     techniques = [technique for technique in TECHNIQUES if is_possible(technique.plan)]
-    case.doing("checking parity")
-    facts = [checked(arch, batch, technique.plan, ceilings) for technique in techniques]
+    facts = []
+    for technique in techniques:
+        case.doing(f"checking parity, {technique.name}")
+        facts.append(checked(arch, batch, technique.plan, ceilings))
     names = ["reference", *(technique.name for technique in techniques[:-1]), "ours"]
     plans = dict(zip(names[1:], (technique.plan for technique in techniques), strict=True))
     together = take_turns(benchmark, contenders(arch, batch, plans), case=case)
