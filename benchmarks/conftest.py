@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: this machine's ceilings, measured once, and a cache of their own."""
+"""Shared by all benchmarks: their time, this machine's ceilings, measured once, and a cache of their own."""
 
 from pathlib import Path
 
@@ -6,7 +6,11 @@ import pytest
 
 from benchmarks.conditions import device
 from benchmarks.photographs import write_photographs
+from benchmarks.session import pytest_addoption, pytest_configure
 from fastdcgan.limits.roofline import Ceilings, ceilings_of
+from fastdcgan.storage.cache import cache_folder
+
+__all__ = ["pytest_addoption", "pytest_configure"]
 
 PHOTOGRAPHS = 2000
 
@@ -27,6 +31,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Indexes of temporary folders stay out of the user's cache. Measured plans and built kernels are kept there."""
-    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    """Indexes of temporary folders stay out of the user's cache. Plans are kept there: none is measured twice."""
+    plans, private = cache_folder() / "plans", tmp_path / "cache"
+    plans.mkdir(parents=True, exist_ok=True)
+    private.mkdir()
+    (private / "plans").symlink_to(plans, target_is_directory=True)
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(private))
+    return private

@@ -1,5 +1,6 @@
 """Sources of training batches as contenders: each decodes ahead in threads or processes of its own."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, field
@@ -77,7 +78,18 @@ def torchvision_batches(folder: Path, resolution: int, batch: int, workers: int)
         ]
     )
     pictures = ImageFolder(folder, transform)
-    return DataLoader(pictures, batch, sampler=_endless(pictures), num_workers=workers, drop_last=True)
+    return DataLoader(
+        pictures,
+        batch,
+        sampler=_endless(pictures),
+        num_workers=workers,
+        drop_last=True,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class MappedPictures(Dataset[Tensor]):

@@ -5,23 +5,19 @@ so their ratio says more than the ratio of two means, and the spread of the rati
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from benchmarks.budget import Case
 from fastdcgan.tuning.paired import Paired
 
 LEAST_PAIRS, MOST_PAIRS = 3, 15
 
 TURN_SECONDS = 0.2
 """A turn takes as many steps as the fastest contender needs for this: short ones drown in noise."""
-
-
-def budget_seconds() -> float:
-    """How long a case may take, if `LEAST_PAIRS` fit into it; the warm-up comes on top."""
-    return float(os.environ.get("FASTDCGAN_BENCH_SECONDS", "25"))
 
 
 class Contender(Protocol):
@@ -68,39 +64,72 @@ class Measured:
         """Two of the contenders as pairs."""
         return Paired(reference=self.seconds[reference], ours=self.seconds[ours])
 
+    def among(self, **names: str) -> "Measured":
+        """Some of the contenders alone, under other names: `among(ours="bf16", reference="reference")`."""
+        return Measured(
+            seconds={name: self.seconds[old] for name, old in names.items()},
+            warm_up_seconds={name: self.warm_up_seconds[old] for name, old in names.items()},
+            steps_per_turn=self.steps_per_turn,
+        )
+
+
+class _Enough(BaseException):
+    """Ends pytest-benchmark's rounds early. It takes any Exception for a case that failed."""
+
 
 def take_turns(
     benchmark: Any,
     contenders: dict[str, Contender],
     *,
+    case: Case | None = None,
     turn_seconds: float = TURN_SECONDS,
     most_pairs: int = MOST_PAIRS,
-    budgets: float = 1.0,
 ) -> Measured:
-    """Warm everyone up, then let them take turns within the budget.
+    """Warm everyone up, then let them take turns for as long as the case may.
 
     Args:
-        benchmark: pytest-benchmark's fixture. It times the turns of "ours" too, for its table.
+        benchmark: pytest-benchmark's fixture. It times the turns of "ours" too, for its JSON.
         contenders: by name; one of them is "ours". They take turns in this order, "ours" last.
+        case: how long it may take; without it, `budget_seconds` of turns.
         turn_seconds: the least that a turn of the fastest should take.
         most_pairs: turns of each, at most.
-        budgets: how many times the budget of a case this one is worth.
+
+    Raises:
+        OutOfTimeError: there is not time enough for `LEAST_PAIRS`.
     """
-    warm_up = {name: contender.time(1) for name, contender in contenders.items()}
-    estimates = [contender.time(1) for contender in contenders.values()]
+    case = case or Case()
+
+    def all_once(why: str) -> dict[str, float]:
+        taken = {}
+        for name, contender in contenders.items():
+            case.doing(f"{why}, {name}")
+            taken[name] = contender.time(1)
+        return taken
+
+    warm_up = all_once("warming up")
+    begun = case.clock()
+    estimates = all_once("estimating").values()
+    besides = max(0.0, case.clock() - begun - sum(estimates))  # a turn may prepare itself, and settle afterwards
     steps = max(1, math.ceil(turn_seconds / min(estimates)))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    pair_seconds = steps * sum(estimates) + besides
+    pairs = pairs_within(case.seconds_of_turns(LEAST_PAIRS * pair_seconds), pair_seconds, most_pairs)
 
     def turn(name: str) -> None:
+        case.say(f"pair {len(seconds['ours']) + 1} of {pairs}, {name}")
         seconds[name].append(contenders[name].time(steps) / steps)
 
     def the_others() -> None:
+        case.enough = len(seconds["ours"]) >= LEAST_PAIRS
+        if case.enough and case.over:
+            raise _Enough
         for name in contenders:
             if name != "ours":
                 turn(name)
 
-    pairs = pairs_within(budgets * budget_seconds(), steps * sum(estimates), most_pairs)
-    benchmark.pedantic(lambda: turn("ours"), setup=the_others, rounds=pairs)
+    with suppress(_Enough):
+        benchmark.pedantic(lambda: turn("ours"), setup=the_others, rounds=pairs)
+    case.enough = True
     return Measured(
         seconds={name: tuple(each) for name, each in seconds.items()},
         warm_up_seconds=warm_up,

@@ -1,5 +1,6 @@
 """Which plans are timed: the one a user gets, and each technique added in turn."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,7 @@ TECHNIQUES: list[Technique] = [
 ]
 
 
+@cache  # what is chosen without measuring isn't kept on disk, but takes steps to choose
 def tuned_plan(arch: Architecture, batch: int, device: torch.device, precision: PrecisionRequest = "auto") -> Plan:
     """The plan that a long `fastdcgan train` uses for this architecture and batch: as measured here before, or now."""
     request = ExecutionConfig(precision=precision)

@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,9 +44,20 @@ def worker(command: list[str], env: dict[str, str] | None = None) -> Iterator["W
             bufsize=1,
             env=env,
             cwd=ROOT,
+            start_new_session=True,  # Ctrl-C is for us, who may let it finish its turn
         ) as process,
     ):
-        yield Worker(process, complaints)
+        try:
+            yield Worker(process, complaints)
+        except BaseException:
+            kill(process)
+            raise
+
+
+def kill(process: "subprocess.Popen[Any]") -> None:
+    """A process that was started in a session of its own, and all that it started, without waiting for its turn."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 class Worker:

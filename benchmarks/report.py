@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from benchmarks.suites import SUITES
+from benchmarks.results import results_in
+from benchmarks.suites import SUITES, in_order
 
 Row = TypeVar("Row")
 
@@ -62,12 +63,12 @@ def read(path: Path) -> list[Info]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     try:
         results = run["benchmarks"]
-        infos = [result["extra_info"] for result in results if result["extra_info"]]
-        if not infos:
+        extra_infos = [result["extra_info"] for result in results if result["extra_info"]]
+        if not extra_infos:
             raise KeyError("extra_info")
-        if failed := len(results) - len(infos):
+        if failed := len(results) - len(extra_infos):
             print(f"{path}: {failed} cases are left out, because they failed once they were timed", file=sys.stderr)
-        return sorted(infos, key=lambda info: list(SUITES).index(info["suite"]))
+        return in_order(info for extra_info in extra_infos for info in results_in(extra_info))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no run of these benchmarks, made with --benchmark-json") from error
 

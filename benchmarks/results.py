@@ -108,6 +108,17 @@ def cost(
     }
 
 
+def several(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The extra_info of a case that has more than one result, see `results_in`."""
+    return {"results": list(infos)}
+
+
+def results_in(extra_info: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of a case: none if it failed."""
+    results: list[dict[str, Any]] = extra_info.get("results", [extra_info] if extra_info else [])
+    return results
+
+
 def said(values: dict[str, Any]) -> dict[str, Any]:
     """Without those that are None."""
     return {name: value for name, value in values.items() if value is not None}

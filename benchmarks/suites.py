@@ -1,5 +1,8 @@
 """Which questions are asked, in the order in which a report answers them; `suite` in a result's extra_info."""
 
+from collections.abc import Iterable
+from typing import Any
+
 SUITES = {
     "headline": "The step, against the reference as its users run it",
     "step": "The step, both in one process",
@@ -14,3 +17,8 @@ SUITES = {
     "sampling": "Pictures from the generator",
     "start-up": "From the start of the process to the first step done",
 }
+
+
+def in_order(infos: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results, suite by suite. Raises ValueError for one of no suite."""
+    return sorted(infos, key=lambda info: list(SUITES).index(info["suite"]))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.budget import Case
 from benchmarks.conditions import cores, device
 from benchmarks.loading import Stream, torchvision_batches
 from benchmarks.measure import take_turns
@@ -17,10 +18,11 @@ SLOWEST = 500
 """Images per second and thread that even an old machine decodes."""
 
 
+@pytest.mark.case("data", weight=1.5)
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("resolution", [64])
-def test_data(benchmark: BenchmarkFixture, photographs: Path, resolution: int, batch: int) -> None:
+def test_data(benchmark: BenchmarkFixture, case: Case, photographs: Path, resolution: int, batch: int) -> None:
     """As many threads of ours as the other has workers."""
     threads = min(8, cores())
     # Two batches a worker wait in a DataLoader; in ours, three in DALI and one more than threads before it.
@@ -40,6 +42,7 @@ def test_data(benchmark: BenchmarkFixture, photographs: Path, resolution: int, b
                 ),
                 "ours": Stream(stream, lambda _: None, stored, refill_seconds),
             },
+            case=case,
             turn_seconds=0.5,
         )
     del loader

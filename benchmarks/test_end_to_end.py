@@ -15,6 +15,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from benchmarks.budget import Case
 from benchmarks.ceiling import training_ceiling
 from benchmarks.conditions import cores, device
 from benchmarks.contenders import finisher, our_state
@@ -33,12 +34,14 @@ from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.tuning.implementations import inputs
 
 
+@pytest.mark.case("end to end", weight=1.5)
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("name", ["dcgan64"])
 @pytest.mark.parametrize("way", ["streaming", "packed"])
 def test_end_to_end(
     benchmark: BenchmarkFixture,
+    case: Case,
     ceilings: Ceilings | None,
     photographs: Path,
     way: Literal["streaming", "packed"],
@@ -47,9 +50,12 @@ def test_end_to_end(
 ) -> None:
     """The trainer's loop, in blocks of steps."""
     arch, where = architecture(name), device()
+    case.doing("choosing plans")
     plan = tuned_plan(arch, batch, where)
+    case.doing("checking parity")
     facts = parity(arch, plan)
     take_step = step_function(plan, our_state(arch, plan, where))
+    case.doing("opening the folder")
     source = open_source(
         str(photographs),
         resolution=arch.resolution,
@@ -75,8 +81,8 @@ def test_end_to_end(
                 "reference": InProcess(lambda: take_step(in_memory_BCHW, in_memory_BL), finisher(where)),
                 "ours": ours,
             },
+            case=case,
             turn_seconds=2.0,
-            budgets=2,
         )
     waiting = ours.waiting[-len(measured.seconds["ours"]) :]  # not that of the warm-up
     benchmark.extra_info.update(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.budget import Case
 from benchmarks.conditions import ROOT, cores
 from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import take_turns
@@ -68,10 +69,12 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray[Any,
     path.unlink()
 
 
+@pytest.mark.case("packed", weight=0.75)
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("kind", ["fp32", "uint8"])
 def test_packed(
     benchmark: BenchmarkFixture,
+    case: Case,
     mapped: np.ndarray[Any, np.dtype[np.uint8]],
     kind: Literal["fp32", "uint8"],
     batch: int,
@@ -87,6 +90,7 @@ def test_packed(
         else source.read(numbers)
     )
     with one_core(), closing(batches):
+        case.doing("reading all once")
         for _ in range(2 * PICTURES // batch):  # pages are mapped into the process when they are first read
             next(batches)
         measured = take_turns(
@@ -95,6 +99,7 @@ def test_packed(
                 "reference": Stream(loader, lambda _: None, 1, 0.0),
                 "ours": Stream(batches, lambda _: None, STORED, REFILL_SECONDS),
             },
+            case=case,
             turn_seconds=0.5,
         )
     wanted = "fp32 in [-1, 1]" if kind == "fp32" else "uint8"
@@ -110,17 +115,22 @@ def test_packed(
     )
 
 
+@pytest.mark.case("packing", weight=2)
+@pytest.mark.extra
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize("resolution", [64])
-def test_packing(benchmark: Any, photographs: Path, tmp_path: Path, resolution: int) -> None:
+def test_packing(benchmark: Any, case: Case, photographs: Path, tmp_path: Path, resolution: int) -> None:
     """Once, in a process of its own, as the user's first run does; then again, as the second run does.
 
     The files are links to a few thousand, and in the page cache: a disk would come on top.
     """
     files, threads = files_to_pack(), min(8, cores())
+    case.doing("linking files")
     link_photographs(photographs, tmp_path / "pictures", files)
     pack = partial(_pack, tmp_path / "pictures", resolution, threads)
+    case.doing("packing")
     first = benchmark.pedantic(pack, rounds=1)
+    case.say("opening again")
     again = pack()
     assert first["pictures"] == again["pictures"] == files
     benchmark.extra_info.update(
@@ -145,8 +155,10 @@ def _pack(folder: Path, resolution: int, threads: int) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.case("order", weight=0.5)
+@pytest.mark.extra
 @pytest.mark.parametrize(("pictures", "times"), [(10**6, 5), (10**7, 5), (10**8, 1)])
-def test_order(benchmark: Any, pictures: int, times: int) -> None:
+def test_order(benchmark: Any, case: Case, pictures: int, times: int) -> None:
     """What the loop waits for where an epoch ends and the next begins; both orders are in memory at that moment."""
     batch, seconds = 128, []
     memory = PeakMemory(torch.device("cpu"))
@@ -159,6 +171,7 @@ def test_order(benchmark: Any, pictures: int, times: int) -> None:
         next(numbers)
         seconds.append(time.perf_counter() - start)
 
+    case.doing("beginning an epoch")
     benchmark.pedantic(begin_an_epoch, rounds=times)
     benchmark.extra_info.update(
         cost(suite="order", case=f"{pictures:,} pictures", seconds=seconds, peak_memory_mib=memory.mib())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.budget import Case
 from benchmarks.conditions import cores, device
 from benchmarks.measure import take_turns
 from benchmarks.processes import worker
@@ -17,19 +18,22 @@ from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import choose_plan
 
 
+@pytest.mark.case("ranks")
+@pytest.mark.extra
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("batch_norm", ["sync", "local"])
 @pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
-def test_two_ranks(benchmark: BenchmarkFixture, name: str, batch_norm: str, batch: int) -> None:
+def test_two_ranks(benchmark: BenchmarkFixture, case: Case, name: str, batch_norm: str, batch: int) -> None:
     """In the precision that `fastdcgan train` chooses; the ratio is that of images per second, "ours" the two ranks."""
     if device().type != "cpu" or cores() < 2:
         pytest.skip("needs two cores and no GPU")
     alone, shared = (choose_plan(ExecutionConfig(), device(), ranks) for ranks in (1, 2))
+    case.doing("starting processes")
     with (
         worker(command(1, name, batch, replace(alone, threads=2))) as one,
         worker(command(2, name, batch // 2, replace(shared, threads=1), batch_norm)) as two,
     ):
-        measured = take_turns(benchmark, {"reference": one, "ours": two}, turn_seconds=0.5)
+        measured = take_turns(benchmark, {"reference": one, "ours": two}, case=case, turn_seconds=0.5)
     benchmark.extra_info.update(
         throughput(
             measured,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.budget import Case
 from benchmarks.ceiling import sampling_ceiling
 from benchmarks.conditions import device
 from benchmarks.contenders import finisher, our_state
@@ -18,13 +19,20 @@ from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.runs.sampling import generate
 from fastdcgan.tuning.implementations import inputs, the_reference
 
+TRAINED_WITH = 128
+"""The batch of the training, not of the grid: its plan is known from the other suites."""
 
+
+@pytest.mark.case("sampling", weight=0.5)
 @pytest.mark.parametrize("batch", [64])
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan128"])
-def test_sampling(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: str, batch: int) -> None:
-    """A grid as training makes it, with the plan's memory layout, in fp32."""
+@pytest.mark.parametrize(
+    "name", ["dcgan64", "dcgan28", *(pytest.param(name, marks=pytest.mark.extra) for name in ("dcgan32", "dcgan128"))]
+)
+def test_sampling(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | None, name: str, batch: int) -> None:
+    """A grid as training makes it, with the memory layout of the plan for batches of TRAINED_WITH, in fp32."""
     arch = architecture(name)
-    plan = tuned_plan(arch, batch, device())
+    case.doing("choosing plans")
+    plan = tuned_plan(arch, TRAINED_WITH, device())
     twin = the_reference(arch, device()).generator
     generator = our_state(arch, plan, device()).generator
     generator.load_state_dict(twin.state_dict())
@@ -45,6 +53,7 @@ def test_sampling(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: 
             "reference": InProcess(reference_generate, finisher(device())),
             "ours": InProcess(lambda: generate(generator, z_BL), finisher(device())),
         },
+        case=case,
     )
     benchmark.extra_info.update(
         throughput(

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.budget import Case
 from benchmarks.conditions import ROOT, device
 from benchmarks.measure import take_turns
 from benchmarks.photographs import write_photographs
+from benchmarks.processes import kill
 from benchmarks.results import duration
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import choose_plan
@@ -46,15 +48,17 @@ class FirstStep:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
+                start_new_session=True,  # Ctrl-C is for us, who may let it finish its turn
             ) as process,
         ):
-            while not (metrics.exists() and metrics.stat().st_size):
-                if process.poll() is not None:
-                    raise RuntimeError(f"training ended with {process.returncode}: {log.read_text()[-200:]}")
-                time.sleep(0.005)
-            seconds = time.perf_counter() - start
-            process.kill()  # sampling and saving are another matter
-        return seconds
+            try:
+                while not (metrics.exists() and metrics.stat().st_size):
+                    if process.poll() is not None:
+                        raise RuntimeError(f"training ended with {process.returncode}: {log.read_text()[-200:]}")
+                    time.sleep(0.005)
+                return time.perf_counter() - start
+            finally:
+                kill(process)  # sampling and saving are another matter
 
 
 class ImportTorch:
@@ -67,18 +71,20 @@ class ImportTorch:
     def _once(self) -> float:
         start = time.perf_counter()
         with subprocess.Popen(
-            [sys.executable, "-c", "import torch; print(flush=True)"], stdout=subprocess.PIPE
+            [sys.executable, "-c", "import torch; print(flush=True)"], stdout=subprocess.PIPE, start_new_session=True
         ) as process:
             assert process.stdout
             process.stdout.readline()
             return time.perf_counter() - start
 
 
+@pytest.mark.case("start-up", weight=3)
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("name", ["dcgan64"])
-def test_startup(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch: int) -> None:
+def test_startup(benchmark: BenchmarkFixture, case: Case, tmp_path: Path, name: str, batch: int) -> None:
     """Caches are warm: the files, the folder's index, and compiled code where the plan has any."""
+    case.doing("writing pictures")
     write_photographs(tmp_path / "pictures", 2 * batch)
     measured = take_turns(
         benchmark,
@@ -86,6 +92,7 @@ def test_startup(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch: 
             "import torch": ImportTorch(),
             "ours": FirstStep(tmp_path / "pictures", tmp_path / "runs", name, batch),
         },
+        case=case,
         most_pairs=PAIRS,
     )
     benchmark.extra_info.update(

@@ -8,62 +8,82 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.budget import Case
 from benchmarks.ceiling import training_ceiling
 from benchmarks.conditions import device
 from benchmarks.contenders import finisher, our_step, reference_step
 from benchmarks.measure import Contender, InProcess, take_turns
 from benchmarks.parity import parity
 from benchmarks.plans import TECHNIQUES, tuned_plan
-from benchmarks.results import throughput
+from benchmarks.results import several, throughput
 from fastdcgan.execution.plan import Plan, native_precision, own_kernels
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits.roofline import Ceilings
 
 
+@pytest.mark.case("step")
+@pytest.mark.extra
 @pytest.mark.parametrize("batch", [64, 128, 256])
 @pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan128"])
-def test_step(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: str, batch: int) -> None:
+def test_step(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | None, name: str, batch: int) -> None:
     """The tuned plan."""
     arch = architecture(name)
+    case.doing("choosing plans")
     plan = tuned_plan(arch, batch, device())
+    case.doing("checking parity")
     facts = checked(arch, batch, plan, ceilings)
-    measured = take_turns(benchmark, contenders(arch, batch, ours=plan))
+    measured = take_turns(benchmark, contenders(arch, batch, {"ours": plan}), case=case)
     benchmark.extra_info.update(
         throughput(measured, suite="step", case=f"{name}, batch {batch}", images=batch, **facts)
     )
 
 
-@pytest.mark.parametrize("number", range(len(TECHNIQUES)), ids=[technique.name for technique in TECHNIQUES])
+@pytest.mark.case("technique", weight=5)
 @pytest.mark.parametrize("batch", [128])
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
-def test_technique(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: str, batch: int, number: int) -> None:
-    """A technique together with all before it, against the reference and against all before it without it."""
-    arch, technique = architecture(name), TECHNIQUES[number]
-    if technique.plan.precision == "bf16" and native_precision(device()) == "fp32":
-        pytest.skip("bf16 would be emulated here")
-    if not set(technique.plan.kernels) <= set(own_kernels(device(), technique.plan.precision)):
-        pytest.skip("our kernels are not for this machine")
-    facts = checked(arch, batch, technique.plan, ceilings)
-    without = {"without": TECHNIQUES[number - 1].plan} if number else {}
-    measured = take_turns(benchmark, contenders(arch, batch, **without, ours=technique.plan))
-    gain = measured.against("without" if number else "reference")
-    benchmark.extra_info.update(
-        throughput(
-            measured,
-            suite="technique",
-            case=f"{name}, batch {batch}, + {technique.name}",
-            images=batch,
-            technique=technique.name,
-            technique_number=number,
-            predicted_gain=round(technique.predicted_gain, 3),
-            measured_gain=round(gain.speedup, 3),
-            measured_gain_quartiles=[round(quartile, 3) for quartile in gain.speedup_quartiles],
-            **facts,
+@pytest.mark.parametrize("name", ["dcgan64", pytest.param("dcgan28", marks=pytest.mark.extra)])
+def test_techniques(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | None, name: str, batch: int) -> None:
+    """Each technique together with all before it, against the reference and against all before it without it.
+
+    All take turns together, so that the reference need not be timed for each of them, nor each of them twice.
+    """
+    arch = architecture(name)
+    techniques = [technique for technique in TECHNIQUES if is_possible(technique.plan)]
+    facts = []
+    for technique in techniques:
+        case.doing(f"checking parity, {technique.name}")
+        facts.append(checked(arch, batch, technique.plan, ceilings))
+    names = ["reference", *(technique.name for technique in techniques[:-1]), "ours"]
+    plans = dict(zip(names[1:], (technique.plan for technique in techniques), strict=True))
+    together = take_turns(benchmark, contenders(arch, batch, plans), case=case)
+    infos = []
+    for number, technique in enumerate(techniques):
+        without, ours = names[number : number + 2]
+        gain = together.against(without, ours)
+        infos.append(
+            throughput(
+                together.among(reference="reference", ours=ours),
+                suite="technique",
+                case=f"{name}, batch {batch}, + {technique.name}",
+                images=batch,
+                technique=technique.name,
+                technique_number=number,
+                predicted_gain=round(technique.predicted_gain, 3),
+                measured_gain=round(gain.speedup, 3),
+                measured_gain_quartiles=[round(quartile, 3) for quartile in gain.speedup_quartiles],
+                **facts[number],
+            )
         )
-    )
+    benchmark.extra_info.update(several(infos))
 
 
-def contenders(arch: Architecture, batch: int, **plans: Plan) -> dict[str, Contender]:
+def is_possible(plan: Plan) -> bool:
+    """Not where bf16 would be emulated, nor where our kernels can't run."""
+    if plan.precision == "bf16" and native_precision(device()) == "fp32":
+        return False
+    return set(plan.kernels) <= set(own_kernels(device(), plan.precision))
+
+
+def contenders(arch: Architecture, batch: int, plans: dict[str, Plan]) -> dict[str, Contender]:
     """The reference, and our step under each of the plans, by their names."""
     finish = finisher(device())
     steps = {"reference": reference_step(arch, batch, device())} | {

@@ -22,6 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.budget import Case
 from benchmarks.conditions import device
 from benchmarks.contenders import finisher
 from benchmarks.measure import InProcess, take_turns
@@ -134,9 +135,11 @@ def terminal() -> Iterator[Console]:
         )
 
 
+@pytest.mark.case("telemetry")
+@pytest.mark.extra
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize(("name", "batch"), [("dcgan28", 128), ("dcgan32", 16)], ids=["dcgan28", "dcgan32"])
-def test_telemetry(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch: int) -> None:
+def test_telemetry(benchmark: BenchmarkFixture, case: Case, tmp_path: Path, name: str, batch: int) -> None:
     """Default settings, on the largest terminal that pictures are drawn on. The batches are the architectures' own."""
     pictures = tmp_path / "pictures.npy"
     arch = architecture(name)
@@ -164,9 +167,11 @@ def test_telemetry(benchmark: BenchmarkFixture, tmp_path: Path, name: str, batch
                     "reference": Training(run, batches, take_step, Nothing(), None),
                     "ours": Training(run, batches, take_step, recorder, display),
                 },
+                case=case,
                 turn_seconds=0.6,
                 most_pairs=PAIRS,
             )
+            case.say("timing it on its own")
             figures, refreshing = counted(run, recorder, display, lambda: take_step(next(batches), noise(run, 1)))
     between = measured.against("reference").reference_seconds
     benchmark.extra_info.update(

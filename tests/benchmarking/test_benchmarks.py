@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from benchmarks import conditions, measure, plans, processes, report, results, worker
+from benchmarks import conditions, measure, plans, processes, report, results, table, worker
 from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import InProcess, Measured, take_turns
 from benchmarks.photographs import link_photographs, write_photographs
@@ -396,6 +397,42 @@ def test_a_report_has_all_figures_with_their_spread_and_conditions(tmp_path: Pat
 def test_a_case_that_failed_does_not_cost_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(report.read(write_run(tmp_path / "bench.json", [{}, *a_run()]))) == len(a_run())
     assert "1 cases are left out" in capsys.readouterr().err
+
+
+def test_a_case_of_several_results_is_reported_as_if_each_were_a_case(tmp_path: Path) -> None:
+    infos = a_run()
+    several = [results.several(infos[:2]), *infos[2:]]
+    assert report.read(write_run(tmp_path / "1.json", several)) == report.read(write_run(tmp_path / "2.json", infos))
+
+
+def on_80_columns(infos: list[dict[str, Any]]) -> list[str]:
+    console = Console(file=StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(table.tables(infos))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_a_terminal_shows_the_headline_first_and_cuts_nothing() -> None:
+    lines = on_80_columns(a_run())
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    assert lines[0] == report.SUITES["headline"]
+    assert lines[2].split("  ")[0] == "dcgan64, batch 128, bf16"
+    assert lines[2].split()[4:] == ["200", "62", "3.20", "(3.10", "to", "3.30)", "56%"]
+    assert [line.split()[1:4] for line in lines if line.startswith("+ ")] == [
+        ["channels-last", "150", "2.50"], ["bf16", "150", "2.50"],
+    ]  # fmt: skip
+    for figure in ("4.50 (4.20 to 4.90)", "512,346", "12.30"):
+        assert sum(figure in line for line in lines) == 1
+
+
+def test_a_long_name_takes_a_second_line() -> None:
+    name = "dcgan64, batch 128, bf16, BatchNorm local"
+    lines = on_80_columns([result("ranks", name, "dcgan64", 1234567.0, 1000000.0, ceiling_fraction=1.24)])
+    assert max(map(len, lines)) <= 80
+    above, below = lines[2:4]
+    assert f"{above[:25].strip()} {below}" == name
+    assert above.split()[-7:] == ["1,234,567", "1,000,000", "1.23", "(1.13", "to", "1.33)", "124%"]
 
 
 def test_a_run_that_repeats_and_one_that_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
