@@ -7,12 +7,14 @@ import argparse
 import math
 import os
 import signal
+import warnings
 from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from pytest_benchmark.logger import PytestBenchmarkWarning
 from rich.console import Console
 
 from benchmarks.budget import MINUTES, Budget, Case, OutOfTimeError
@@ -215,7 +217,9 @@ class Run:
         theirs = session.config.pluginmanager.get_plugin("pytest-benchmark")
         if theirs is not None:
             theirs.benchmarks[:] = filter(None, theirs.benchmarks)
-        return (yield)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PytestBenchmarkWarning)  # it saves nothing where there's nothing
+            return (yield)
 
     def pytest_terminal_summary(self, config: pytest.Config) -> None:
         """The results, and what was left out."""
@@ -225,20 +229,20 @@ class Run:
         if self._infos and self._console:
             self._console.print()
             self._console.print(tables(self._infos))
-        tell(f"{len(self._infos)} results in {clock_face(self._budget.passed)} minutes.")
+        tell(f"{counted(len(self._infos), 'result')} in {clock_face(self._budget.passed)}.")
         if self._late:
             tell(f"Left out for want of time (--minutes gives more): {', '.join(self._late)}")
         if self._to_come:
-            tell(f"Not begun: {counted(len(self._to_come))}.")
+            tell(f"Not begun: {counted(len(self._to_come), 'case')}.")
         if self._left_to_all:
-            tell(f"Left out: {counted(self._left_to_all)}; pytest benchmarks --benchmark-only --all")
-        if (path := config.getoption("benchmark_json")) and self._infos:
-            tell(f"All figures: python -m benchmarks.report {path}")
+            tell(f"Left out: {counted(self._left_to_all, 'case')}; pytest benchmarks --benchmark-only --all")
+        if path := config.getoption("benchmark_json"):
+            tell(f"All figures: python -m benchmarks.report {path}" if self._infos else f"{path} was not written.")
 
 
-def counted(cases: int) -> str:
-    """ "1 case" """
-    return f"{cases} case{'s' * (cases != 1)}"
+def counted(number: int, what: str) -> str:
+    """ "1 case", "2 cases" """
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def skip_reason(report: pytest.TestReport) -> str | None:

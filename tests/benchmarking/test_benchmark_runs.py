@@ -277,4 +277,5 @@ def test_nothing_is_begun_once_the_time_is_up(bench: Bench) -> None:
     ended = bench(THREE, "--minutes", "0.001", ".")
     assert ended.code == 0
     assert not ended.path.exists()
+    assert "Warning" not in ended.text and f"{ended.path} was not written." in ended.text.replace("\n", "")
     assert ended.text.count(": left out: the time was up") == 2
