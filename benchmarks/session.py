@@ -26,9 +26,6 @@ from benchmarks.terminal import console_of
 
 LEFT_OUT = "left out"
 
-LEAST_SECONDS = 5.0
-"""In less, no case gets anywhere."""
-
 USUAL_SECONDS = 40.0
 """Of a case of weight 1 without a limit, all in all, until the first cases tell."""
 
@@ -99,6 +96,7 @@ class Run:
         config.hook.pytest_deselected(items=left_out)
         self._left_to_all = len(left_out)
         self._to_come = {item.nodeid: case for item in items if (case := planned(item))}
+        self._budget.weights = sum(case.weight for case in self._to_come.values())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -139,8 +137,8 @@ class Run:
                 item.session.shouldstop = f"stopped by {self._stopped_by}"
 
     def pytest_runtest_setup(self) -> None:
-        """Nothing is begun once the time is up."""
-        if self._case and self._budget.left < LEAST_SECONDS:
+        """Nothing is begun for which there is hardly any time."""
+        if self._case and self._budget.is_short(self._weight):
             pytest.skip(f"{LEFT_OUT}: the time was up")
 
     @pytest.hookimpl(wrapper=True)
