@@ -33,7 +33,7 @@ class Case:
     """By the clock: when its share of the whole is used up."""
 
     latest: float = math.inf
-    """By the clock: when its fewest pairs must be there. Later than `end` where they may exceed its share."""
+    """By the clock: when its fewest pairs must be there."""
 
     clock: Callable[[], float] = time.perf_counter
     say: Callable[[str], None] = lambda what: None
@@ -63,6 +63,10 @@ class Case:
             left = max(0.0, self.latest - now)
             raise OutOfTimeError(f"its fewest pairs take {least:.0f} s, and {left:.0f} s are left of its share")
         return max(0.0, min(self.weight * budget_seconds(), self.end - now))
+
+
+BEYOND = 0.5
+"""Of its share, that a case may take in addition if its fewest pairs need it. Most leave something over."""
 
 
 @dataclass
@@ -104,11 +108,12 @@ class Budget:
             weight: its own.
             to_come: the weights of all that come after it.
             say: see `Case.say`.
-            vital: its fewest pairs may take all that is left to the others.
+            vital: its fewest pairs may take all that is left, not only `BEYOND` more than its share.
         """
         end = latest = math.inf
         if self.seconds < math.inf:
             share = max(self.seconds * weight / self.weights, self.left * weight / (weight + to_come))
-            end = self.clock() + min(share, self.left)
-            latest = self.begun + self.seconds if vital else end
+            now, over = self.clock(), self.begun + self.seconds
+            end = min(now + share, over)
+            latest = over if vital else min(now + (1 + BEYOND) * share, over)
         return Case(weight=weight, end=end, latest=latest, clock=self.clock, say=say)

@@ -61,9 +61,17 @@ def test_a_case_takes_as_many_pairs_as_its_share_has_room_for() -> None:
 
 def test_a_case_whose_fewest_pairs_do_not_fit_is_not_timed() -> None:
     machine = Machine()
+    benchmark = Benchmark()
     with pytest.raises(OutOfTimeError, match="fewest pairs take 12 s, and 11 s are left"):
-        turns(machine, begin(Budget(19.0, 1, machine.clock), 1, to_come=0), benchmark := Benchmark())
+        turns(machine, begin(Budget(19.0, 1, machine.clock), 1, to_come=0), benchmark)
     assert benchmark.rounds == 0
+
+
+def test_the_fewest_pairs_may_exceed_the_share_by_half() -> None:
+    machine = Machine()
+    assert len(turns(machine, begin(Budget(28.0, 2, machine.clock), 1, to_come=1)).seconds["ours"]) == 3
+    with pytest.raises(OutOfTimeError):
+        turns(machine, begin(Budget(26.0, 2, machine.clock), 1, to_come=1))
 
 
 def test_the_fewest_pairs_of_what_is_vital_may_exceed_its_share_but_not_the_whole() -> None:
@@ -99,6 +107,13 @@ def test_a_case_that_is_asked_to_ends_after_its_turn_with_what_it_has() -> None:
     case.say = ask
     measured = turns(machine, case)
     assert len(measured.seconds["ours"]) == len(measured.seconds["reference"]) == 5
+
+
+def test_steps_that_are_known_need_no_estimate() -> None:
+    machine = Machine()
+    measured = turns(machine, begin(Budget(20.1, 1, machine.clock), 1, to_come=0), steps=1)
+    assert len(measured.seconds["ours"]) == (20 - 4) // 4
+    assert measured.steps_per_turn == 1
 
 
 def test_what_a_turn_takes_besides_its_steps_counts() -> None:
