@@ -128,6 +128,7 @@ class Run:
         try:
             return (yield)
         except KeyboardInterrupt:
+            self._stopped_by = self._stopped_by or "an interrupt"
             self._tell(f"  {self._name}: stopped before its fewest pairs were there")
             return True
         finally:
