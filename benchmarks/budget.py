@@ -33,7 +33,7 @@ class Case:
     """By the clock: when its share of the whole is used up."""
 
     latest: float = math.inf
-    """By the clock: when its fewest pairs must be there. Later than `end` where they may exceed its share."""
+    """By the clock: when its fewest pairs must be there."""
 
     clock: Callable[[], float] = time.perf_counter
     say: Callable[[str], None] = lambda what: None
@@ -65,15 +65,22 @@ class Case:
         return max(0.0, min(self.weight * budget_seconds(), self.end - now))
 
 
+BEYOND = 0.5
+"""Of its share, that a case may take in addition if its fewest pairs need it. Most leave something over."""
+
+
 @dataclass
 class Budget:
     """A time for all cases, which begins now.
 
-    A case's share is that part of what is left which its weight is of the weights to come: what a case leaves over, or
-    takes too much, is shared by all that follow.
+    A case's share is its weight's part of the whole, or its part of what is left among those to come if that is more:
+    what a case leaves over is shared by all that follow. When the time runs short, the last ones go without.
     """
 
     seconds: float = math.inf
+    weights: float = math.inf
+    """Of all cases together."""
+
     clock: Callable[[], float] = time.perf_counter
     begun: float = field(init=False)
 
@@ -90,6 +97,10 @@ class Budget:
         """Seconds; never less than 0."""
         return max(0.0, self.seconds - self.passed)
 
+    def is_short(self, weight: float) -> bool:
+        """Whether so little is left that such a case had better not begin: less than half its part of the whole."""
+        return self.seconds < math.inf and self.left < 0.5 * self.seconds * weight / self.weights
+
     def next_case(self, weight: float, to_come: float, say: Callable[[str], None], *, vital: bool = False) -> Case:
         """The case that begins now.
 
@@ -97,8 +108,12 @@ class Budget:
             weight: its own.
             to_come: the weights of all that come after it.
             say: see `Case.say`.
-            vital: its fewest pairs may take all that is left to the others.
+            vital: its fewest pairs may take all that is left, not only `BEYOND` more than its share.
         """
-        end = self.clock() + self.left * weight / (weight + to_come)
-        latest = self.begun + self.seconds if vital else end
+        end = latest = math.inf
+        if self.seconds < math.inf:
+            share = max(self.seconds * weight / self.weights, self.left * weight / (weight + to_come))
+            now, over = self.clock(), self.begun + self.seconds
+            end = min(now + share, over)
+            latest = over if vital else min(now + (1 + BEYOND) * share, over)
         return Case(weight=weight, end=end, latest=latest, clock=self.clock, say=say)

@@ -83,6 +83,7 @@ def take_turns(
     *,
     case: Case | None = None,
     turn_seconds: float = TURN_SECONDS,
+    steps: int | None = None,
     most_pairs: int = MOST_PAIRS,
 ) -> Measured:
     """Warm everyone up, then let them take turns for as long as the case may.
@@ -92,25 +93,18 @@ def take_turns(
         contenders: by name; one of them is "ours". They take turns in this order, "ours" last.
         case: how long it may take; without it, `budget_seconds` of turns.
         turn_seconds: the least that a turn of the fastest should take.
+        steps: of a turn, where that need not be found out: then the warm-up tells how long a pair takes.
         most_pairs: turns of each, at most.
 
     Raises:
         OutOfTimeError: there is not time enough for `LEAST_PAIRS`.
     """
     case = case or Case()
-
-    def all_once(why: str) -> dict[str, float]:
-        taken = {}
-        for name, contender in contenders.items():
-            case.doing(f"{why}, {name}")
-            taken[name] = contender.time(1)
-        return taken
-
-    warm_up = all_once("warming up")
+    warm_up = _once_each(contenders, case, "warming up")
     begun = case.clock()
-    estimates = all_once("estimating").values()
+    estimates = (_once_each(contenders, case, "estimating") if steps is None else warm_up).values()
     besides = max(0.0, case.clock() - begun - sum(estimates))  # a turn may prepare itself, and settle afterwards
-    steps = max(1, math.ceil(turn_seconds / min(estimates)))
+    steps = steps or max(1, math.ceil(turn_seconds / min(estimates)))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     pair_seconds = steps * sum(estimates) + besides
     pairs = pairs_within(case.seconds_of_turns(LEAST_PAIRS * pair_seconds), pair_seconds, most_pairs)
@@ -135,6 +129,14 @@ def take_turns(
         warm_up_seconds=warm_up,
         steps_per_turn=steps,
     )
+
+
+def _once_each(contenders: dict[str, Contender], case: Case, why: str) -> dict[str, float]:
+    taken = {}
+    for name, contender in contenders.items():
+        case.doing(f"{why}, {name}")
+        taken[name] = contender.time(1)
+    return taken
 
 
 def pairs_within(budget: float, seconds_per_pair: float, most: int = MOST_PAIRS) -> int:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -63,9 +62,9 @@ class Progress:
         """What the case is at. Shown by the next refresh."""
         self._doing = what
 
-    def tell(self, text: str, **style: Any) -> None:
+    def tell(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False, **style)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=not self.console.is_terminal)
 
     def end(self) -> None:
         """Of the run: the live lines vanish."""

@@ -7,12 +7,14 @@ import argparse
 import math
 import os
 import signal
+import warnings
 from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from pytest_benchmark.logger import PytestBenchmarkWarning
 from rich.console import Console
 
 from benchmarks.budget import MINUTES, Budget, Case, OutOfTimeError
@@ -23,9 +25,6 @@ from benchmarks.table import figure, tables
 from benchmarks.terminal import console_of
 
 LEFT_OUT = "left out"
-
-LEAST_SECONDS = 5.0
-"""In less, no case gets anywhere."""
 
 USUAL_SECONDS = 40.0
 """Of a case of weight 1 without a limit, all in all, until the first cases tell."""
@@ -97,6 +96,7 @@ class Run:
         config.hook.pytest_deselected(items=left_out)
         self._left_to_all = len(left_out)
         self._to_come = {item.nodeid: case for item in items if (case := planned(item))}
+        self._budget.weights = sum(case.weight for case in self._to_come.values())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -128,6 +128,7 @@ class Run:
         try:
             return (yield)
         except KeyboardInterrupt:
+            self._stopped_by = self._stopped_by or "an interrupt"
             self._tell(f"  {self._name}: stopped before its fewest pairs were there")
             return True
         finally:
@@ -137,8 +138,8 @@ class Run:
                 item.session.shouldstop = f"stopped by {self._stopped_by}"
 
     def pytest_runtest_setup(self) -> None:
-        """Nothing is begun once the time is up."""
-        if self._case and self._budget.left < LEAST_SECONDS:
+        """Nothing is begun for which there is hardly any time."""
+        if self._case and self._budget.is_short(self._weight):
             pytest.skip(f"{LEFT_OUT}: the time was up")
 
     @pytest.hookimpl(wrapper=True)
@@ -215,7 +216,9 @@ class Run:
         theirs = session.config.pluginmanager.get_plugin("pytest-benchmark")
         if theirs is not None:
             theirs.benchmarks[:] = filter(None, theirs.benchmarks)
-        return (yield)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PytestBenchmarkWarning)  # it saves nothing where there's nothing
+            return (yield)
 
     def pytest_terminal_summary(self, config: pytest.Config) -> None:
         """The results, and what was left out."""
@@ -225,20 +228,20 @@ class Run:
         if self._infos and self._console:
             self._console.print()
             self._console.print(tables(self._infos))
-        tell(f"{len(self._infos)} results in {clock_face(self._budget.passed)} minutes.")
+        tell(f"{counted(len(self._infos), 'result')} in {clock_face(self._budget.passed)}.")
         if self._late:
             tell(f"Left out for want of time (--minutes gives more): {', '.join(self._late)}")
         if self._to_come:
-            tell(f"Not begun: {counted(len(self._to_come))}.")
+            tell(f"Not begun: {counted(len(self._to_come), 'case')}.")
         if self._left_to_all:
-            tell(f"Left out: {counted(self._left_to_all)}; pytest benchmarks --benchmark-only --all")
-        if (path := config.getoption("benchmark_json")) and self._infos:
-            tell(f"All figures: python -m benchmarks.report {path}")
+            tell(f"Left out: {counted(self._left_to_all, 'case')}; pytest benchmarks --benchmark-only --all")
+        if path := config.getoption("benchmark_json"):
+            tell(f"All figures: python -m benchmarks.report {path}" if self._infos else f"{path} was not written.")
 
 
-def counted(cases: int) -> str:
-    """ "1 case" """
-    return f"{cases} case{'s' * (cases != 1)}"
+def counted(number: int, what: str) -> str:
+    """ "1 case", "2 cases" """
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def skip_reason(report: pytest.TestReport) -> str | None:

@@ -8,15 +8,12 @@ Exits with 1 if memory, open files or threads grow.
 """
 
 import csv
-import fcntl
 import json
 import os
-import pty
 import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -180,6 +177,10 @@ TERM = "xterm-256color"
 @contextmanager
 def terminal() -> Iterator[int]:
     """The programs' side of a terminal of 120 columns, whose other side takes whatever comes."""
+    import fcntl  # these three: not on Windows, where the rest is tested too
+    import pty
+    import termios
+
     screen, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
 

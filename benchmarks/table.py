@@ -20,13 +20,13 @@ WIDTH = 80
 THROUGHPUT: Columns = {
     "ours": (9, lambda info: count(info["images_per_sec"])),
     "reference": (9, lambda info: count(info["reference_images_per_sec"])),
-    "ratio (quartiles)": (19, lambda info: spread(info["speedup"], info["speedup_quartiles"])),
+    "ratio (quartiles)": (22, lambda info: spread(info["speedup"], info["speedup_quartiles"])),
     "ceiling": (7, lambda info: percent(info.get("ceiling_fraction"))),
 }
 TECHNIQUES: Columns = {
     "ours": (9, lambda info: count(info["images_per_sec"])),
     "ratio": (9, lambda info: f"{info['speedup']:.2f}"),
-    "gain (quartiles)": (19, lambda info: spread(info["measured_gain"], info["measured_gain_quartiles"])),
+    "gain (quartiles)": (22, lambda info: spread(info["measured_gain"], info["measured_gain_quartiles"])),
     "ceiling": (7, lambda info: percent(info.get("ceiling_fraction"))),
 }
 SECONDS: Columns = {"seconds (quartiles)": (24, lambda info: spread(info["seconds"], info["seconds_quartiles"]))}
@@ -56,7 +56,7 @@ def tables(infos: Iterable[Info]) -> RenderableType:
 def figure(info: Info) -> str:
     """A result in a line, as soon as it is there."""
     if "speedup" in info:
-        return f"{info['case']}: {spread(info['speedup'], info['speedup_quartiles'])} times the reference"
+        return f"{info['case']}: {spread(info['speedup'], info['speedup_quartiles'])} times"
     return f"{info['case']}: {spread(info['seconds'], info['seconds_quartiles'])} s"
 
 
@@ -67,7 +67,7 @@ def _table(title: str, columns: Columns, infos: Sequence[Info], name: Callable[[
         title_style="bold",
         box=None,
         width=WIDTH,
-        padding=(0, 2, 0, 0),
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column(ratio=1, overflow="fold")

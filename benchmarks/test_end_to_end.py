@@ -34,7 +34,7 @@ from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.tuning.implementations import inputs
 
 
-@pytest.mark.case("end to end", weight=1.5)
+@pytest.mark.case("end to end", weight=1.75)
 @pytest.mark.usefixtures("private_cache")
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("name", ["dcgan64"])

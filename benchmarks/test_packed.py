@@ -69,7 +69,7 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray[Any,
     path.unlink()
 
 
-@pytest.mark.case("packed", weight=0.75)
+@pytest.mark.case("packed")
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("kind", ["fp32", "uint8"])
 def test_packed(

@@ -93,6 +93,7 @@ def test_startup(benchmark: BenchmarkFixture, case: Case, tmp_path: Path, name: 
             "ours": FirstStep(tmp_path / "pictures", tmp_path / "runs", name, batch),
         },
         case=case,
+        steps=1,
         most_pairs=PAIRS,
     )
     benchmark.extra_info.update(

@@ -38,7 +38,7 @@ def test_step(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | None
     )
 
 
-@pytest.mark.case("technique", weight=5)
+@pytest.mark.case("technique", weight=4.5)
 @pytest.mark.parametrize("batch", [128])
 @pytest.mark.parametrize("name", ["dcgan64", pytest.param("dcgan28", marks=pytest.mark.extra)])
 def test_techniques(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | None, name: str, batch: int) -> None:
