@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastdcgan.gan import ranges
-from fastdcgan.gan.ranges import named
-from fastdcgan.gan.step import Network, StepMetrics, TrainState, discriminator_loss, frozen, generator_loss, update
+from fastdcgan.gan.ranges import profiler_range
+from fastdcgan.gan.step import (
+    Network,
+    StepMetrics,
+    TrainState,
+    discriminator_loss,
+    frozen,
+    generator_loss,
+    optimizer_step,
+)
 
 
 class InParts(nn.Module):
@@ -40,7 +48,7 @@ def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> S
     """
     parts = state.accumulate
     assert len(real_BCHW) % parts == 0, (real_BCHW.shape, parts)
-    with state.autocast(), named(ranges.GENERATOR):
+    with state.autocast(), profiler_range(ranges.GENERATOR):
         fake_BCHW = state.call_generator(z_BL)
 
     figures = []
@@ -52,13 +60,13 @@ def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> S
         with _kept_here(state.call_discriminator) if left else nullcontext():
             with state.autocast():
                 loss_d, logits_real_b, logits_fake_b = discriminator_loss(
-                    state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.judge
+                    state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.discriminate
                 )
-            with named(ranges.BACKWARD_D):
+            with profiler_range(ranges.BACKWARD_D):
                 state.scaler_d.scale(loss_d / parts).backward()
         figures.append((loss_d.detach(), probability(logits_real_b), probability(logits_fake_b)))
-    with named(ranges.OPTIMIZER_D):
-        update(state.optimizer_d, state.scaler_d)
+    with profiler_range(ranges.OPTIMIZER_D):
+        optimizer_step(state.optimizer_d, state.scaler_d)
 
     losses_g: list[Tensor] = []
     ways_back: list[Tensor] = []
@@ -67,16 +75,16 @@ def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> S
             part_bCHW.requires_grad_()
             with state.autocast():
                 loss_g = generator_loss(state.call_frozen_discriminator, part_bCHW, state.objective)
-            with named(ranges.BACKWARD_G):
+            with profiler_range(ranges.BACKWARD_G):
                 ways_back += torch.autograd.grad(state.scaler_g.scale(loss_g / parts), part_bCHW)
             losses_g.append(loss_g.detach())
     state.optimizer_g.zero_grad(set_to_none=True)
-    with named(ranges.BACKWARD_G):
+    with profiler_range(ranges.BACKWARD_G):
         fake_BCHW.backward(torch.cat(ways_back))
-    with named(ranges.OPTIMIZER_G):
-        update(state.optimizer_g, state.scaler_g)
+    with profiler_range(ranges.OPTIMIZER_G):
+        optimizer_step(state.optimizer_g, state.scaler_g)
 
-    with named(ranges.METRICS):
+    with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(of_parts).mean() for of_parts in zip(*figures, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
 

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.execution.accumulate import probability, train_step_in_parts
 from fastdcgan.execution.plan import Plan
-from fastdcgan.gan.ranges import CAPTURED_STEP, named
+from fastdcgan.gan.ranges import CAPTURED_STEP, profiler_range
 from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
 
 TakeStep = Callable[[Tensor, Tensor], StepMetrics]
@@ -78,7 +78,7 @@ class CapturedStep:
         """Take a step; `train_step` says what it means."""
         adam_g, adam_d = _adam(self._state.optimizer_g), _adam(self._state.optimizer_d)
         # lets autograd.grad into the graph
-        with torch._dynamo.config.patch(trace_autograd_ops=True), named(CAPTURED_STEP):
+        with torch._dynamo.config.patch(trace_autograd_ops=True), profiler_range(CAPTURED_STEP):
             figures = self._graph(real_BCHW, z_BL, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
@@ -95,13 +95,13 @@ class CapturedStep:
                 loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
             of_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
             figures.append([loss_d.detach().float(), *map(probability, logits)])
-        _update(of_d, D, adam_d, state.optimizer_d, state.gradients_cross_as)
+        _update(of_d, D, adam_d, state.optimizer_d, state.all_reduce_dtype)
         for fake_bCHW, of_part in zip(fakes, figures, strict=True):
             with state.autocast():  # another one: it casts D's weights anew
                 loss_g = generator_loss(D, fake_bCHW, state.objective)
             of_g.append(torch.autograd.grad(loss_g, list(G.parameters())))
             of_part.insert(1, loss_g.detach().float())
-        _update(of_g, G, adam_g, state.optimizer_g, state.gradients_cross_as)
+        _update(of_g, G, adam_g, state.optimizer_g, state.all_reduce_dtype)
         return torch.stack([torch.stack(of_part) for of_part in figures]).mean(0)
 
 
@@ -110,14 +110,14 @@ def _update(
     network: nn.Module,
     adam: Adam,
     optimizer: torch.optim.Optimizer,
-    gradients_cross_as: torch.dtype | None,
+    all_reduce_dtype: torch.dtype | None,
 ) -> None:
     """One Adam step (Kingma & Ba 2015, algorithm 1) down the mean of the gradients of a batch's parts.
 
     `optimizer.step()` doesn't trace; these are its operations, and its hyperparameters.
     """
     parameters: list[Tensor] = list(network.parameters())
-    gradients = _averaged(_mean(of_parts), gradients_cross_as)
+    gradients = _averaged(_mean(of_parts), all_reduce_dtype)
     options = optimizer.param_groups[0]
     beta1, beta2 = options["betas"]
     with torch.no_grad():

@@ -18,7 +18,7 @@ from fastdcgan.execution.allocator import keep_freed_memory
 from fastdcgan.execution.stacked import Stacked
 from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import objective
-from fastdcgan.gan.step import TrainState, apart, together
+from fastdcgan.gan.step import TrainState, discriminate_in_one_call, discriminate_in_two_calls
 from fastdcgan.kernels import ends, fused_batch_norm, native, thin, winograd
 from fastdcgan.storage.private import keep_compiled_private
 
@@ -185,7 +185,7 @@ def prepare(
     recipe: RecipeConfig,
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module] = _as_it_is,
-    gradients_cross_as: torch.dtype | None = None,
+    all_reduce_dtype: torch.dtype | None = None,
 ) -> TrainState:
     """Put a pair of networks on a device, laid out, compiled and with optimizers, as the plan says.
 
@@ -197,7 +197,7 @@ def prepare(
         device: where to run.
         wrap: applied to the network as it is called in training: DDP's place, outside of the compiled module. A
             captured step averages gradients by itself and is not wrapped.
-        gradients_cross_as: how it does; None: as they are.
+        all_reduce_dtype: how it does; None: as they are.
     """
     if plan.keep_memory:
         keep_freed_memory()
@@ -244,7 +244,7 @@ def prepare(
         discriminator=discriminator,
         call_generator=wrap(in_parts(called(generator))),
         call_discriminator=wrap(Stacked(cast(Discriminator, discriminator)) if plan.stacked else called_discriminator),
-        judge=together if plan.stacked else apart,
+        discriminate=discriminate_in_one_call if plan.stacked else discriminate_in_two_calls,
         call_frozen_discriminator=called_discriminator,
         optimizer_g=adam(generator),
         optimizer_d=adam(discriminator),
@@ -252,6 +252,6 @@ def prepare(
         scaler_d=scaler(),
         autocast=autocast(plan.precision, device),
         objective=exact_sums.exact_objective(plain_objective, plan.shares) if plan.shares else plain_objective,
-        gradients_cross_as=gradients_cross_as,
+        all_reduce_dtype=all_reduce_dtype,
         accumulate=recipe.accumulate,
     )

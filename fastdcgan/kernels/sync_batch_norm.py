@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastdcgan.gan.ranges import ALL_REDUCE, named
+from fastdcgan.gan.ranges import ALL_REDUCE, profiler_range
 
 _PIXELS = (1, 3, 4)
 """Of [N, B, C, H, W]: N batches, each normalised by itself."""
@@ -63,7 +63,7 @@ def install(network: nn.Module, ranks: int) -> int:
 
 def over_ranks(sums: Tensor) -> Tensor:
     """The sums over all ranks. Traces."""
-    with named(ALL_REDUCE):
+    with profiler_range(ALL_REDUCE):
         return _over_ranks(sums)
 
 

@@ -15,7 +15,7 @@ from fastdcgan.distributed.processes import difference, highest
 from fastdcgan.execution.finite import norms, not_finite, overflowing
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.gan.ranges import named
+from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint import Progress, Snapshot, moments
@@ -81,7 +81,7 @@ class Recorder:
         """
         start = time.perf_counter()
         try:
-            with named(ranges.DATA_WAIT):
+            with profiler_range(ranges.DATA_WAIT):
                 yield
         except OSError as error:
             raise DataLostError(f"{error.filename or self._run.source.origin}: {error.strerror or error}") from error
@@ -91,7 +91,7 @@ class Recorder:
 
     def add(self, metrics: StepMetrics) -> None:
         """Remember a step's figures."""
-        with named(ranges.METRICS):
+        with profiler_range(ranges.METRICS):
             self._log.add(metrics)
 
     def step_done(self, step: int) -> None:
@@ -118,7 +118,7 @@ class Recorder:
         if steps == 0:
             return
         state = self._run.state
-        with named(ranges.METRICS):
+        with profiler_range(ranges.METRICS):
             figures = self._log.take()
             weights = torch.nn.functional.pad(norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2))
             rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
@@ -175,7 +175,7 @@ class Recorder:
 
     def sample(self, step: int) -> None:
         """Write a grid from the fixed noise. Raises WriteError if it can't."""
-        with self._off_the_clock(), named(ranges.SAMPLES):
+        with self._off_the_clock(), profiler_range(ranges.SAMPLES):
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
@@ -191,7 +191,7 @@ class Recorder:
             WriteError: the one before could not be written, or the plot can't.
         """
         run = self._run
-        with self._off_the_clock(), named(ranges.CHECKPOINT):
+        with self._off_the_clock(), profiler_range(ranges.CHECKPOINT):
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
                 snap = checkpoint.snapshot(

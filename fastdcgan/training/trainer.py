@@ -29,7 +29,7 @@ from fastdcgan.execution.plan import choose_plan, prepare
 from fastdcgan.gan import models, ranges
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.gan.ranges import named
+from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
@@ -176,7 +176,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
         config.recipe,
         accelerator.device,
         wrap=partial(wrap, accelerator, in_one_order=plan.shares > 0),
-        gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
+        all_reduce_dtype=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
     identity, start = _agree_on_start(folder, state, arch, accelerator, display)
 
@@ -314,7 +314,7 @@ def _take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Disp
             while step < schedule.total and not signal:
                 with recorder.waiting():
                     real_BCHW = next(batches)
-                with named(ranges.NOISE):
+                with profiler_range(ranges.NOISE):
                     z_BL = noise(run, step + 1)
                 recorder.add(take_step(real_BCHW, z_BL))
                 step += 1

@@ -59,7 +59,7 @@ def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) 
             sync_batch_norm.install(network, ranks)
     cross_as = torch.bfloat16 if work.compressed else None
     recipe = RecipeConfig(accumulate=work.accumulate)
-    return prepare(work.plan, G, D, recipe, CPU, wrap=around, gradients_cross_as=cross_as)
+    return prepare(work.plan, G, D, recipe, CPU, wrap=around, all_reduce_dtype=cross_as)
 
 
 def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:

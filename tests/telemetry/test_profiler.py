@@ -11,7 +11,7 @@ import torch
 from fastdcgan.config import RunConfig
 from fastdcgan.gan import ranges
 from fastdcgan.gan.architecture import architecture
-from fastdcgan.gan.ranges import named
+from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.telemetry.profiler import step_profiler
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
@@ -32,7 +32,7 @@ def watch(folder: Path, steps: int, said: list[str], rank: int = 0, request: Run
     )
     watched = StepProfiler(ProfileFolder(folder, rank), request, subject, said.append)
     for step in range(steps):
-        with named(ranges.GENERATOR):
+        with profiler_range(ranges.GENERATOR):
             torch.ones(64, 64) @ torch.full((64, 64), float(step))
         watched.step()
     watched.close()

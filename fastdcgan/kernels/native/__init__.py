@@ -96,7 +96,7 @@ def kernel(library: str, name: str, precision: torch.dtype) -> Callable[..., Non
     function = getattr(loaded, f"{name}_{_SUFFIX[precision]}")
 
     def call(*arguments: object) -> None:
-        with ranges.operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
+        with ranges.profiler_operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
             function(*(_argument(argument) for argument in arguments))
 
     return call
