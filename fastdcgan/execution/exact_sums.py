@@ -25,7 +25,7 @@ from torch._C._distributed_c10d import GradBucket
 from torch.autograd.function import once_differentiable
 
 from fastdcgan.gan.objectives import Objective
-from fastdcgan.kernels.sync_batch_norm import remember
+from fastdcgan.kernels.batch_norm import update_running_statistics
 
 _PIXELS = (1, 3, 4)
 """Of [N, b, C, H, W]: a share of each of N batches."""
@@ -141,7 +141,7 @@ class ExactBatchNorm2d(nn.BatchNorm2d):
         out_BCHW, mean_NC, variance_NC = _Normalise.apply(
             x_BCHW, self.weight, self.bias, self.eps, self.shares, batches
         )
-        remember(self, mean_NC, variance_NC, x_BCHW.numel() // self.num_features // batches * _ranks())
+        update_running_statistics(self, mean_NC, variance_NC, x_BCHW.numel() // self.num_features // batches * _ranks())
         return cast(Tensor, out_BCHW)
 
 

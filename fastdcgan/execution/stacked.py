@@ -8,7 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.execution.exact_sums import ExactBatchNorm2d, ExactConv2d
 from fastdcgan.gan.models import Discriminator
-from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d, each
+from fastdcgan.kernels.batch_norm import normalise_each
+from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
 
 class Stacked(nn.Module):
@@ -25,5 +26,5 @@ class Stacked(nn.Module):
             if isinstance(layer, SyncBatchNorm2d | ExactBatchNorm2d | ExactConv2d):
                 x = layer(x, batches=2)
             else:
-                x = each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)
+                x = normalise_each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)
         return x.flatten()

@@ -69,7 +69,7 @@ def results(layer: nn.Module, x: Tensor, direction: Tensor, autocast: bool = Fal
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_is_pytorchs(name: str, precision: str) -> None:
+def test_a_layer_computes_what_pytorchs_does(name: str, precision: str) -> None:
     kernels, make, shape = LAYERS[name]
     torch.manual_seed(0)
     own = make()
@@ -93,7 +93,7 @@ def test_a_layer_is_pytorchs(name: str, precision: str) -> None:
 
 
 @needs_compiler
-def test_every_layer_of_dcgan64_but_the_activations_is_ours_and_nothing_is_renamed() -> None:
+def test_every_convolution_of_dcgan64_is_replaced_and_no_parameter_is_renamed() -> None:
     arch = architecture("dcgan64")
     plain, own = the_fast_path(arch, the_reference(arch), Plan()), the_fast_path(arch, the_reference(arch), OWN)
     for network, twin in ((own.G, plain.G), (own.D, plain.D)):
@@ -126,7 +126,7 @@ def test_a_step_errs_no_more_than_the_references(name: str, precision: Precision
 
 
 @needs_compiler
-def test_twenty_steps_go_the_same_way() -> None:
+def test_losses_of_twenty_steps_match() -> None:
     """Losses, not weights: fp32 paths with different kernels drift apart, as two runs of anything do."""
     arch = architecture("dcgan32", width=16)
     twin = the_reference(arch)
