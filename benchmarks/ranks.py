@@ -39,8 +39,7 @@ class Rank:
 
         from fastdcgan.config import ExecutionConfig, RecipeConfig
         from fastdcgan.distributed.processes import join, wrap
-        from fastdcgan.execution.capture import step_function
-        from fastdcgan.execution.plan import prepare
+        from fastdcgan.execution.prepare import prepare, step_function
         from fastdcgan.gan import models
         from fastdcgan.gan.architecture import architecture
         from fastdcgan.kernels import sync_batch_norm

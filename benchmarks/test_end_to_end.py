@@ -25,7 +25,7 @@ from benchmarks.plans import tuned_plan
 from benchmarks.results import quartiles, throughput
 from fastdcgan.data import open_source
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.execution.capture import step_function
+from fastdcgan.execution.prepare import step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.randomness import Stream as Randomness
 from fastdcgan.gan.randomness import latents

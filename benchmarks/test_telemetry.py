@@ -29,7 +29,7 @@ from benchmarks.results import throughput
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed.processes import join
-from fastdcgan.execution.capture import TakeStep, step_function
+from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs.folder import RunFolder

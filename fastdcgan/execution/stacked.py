@@ -1,6 +1,6 @@
-"""D on real and fake pictures in one call: larger products, and half as many operations to start.
+"""The stacked call: D on real and fake pictures concatenated, for larger matrix products and half as many operators.
 
-BatchNorm must see the two apart: mixed in one batch, the statistics themselves would tell D which half is fake.
+BatchNorm normalises each of the two batches by itself: common statistics would tell D which half is fake.
 """
 
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from fastdcgan.kernels.batch_norm import normalise_each
 from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
 
-class Stacked(nn.Module):
-    """A discriminator for a stack of two batches. It shares all it has with the one it is made of."""
+class StackedDiscriminator(nn.Module):
+    """A discriminator of two concatenated batches. It shares its layers with the one it is made from."""
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed.processes import difference, highest
-from fastdcgan.execution.finite import norms, not_finite, overflowing
+from fastdcgan.execution.finite import non_finite_tensors, overflowing_network, weight_norms
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
@@ -120,7 +120,9 @@ class Recorder:
         state = self._run.state
         with profiler_range(ranges.METRICS):
             figures = self._log.take()
-            weights = torch.nn.functional.pad(norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2))
+            weights = torch.nn.functional.pad(
+                weight_norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2)
+            )
             rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
         elapsed = time.perf_counter() - self._window_start
         at_full_speed = self._slowed.rest(Lap(steps, elapsed, self._waited))
@@ -129,7 +131,7 @@ class Recorder:
             self._fail(*bad)
         if not torch.isfinite(weights).all():
             self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
-        if network := overflowing(state):
+        if network := overflowing_network(state):
             self._fail(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
         batch = cast(int, self._run.config.data.batch_size)
         loss_d, loss_g, d_real, d_fake = rows.mean(0).tolist()
@@ -163,7 +165,7 @@ class Recorder:
             ValueError: they are not the same on all processes.
         """
         # BatchNorm's statistics may be each process's own.
-        if any(highest(self._run.accelerator, any(not_finite(self._run.state)))):
+        if any(highest(self._run.accelerator, any(non_finite_tensors(self._run.state)))):
             self._fail(step, "what was learned stopped being finite")
         with self._off_the_clock():
             found = difference(self._run.accelerator, shared(self._run))
@@ -287,7 +289,7 @@ class Recorder:
 
     def _fail(self, step: int, what: str) -> None:
         of_network: dict[str, list[str]] = {}
-        for name in not_finite(self._run.state):
+        for name in non_finite_tensors(self._run.state):
             of_network.setdefault(name.partition(".")[0], []).append(name)
         named = [f"{first}{f' and {len(more):,} more' if more else ''}" for first, *more in of_network.values()]
         where = f" (not finite by now: {', '.join(named)})" if named else ""

@@ -24,8 +24,8 @@ from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.distributed.processes import everyones, highest, join, naming_lost_ranks, requested, taking_turns, wrap
 from fastdcgan.distributed.rank_log import rank_log
-from fastdcgan.execution.capture import TakeStep, step_function
-from fastdcgan.execution.plan import choose_plan, prepare
+from fastdcgan.execution.plan import choose_plan
+from fastdcgan.execution.prepare import TakeStep, prepare, step_function
 from fastdcgan.gan import models, ranges
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.capture import step_function
-from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.execution.plan import Plan, Precision
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, ConvSpec
 

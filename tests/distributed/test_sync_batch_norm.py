@@ -11,8 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 from twins import inputs
 
 from fastdcgan.distributed.processes import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, difference, wrap
-from fastdcgan.execution.capture import step_function
 from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.kernels import fused_batch_norm, sync_batch_norm
 from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.capture import CapturedStep, step_function
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.capture import CapturedStep
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, ranges
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.ranges import profiler_operator, profiler_range

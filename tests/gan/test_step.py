@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.execution.plan import Plan, Precision
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step

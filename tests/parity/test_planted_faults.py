@@ -57,10 +57,12 @@ FAULTS = (
     ),
     Fault(
         "BatchNorm in eval",
-        "execution/plan.py",
+        "execution/prepare.py",
         (("    return TrainState(\n", "    generator.eval(), discriminator.eval()\n    return TrainState(\n"),),
     ),
-    Fault("a wrong beta1", "execution/plan.py", (("betas=(recipe.beta1, recipe.beta2)", "betas=(0.9, recipe.beta2)"),)),
+    Fault(
+        "a wrong beta1", "execution/prepare.py", (("betas=(recipe.beta1, recipe.beta2)", "betas=(0.9, recipe.beta2)"),)
+    ),
     Fault(
         "D's gradients leaking into the next step",
         "gan/step.py",
