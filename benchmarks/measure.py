@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fastdcgan.tuning.paired import Paired
+from fastdcgan.tuning.paired import PairedTimes
 
 LEAST_PAIRS, MOST_PAIRS = 3, 15
 
@@ -64,9 +64,9 @@ class Measured:
 
     steps_per_turn: int
 
-    def against(self, reference: str, ours: str = "ours") -> Paired:
+    def against(self, reference: str, ours: str = "ours") -> PairedTimes:
         """Two of the contenders as pairs."""
-        return Paired(reference=self.seconds[reference], ours=self.seconds[ours])
+        return PairedTimes(reference=self.seconds[reference], ours=self.seconds[ours])
 
 
 def take_turns(

@@ -30,7 +30,7 @@ from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.randomness import Stream as Randomness
 from fastdcgan.gan.randomness import latents
 from fastdcgan.limits.roofline import Ceilings
-from fastdcgan.tuning.implementations import inputs
+from fastdcgan.tuning.implementations import random_batch
 
 
 @pytest.mark.usefixtures("private_cache")
@@ -59,7 +59,7 @@ def test_end_to_end(
         cache="on" if way == "packed" else "off",
     )
     batches = real_batches(source, Batching(seed=0, global_batch=batch), where)
-    in_memory_BCHW, in_memory_BL = next(batches), inputs(arch, batch, where)[1]
+    in_memory_BCHW, in_memory_BL = next(batches), random_batch(arch, batch, where)[1]
     number = itertools.count(1)
 
     def step_as_trained(real_BCHW: Tensor) -> None:

@@ -16,7 +16,7 @@ from benchmarks.results import throughput
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.runs.sampling import generate
-from fastdcgan.tuning.implementations import inputs, the_reference
+from fastdcgan.tuning.implementations import random_batch, reference_implementation
 
 
 @pytest.mark.parametrize("batch", [64])
@@ -25,11 +25,11 @@ def test_sampling(benchmark: BenchmarkFixture, ceilings: Ceilings | None, name: 
     """A grid as training makes it, with the plan's memory layout, in fp32."""
     arch = architecture(name)
     plan = tuned_plan(arch, batch, device())
-    twin = the_reference(arch, device()).generator
+    twin = reference_implementation(arch, device()).generator
     generator = our_state(arch, plan, device()).generator
     generator.load_state_dict(twin.state_dict())
     twin.eval()
-    z_BL = inputs(arch, batch, torch.device("cpu"))[1]
+    z_BL = random_batch(arch, batch, torch.device("cpu"))[1]
 
     def reference_generate() -> torch.Tensor:
         with torch.no_grad():

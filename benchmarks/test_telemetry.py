@@ -39,7 +39,7 @@ from fastdcgan.telemetry.terminal.view import REFRESHES_PER_SECOND
 from fastdcgan.training.recorder import Recorder
 from fastdcgan.training.run import Run
 from fastdcgan.training.trainer import noise, setup
-from fastdcgan.tuning.paired import seconds_of
+from fastdcgan.tuning.paired import time_call
 
 IMAGES = 10**9
 """The run never ends."""
@@ -111,9 +111,9 @@ def counted(
     with display:
         for _ in range(times):
             metrics = take_step()
-            between.append(seconds_of(figures))
+            between.append(time_call(figures))
             take_step()
-            refreshing.append(seconds_of(display.refresh))
+            refreshing.append(time_call(display.refresh))
     return statistics.median(between), statistics.median(refreshing)
 
 

@@ -314,8 +314,8 @@ def tune(
     from fastdcgan.distributed.processes import join, requested
     from fastdcgan.limits.roofline import ceilings_of
     from fastdcgan.telemetry.terminal.plan_tables import plans_as_data, plans_table, write_plans
-    from fastdcgan.tuning.choice import conditions_of, fastest, remember
-    from fastdcgan.tuning.tune import candidates, measure
+    from fastdcgan.tuning.choice import chosen_plan, measurement_conditions, save_choice
+    from fastdcgan.tuning.tune import candidate_plans, measure_plans
 
     geometry = architecture(arch, width=width, channels=channels)
     for label, number in (("--batch-size", batch_size), ("--seconds", seconds), ("--threads", threads)):
@@ -326,17 +326,17 @@ def tune(
     if accelerator.num_processes > 1:
         raise ValueError(f"fastdcgan tune measures in one process, not in {accelerator.num_processes}")
     request, where = requested(request), accelerator.device
-    plans = candidates(request, where)
+    plans = candidate_plans(request, where)
     console = Console(highlight=False)
     with console.status("measuring this machine") as status:
         machine = ceilings_of(where)
-        tuning = measure(plans, geometry, batch_size, where, seconds, say=status.update)
+        tuning = measure_plans(plans, geometry, batch_size, where, seconds, say=status.update)
     console.print(plans_table(tuning, machine))
-    conditions = conditions_of(request, where, geometry, batch_size, world_size=1)
+    conditions = measurement_conditions(request, where, geometry, batch_size, world_size=1)
     if json is not None:
         write_plans(json, plans_as_data(tuning, machine, conditions))
-    console.print(f"The fastest is {fastest(tuning)}.")
-    if (kept := remember(conditions, tuning)) is not None:
+    console.print(f"The fastest is {chosen_plan(tuning)}.")
+    if (kept := save_choice(conditions, tuning)) is not None:
         console.print(
             f"fastdcgan train uses it from now on for {arch} in batches of {batch_size}: {kept}", soft_wrap=True
         )

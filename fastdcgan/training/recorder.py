@@ -31,7 +31,7 @@ from fastdcgan.telemetry.report.curves import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import Tracked, Trackers
 from fastdcgan.training.run import Run
-from fastdcgan.tuning.choice import as_fields
+from fastdcgan.tuning.choice import plan_fields
 
 SAMPLES = 64
 """Pictures in a sample grid."""
@@ -201,7 +201,7 @@ class Recorder:
                     run.arch,
                     Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks),
                     run=run.id,
-                    plan=as_fields(run.plan),
+                    plan=plan_fields(run.plan),
                 )
                 self._saving.start(partial(self._write, snap))
                 with writing(run.folder.losses):

@@ -55,7 +55,7 @@ from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import check_installed
 from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run, Schedule
-from fastdcgan.tuning.choice import Choice, as_fields, choose_tuned
+from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 
 SOON = 2.0
 """Seconds within which several ranks learn that one of them was asked to stop, unless a step alone takes longer."""
@@ -195,7 +195,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "threads": torch.get_num_threads(),
             "hardware": hardware.describe(accelerator.device),
             "plan": str(plan),
-            "plan_fields": as_fields(plan),
+            "plan_fields": plan_fields(plan),
             "data": source.description,
             "pictures": len(source),
             "data_fingerprint": source.fingerprint,
@@ -390,14 +390,14 @@ def _agree_on_plan(
     """Every rank chooses, the first one's choice counts: caches may differ between machines."""
     batch = cast(int, config.data.batch_size)
     chosen = [
-        choose_tuned(
+        choose_plan_for_run(
             config.execution,
             accelerator.device,
             arch,
             batch // config.recipe.accumulate,
             images=schedule.total * batch,
             world_size=accelerator.num_processes,
-            begun_with=begun_with(folder, "plan_fields"),
+            previous_plan=begun_with(folder, "plan_fields"),
             say=display.say,
         )
     ]
