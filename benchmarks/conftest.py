@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.conditions import device
 from benchmarks.photographs import write_photographs
-from fastdcgan.limits.roofline import Ceilings, ceilings_of
+from fastdcgan.limits.roofline import Ceilings, device_ceilings
 
 PHOTOGRAPHS = 2000
 
@@ -14,7 +14,7 @@ PHOTOGRAPHS = 2000
 @pytest.fixture(scope="session")
 def ceilings() -> Ceilings | None:
     """What this machine can do at most."""
-    return ceilings_of(device(), seconds=0.5)
+    return device_ceilings(device(), seconds=0.5)
 
 
 @pytest.fixture(scope="session")

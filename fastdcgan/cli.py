@@ -260,19 +260,19 @@ def scale(
     """
     from rich.console import Console
 
-    from fastdcgan.limits.allreduce import gpu_fabrics, reach
-    from fastdcgan.limits.roofline import known_gpu
-    from fastdcgan.limits.scaling import Sharing, batch_norm_messages, counts_of
+    from fastdcgan.limits.allreduce import gpu_fabrics, max_gpus
+    from fastdcgan.limits.roofline import find_gpu
+    from fastdcgan.limits.scaling import Communication, batch_norm_messages, parse_gpu_counts
     from fastdcgan.telemetry.terminal.scaling_tables import scaling_table
 
     geometry = architecture(arch, width=width)
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size}: must be at least 1")
-    name, datasheet = known_gpu(gpu)
-    counts = counts_of(gpus)
-    if (most := reach(link)) is not None and counts[-1] > most:
+    name, datasheet = find_gpu(gpu)
+    counts = parse_gpu_counts(gpus)
+    if (most := max_gpus(link)) is not None and counts[-1] > most:
         raise ValueError(f"--link {link} joins at most {most} GPUs: for {counts[-1]} add a network, nvlink+infiniband")
-    sharing = Sharing(
+    sharing = Communication(
         fabrics=gpu_fabrics(link, name),
         overlapped=compile != "step",
         buckets=compile != "step",
@@ -312,7 +312,7 @@ def tune(
     from rich.console import Console
 
     from fastdcgan.distributed.processes import join, requested
-    from fastdcgan.limits.roofline import ceilings_of
+    from fastdcgan.limits.roofline import device_ceilings
     from fastdcgan.telemetry.terminal.plan_tables import plans_as_data, plans_table, write_plans
     from fastdcgan.tuning.choice import chosen_plan, measurement_conditions, save_choice
     from fastdcgan.tuning.tune import candidate_plans, measure_plans
@@ -329,7 +329,7 @@ def tune(
     plans = candidate_plans(request, where)
     console = Console(highlight=False)
     with console.status("measuring this machine") as status:
-        machine = ceilings_of(where)
+        machine = device_ceilings(where)
         tuning = measure_plans(plans, geometry, batch_size, where, seconds, say=status.update)
     console.print(plans_table(tuning, machine))
     conditions = measurement_conditions(request, where, geometry, batch_size, world_size=1)

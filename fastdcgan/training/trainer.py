@@ -193,7 +193,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
             "threads": torch.get_num_threads(),
-            "hardware": hardware.describe(accelerator.device),
+            "hardware": hardware.describe_hardware(accelerator.device),
             "plan": str(plan),
             "plan_fields": plan_fields(plan),
             "data": source.description,

@@ -17,7 +17,7 @@ from fastdcgan import __version__
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.hardware import describe
+from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import read_json, write_replacing
@@ -156,7 +156,7 @@ def measurement_conditions(
 ) -> dict[str, Any]:
     """The conditions that a measurement is valid for: hardware, versions, networks, batch and request, as JSON."""
     conditions: dict[str, Any] = {
-        "hardware": describe(device),
+        "hardware": describe_hardware(device),
         "versions": {"torch": torch.__version__, "fastdcgan": __version__},
         "architecture": asdict(arch),
         "batch": batch,

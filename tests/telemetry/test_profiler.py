@@ -23,7 +23,7 @@ REQUEST = RunConfig(profile_wait=1, profile_warmup=1, profile_active=2)
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Ceilings(name="this CPU", flops={"fp32": 1e11, "bf16": 2e11}, bytes=2e10)
-    monkeypatch.setattr(step_profiler, "ceilings_of", lambda device, seconds: here)
+    monkeypatch.setattr(step_profiler, "device_ceilings", lambda device, seconds: here)
 
 
 def watch(folder: Path, steps: int, said: list[str], rank: int = 0, request: RunConfig = REQUEST) -> StepProfiler:

@@ -95,7 +95,7 @@ def test_what_is_measured_holds_for_these_conditions_alone(
         assert "just now" in chosen(**other).why, other
     monkeypatch.setattr(choice, "__version__", "99")
     assert "just now" in chosen().why
-    monkeypatch.setattr(choice, "describe", lambda device: {"cpu": "another"})
+    monkeypatch.setattr(choice, "describe_hardware", lambda device: {"cpu": "another"})
     assert "just now" in chosen().why
     assert measured.count("measured") == 6
 

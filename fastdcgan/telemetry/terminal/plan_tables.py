@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from fastdcgan.limits.roofline import Ceilings, limit, work
+from fastdcgan.limits.roofline import Ceilings, throughput_limit, work_per_image
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.tuning.choice import plan_fields
 from fastdcgan.tuning.tune import Measurement, TuningResult
@@ -71,8 +71,8 @@ def ceiling_fraction(measured: Measurement, tuning: TuningResult, machine: Ceili
     precision = measured.plan.precision if measured.plan else "fp32"
     if machine is None or reached is None or precision not in machine.flops:
         return None
-    needed = work(tuning.arch, tuning.batch, _BYTES[precision])
-    return reached / limit(needed, machine, precision).images_per_sec
+    needed = work_per_image(tuning.arch, tuning.batch, _BYTES[precision])
+    return reached / throughput_limit(needed, machine, precision).images_per_sec
 
 
 def _figures(measured: Measurement, tuning: TuningResult, machine: Ceilings | None) -> tuple[str, ...]:
