@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdcgan.gan.ranges import ALL_REDUCE, profiler_range
 
-_MOST_RANKS_TO_GATHER = 16
+_MAX_RANKS_TO_GATHER = 16
 """With more ranks, the sums of all of them are too many bytes for gathering to be faster."""
 
 _SPIN_SECONDS = 0.05
@@ -25,7 +25,7 @@ def all_reduce_sum(sums: Tensor) -> Tensor:
     with profiler_range(ALL_REDUCE):
         group = dist.group.WORLD
         assert group is not None, "there is no process group"
-        if sums.device.type == "cpu" and group.size() <= _MOST_RANKS_TO_GATHER and not torch.compiler.is_compiling():
+        if sums.device.type == "cpu" and group.size() <= _MAX_RANKS_TO_GATHER and not torch.compiler.is_compiling():
             return _gather_and_add(sums, group.size())
         total: Tensor = collectives.wait_tensor(collectives.all_reduce(sums, "sum", group))
         return total
