@@ -1,12 +1,12 @@
 """The most images per second that this machine's arithmetic allows."""
 
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.roofline import Ceilings, pass_flops, work
+from fastdcgan.limits.roofline import Ceilings, pass_flops, work_per_image
 
 
 def training_ceiling(machine: Ceilings | None, arch: Architecture, batch: int, precision: str) -> float | None:
     """Images per second if the convolutions of a step ran at the machine's best rate and all else were free."""
-    return _rate(machine, precision) / work(arch, batch).flops if machine else None
+    return _rate(machine, precision) / work_per_image(arch, batch).flops if machine else None
 
 
 def sampling_ceiling(machine: Ceilings | None, arch: Architecture, precision: str) -> float | None:

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.conditions import device
 from benchmarks.photographs import write_photographs
 from benchmarks.session import pytest_addoption, pytest_configure
-from fastdcgan.limits.roofline import Ceilings, ceilings_of
+from fastdcgan.limits.roofline import Ceilings, device_ceilings
 from fastdcgan.storage.cache import cache_folder
 
 __all__ = ["pytest_addoption", "pytest_configure"]
@@ -18,7 +18,7 @@ PHOTOGRAPHS = 2000
 @pytest.fixture(scope="session")
 def ceilings() -> Ceilings | None:
     """What this machine can do at most."""
-    return ceilings_of(device(), seconds=0.5)
+    return device_ceilings(device(), seconds=0.5)
 
 
 @pytest.fixture(scope="session")

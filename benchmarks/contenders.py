@@ -8,19 +8,20 @@ from collections.abc import Callable
 import torch
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
-from fastdcgan.tuning.implementations import inputs, the_plan, the_reference
+from fastdcgan.tuning.implementations import plan_implementation, random_batch, reference_implementation
 
 Step = Callable[[], object]
 
 
 def reference_step(arch: Architecture, batch: int, device: torch.device) -> Step:
     """The reference's step: eager, contiguous, fp32."""
-    reference = the_reference(arch, device)
-    real_BCHW, z_BL = inputs(arch, batch, device)
+    reference = reference_implementation(arch, device)
+    real_BCHW, z_BL = random_batch(arch, batch, device)
     return lambda: reference.step(real_BCHW, z_BL)
 
 
@@ -31,8 +32,8 @@ def our_state(arch: Architecture, plan: Plan, device: torch.device) -> TrainStat
 
 def our_step(arch: Architecture, batch: int, plan: Plan, device: torch.device) -> Step:
     """Our step under a plan, with pictures in the layout that the trainer's data comes in."""
-    ours = the_plan(plan, arch, device)
-    real_BCHW, z_BL = inputs(arch, batch, device)
+    ours = plan_implementation(plan, arch, device)
+    real_BCHW, z_BL = random_batch(arch, batch, device)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     real_BCHW = real_BCHW.contiguous(memory_format=layout)
     return lambda: ours.step(real_BCHW, z_BL)

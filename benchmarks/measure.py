@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from benchmarks.budget import Case
-from fastdcgan.tuning.paired import Paired
+from fastdcgan.tuning.paired import PairedTimes
 
 LEAST_PAIRS, MOST_PAIRS = 3, 15
 
@@ -60,9 +60,9 @@ class Measured:
 
     steps_per_turn: int
 
-    def against(self, reference: str, ours: str = "ours") -> Paired:
+    def against(self, reference: str, ours: str = "ours") -> PairedTimes:
         """Two of the contenders as pairs."""
-        return Paired(reference=self.seconds[reference], ours=self.seconds[ours])
+        return PairedTimes(reference=self.seconds[reference], ours=self.seconds[ours])
 
     def among(self, **names: str) -> "Measured":
         """Some of the contenders alone, under other names: `among(ours="bf16", reference="reference")`."""

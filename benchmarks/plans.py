@@ -8,7 +8,7 @@ import torch
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.tuning.choice import choose_tuned
+from fastdcgan.tuning.choice import choose_plan_for_run
 
 LONG = 10**9
 """Images of a run in which measuring pays."""
@@ -49,4 +49,4 @@ TECHNIQUES: list[Technique] = [
 def tuned_plan(arch: Architecture, batch: int, device: torch.device, precision: PrecisionRequest = "auto") -> Plan:
     """The plan that a long `fastdcgan train` uses for this architecture and batch: as measured here before, or now."""
     request = ExecutionConfig(precision=precision)
-    return choose_tuned(request, device, arch, batch, images=LONG).plan
+    return choose_plan_for_run(request, device, arch, batch, images=LONG).plan

@@ -39,8 +39,7 @@ class Rank:
 
         from fastdcgan.config import ExecutionConfig, RecipeConfig
         from fastdcgan.distributed.accelerator import join, wrap
-        from fastdcgan.execution.capture import step_function
-        from fastdcgan.execution.plan import prepare
+        from fastdcgan.execution.prepare import prepare, step_function
         from fastdcgan.gan import models
         from fastdcgan.gan.architecture import architecture
         from fastdcgan.kernels import sync_batch_norm
@@ -76,12 +75,12 @@ class Rank:
         """Returns the seconds it took, from the moment that all began until all were done."""
         import torch
 
-        from fastdcgan.tuning.implementations import inputs
+        from fastdcgan.tuning.implementations import random_batch
 
         if order == END:
             return 0.0
         if order == BATCH:
-            real_BCHW, z_BL = inputs(self._arch, first, self._device, seed=self._accelerator.process_index)
+            real_BCHW, z_BL = random_batch(self._arch, first, self._device, seed=self._accelerator.process_index)
             self._batch = real_BCHW.contiguous(memory_format=torch.channels_last), z_BL
             return 0.0
         if order == STEP:

@@ -30,8 +30,8 @@ from benchmarks.results import quartiles
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import choose_plan
 from fastdcgan.gan.architecture import Architecture, architecture
-from fastdcgan.limits.allreduce import Fabric, line, measured_fabric
-from fastdcgan.limits.scaling import Sharing, measured, share
+from fastdcgan.limits.allreduce import Fabric, fit_fabric, fit_line
+from fastdcgan.limits.scaling import Communication, measured_compute, predict_iteration
 
 WORLDS = (1, 2, 4)
 
@@ -122,7 +122,7 @@ def findings(readings: Readings, arch: Architecture, filling: int) -> dict[str, 
     return {
         "rounds": len(readings.two_threads),
         "held": [asdict(held) for held in hold(readings, arch, filling)],
-        "links": {ranks: asdict(fabric(readings, ranks).inside) for ranks in readings.all_reduce},
+        "links": {ranks: asdict(fabric(readings, ranks).intra_node) for ranks in readings.all_reduce},
         "beside": slowdown(readings),
         "two_ranks_against_two_threads": ratios(readings.two_threads, readings.together[2]),
         "readings": asdict(readings),
@@ -181,7 +181,7 @@ def measure(arch: str, batch: int, seconds: float) -> Readings:
 def fabric(readings: Readings, ranks: int) -> Fabric:
     """The link that explains the all-reduces, from their medians."""
     times = readings.all_reduce[ranks]
-    return measured_fabric([(size, statistics.median(seconds)) for size, seconds in times.items()], ranks)
+    return fit_fabric([(size, statistics.median(seconds)) for size, seconds in times.items()], ranks)
 
 
 def slowdown(readings: Readings) -> float:
@@ -206,18 +206,18 @@ def hold(readings: Readings, arch: Architecture, filling: int) -> list[Held]:
 def _held(readings: Readings, arch: Architecture, ranks: int, filling: int, beside: float) -> Held:
     batch = readings.batch // ranks
     links = (fabric(readings, ranks),) if ranks > 1 else ()
-    sharing = Sharing(fabrics=links, overlapped=False)  # the cores that compute carry the messages too
+    sharing = Communication(fabrics=links, overlapped=False)  # the cores that compute carry the messages too
     crowded = max(1.0, ranks / filling)
     predictions: list[float] = []
     by_cores_alone: list[float] = []
     communication: list[float] = []
     for number in range(len(readings.together[ranks])):
-        start, each = line([(share, times[number]) for share, times in readings.solo.items()])
-        compute = measured(arch, start + each * batch)
+        start, each = fit_line([(share, times[number]) for share, times in readings.solo.items()])
+        compute = measured_compute(arch, start + each * batch)
         for slower, found in ((beside if ranks > 1 else 1.0, predictions), (1.0, by_cores_alone)):
-            scaled = share(compute, batch, ranks, sharing, slowdown=crowded * slower)
+            scaled = predict_iteration(compute, batch, ranks, sharing, slowdown=crowded * slower)
             found.append(scaled.seconds)
-        communication.append(share(compute, batch, ranks, sharing, slowdown=crowded * beside).communication)
+        communication.append(predict_iteration(compute, batch, ranks, sharing, slowdown=crowded * beside).communication)
     taken = readings.together[ranks]
     off = [predicted / seconds for predicted, seconds in zip(predictions, taken, strict=True)]
     return Held(

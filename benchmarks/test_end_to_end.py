@@ -26,12 +26,12 @@ from benchmarks.plans import tuned_plan
 from benchmarks.results import quartiles, throughput
 from fastdcgan.data import open_source
 from fastdcgan.data.stream import Batching, real_batches
-from fastdcgan.execution.capture import step_function
+from fastdcgan.execution.prepare import step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.randomness import Stream as Randomness
 from fastdcgan.gan.randomness import latents
 from fastdcgan.limits.roofline import Ceilings
-from fastdcgan.tuning.implementations import inputs
+from fastdcgan.tuning.implementations import random_batch
 
 
 @pytest.mark.case("end to end", weight=1.75)
@@ -65,7 +65,7 @@ def test_end_to_end(
         cache="on" if way == "packed" else "off",
     )
     batches = real_batches(source, Batching(seed=0, global_batch=batch), where)
-    in_memory_BCHW, in_memory_BL = next(batches), inputs(arch, batch, where)[1]
+    in_memory_BCHW, in_memory_BL = next(batches), random_batch(arch, batch, where)[1]
     number = itertools.count(1)
 
     def step_as_trained(real_BCHW: Tensor) -> None:

@@ -17,7 +17,7 @@ from benchmarks.results import throughput
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.runs.sampling import generate
-from fastdcgan.tuning.implementations import inputs, the_reference
+from fastdcgan.tuning.implementations import random_batch, reference_implementation
 
 TRAINED_WITH = 128
 """The batch of the training, not of the grid: its plan is known from the other suites."""
@@ -33,11 +33,11 @@ def test_sampling(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | 
     arch = architecture(name)
     case.doing("choosing plans")
     plan = tuned_plan(arch, TRAINED_WITH, device())
-    twin = the_reference(arch, device()).generator
+    twin = reference_implementation(arch, device()).generator
     generator = our_state(arch, plan, device()).generator
     generator.load_state_dict(twin.state_dict())
     twin.eval()
-    z_BL = inputs(arch, batch, torch.device("cpu"))[1]
+    z_BL = random_batch(arch, batch, torch.device("cpu"))[1]
 
     def reference_generate() -> torch.Tensor:
         with torch.no_grad():

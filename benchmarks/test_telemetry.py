@@ -30,7 +30,7 @@ from benchmarks.results import throughput
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed.accelerator import join
-from fastdcgan.execution.capture import TakeStep, step_function
+from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs.folder import RunFolder
@@ -41,7 +41,7 @@ from fastdcgan.training.recorder import Recorder
 from fastdcgan.training.run import Run
 from fastdcgan.training.setup import setup
 from fastdcgan.training.trainer import noise
-from fastdcgan.tuning.paired import seconds_of
+from fastdcgan.tuning.paired import time_call
 
 IMAGES = 10**9
 """The run never ends."""
@@ -113,9 +113,9 @@ def counted(
     with display:
         for _ in range(times):
             metrics = take_step()
-            between.append(seconds_of(figures))
+            between.append(time_call(figures))
             take_step()
-            refreshing.append(seconds_of(display.refresh))
+            refreshing.append(time_call(display.refresh))
     return statistics.median(between), statistics.median(refreshing)
 
 

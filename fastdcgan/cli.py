@@ -260,19 +260,19 @@ def scale(
     """
     from rich.console import Console
 
-    from fastdcgan.limits.allreduce import gpu_fabrics, reach
-    from fastdcgan.limits.roofline import known_gpu
-    from fastdcgan.limits.scaling import Sharing, batch_norm_messages, counts_of
+    from fastdcgan.limits.allreduce import gpu_fabrics, max_gpus
+    from fastdcgan.limits.roofline import find_gpu
+    from fastdcgan.limits.scaling import Communication, batch_norm_messages, parse_gpu_counts
     from fastdcgan.telemetry.terminal.scaling_tables import scaling_table
 
     geometry = architecture(arch, width=width)
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size}: must be at least 1")
-    name, datasheet = known_gpu(gpu)
-    counts = counts_of(gpus)
-    if (most := reach(link)) is not None and counts[-1] > most:
+    name, datasheet = find_gpu(gpu)
+    counts = parse_gpu_counts(gpus)
+    if (most := max_gpus(link)) is not None and counts[-1] > most:
         raise ValueError(f"--link {link} joins at most {most} GPUs: for {counts[-1]} add a network, nvlink+infiniband")
-    sharing = Sharing(
+    sharing = Communication(
         fabrics=gpu_fabrics(link, name),
         overlapped=compile != "step",
         buckets=compile != "step",
@@ -312,10 +312,10 @@ def tune(
     from rich.console import Console
 
     from fastdcgan.distributed.accelerator import join, with_launcher_precision
-    from fastdcgan.limits.roofline import ceilings_of
+    from fastdcgan.limits.roofline import device_ceilings
     from fastdcgan.telemetry.terminal.plan_tables import plans_as_data, plans_table, write_plans
-    from fastdcgan.tuning.choice import conditions_of, fastest, remember
-    from fastdcgan.tuning.tune import candidates, measure
+    from fastdcgan.tuning.choice import chosen_plan, measurement_conditions, save_choice
+    from fastdcgan.tuning.tune import candidate_plans, measure_plans
 
     geometry = architecture(arch, width=width, channels=channels)
     for label, number in (("--batch-size", batch_size), ("--seconds", seconds), ("--threads", threads)):
@@ -326,17 +326,17 @@ def tune(
     if accelerator.num_processes > 1:
         raise ValueError(f"fastdcgan tune measures in one process, not in {accelerator.num_processes}")
     request, where = with_launcher_precision(request), accelerator.device
-    plans = candidates(request, where)
+    plans = candidate_plans(request, where)
     console = Console(highlight=False)
     with console.status("measuring this machine") as status:
-        machine = ceilings_of(where)
-        tuning = measure(plans, geometry, batch_size, where, seconds, say=status.update)
+        machine = device_ceilings(where)
+        tuning = measure_plans(plans, geometry, batch_size, where, seconds, say=status.update)
     console.print(plans_table(tuning, machine))
-    conditions = conditions_of(request, where, geometry, batch_size, world_size=1)
+    conditions = measurement_conditions(request, where, geometry, batch_size, world_size=1)
     if json is not None:
         write_plans(json, plans_as_data(tuning, machine, conditions))
-    console.print(f"The fastest is {fastest(tuning)}.")
-    if (kept := remember(conditions, tuning)) is not None:
+    console.print(f"The fastest is {chosen_plan(tuning)}.")
+    if (kept := save_choice(conditions, tuning)) is not None:
         console.print(
             f"fastdcgan train uses it from now on for {arch} in batches of {batch_size}: {kept}", soft_wrap=True
         )

@@ -75,7 +75,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeping freed memory is for a process's whole life: no test leaves that to the next."""
-    monkeypatch.setattr("fastdcgan.execution.plan.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("fastdcgan.execution.prepare.keep_freed_memory", lambda: True)
 
 
 @pytest.fixture(autouse=True)

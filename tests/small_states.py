@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState, train_step

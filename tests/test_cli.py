@@ -11,8 +11,8 @@ from conftest import Command
 from PIL import Image
 
 from fastdcgan import cli
-from fastdcgan.execution.capture import TakeStep
 from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import TakeStep
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.limits.roofline import KNOWN_GPUS
 from fastdcgan.training import trainer

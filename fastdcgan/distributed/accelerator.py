@@ -71,7 +71,7 @@ def wrap(accelerator: Accelerator, network: nn.Module, in_one_order: bool = Fals
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped: nn.Module = accelerator.prepare_model(network)
     if in_one_order and isinstance(wrapped, DistributedDataParallel):
-        wrapped.register_comm_hook(None, exact_sums.exchange)
+        wrapped.register_comm_hook(None, exact_sums.all_reduce_hook)
     return wrapped
 
 

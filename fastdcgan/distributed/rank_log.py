@@ -1,4 +1,4 @@
-"""What ranks other than the first say: kept in a file a rank, out of the way of the first one's progress."""
+"""Log files of the ranks other than rank 0, whose progress is on the terminal."""
 
 import os
 import socket
@@ -16,19 +16,22 @@ from fastdcgan.storage.signals import Stopped
 
 @contextmanager
 def rank_log(folder: Path, rank: int, world_size: int) -> Iterator[None]:
-    """Append all that this process prints, from C too, to `folder`/rank-N.log; rank 0's goes where it always does.
+    """Append this process's output, from C too, to `folder`/rank-N.log; rank 0's goes to the terminal.
 
-    What is raised is written there in full, and raised on with the rank's name.
+    An exception is logged with its traceback, and raised with a note that names the rank.
+
+    Raises:
+        ValueError: if the file can't be written.
     """
-    who = f"rank {rank} of {world_size} on {socket.gethostname()}, process {os.getpid()}"
+    description = f"rank {rank} of {world_size} on {socket.gethostname()}, process {os.getpid()}"
     if rank == 0:
-        with naming(who if world_size > 1 else ""):
+        with note_rank(description if world_size > 1 else ""):
             yield
         return
-    with _opened(folder, f"rank-{rank}.log") as log:
-        log.write(f"== {datetime.now().isoformat(timespec='seconds')} {who}\n")
+    with _open_log(folder, f"rank-{rank}.log") as log:
+        log.write(f"== {datetime.now().isoformat(timespec='seconds')} {description}\n")
         log.flush()
-        with said_into(log.fileno()), naming(who):
+        with output_redirected_to(log.fileno()), note_rank(description):
             try:
                 yield
             except Stopped as stop:
@@ -39,8 +42,8 @@ def rank_log(folder: Path, rank: int, world_size: int) -> Iterator[None]:
                 raise
 
 
-def _opened(folder: Path, name: str) -> IO[str]:
-    """Raises ValueError."""
+def _open_log(folder: Path, name: str) -> IO[str]:
+    """Open a log to append. Raises ValueError if it can't be written."""
     try:
         make_folder(folder)
         return open_to_append(folder / name)
@@ -49,29 +52,29 @@ def _opened(folder: Path, name: str) -> IO[str]:
 
 
 @contextmanager
-def naming(who: str) -> Iterator[None]:
-    """Add to what is raised whose it is."""
+def note_rank(description: str) -> Iterator[None]:
+    """Add a note to an exception that says which rank raised it; none if the description is empty."""
     try:
         yield
     except BaseException as error:
-        if who:
-            error.add_note(f"This was {who}.")
+        if description:
+            error.add_note(f"This was {description}.")
         raise
 
 
 @contextmanager
-def said_into(target: int) -> Iterator[None]:
-    """Lead this process's standard output and error to an open file."""
+def output_redirected_to(descriptor: int) -> Iterator[None]:
+    """Redirect this process's standard output and error to a file descriptor."""
     streams = (sys.stdout, sys.stderr)
     numbers = (1, 2)
-    kept = [os.dup(number) for number in numbers]
+    originals = [os.dup(number) for number in numbers]
     try:
         for number in numbers:
-            os.dup2(target, number)
+            os.dup2(descriptor, number)
         yield
     finally:
         for stream in streams:
             stream.flush()
-        for number, before in zip(numbers, kept, strict=True):
-            os.dup2(before, number)
-            os.close(before)
+        for number, original in zip(numbers, originals, strict=True):
+            os.dup2(original, number)
+            os.close(original)

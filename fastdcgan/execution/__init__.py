@@ -1,1 +1,1 @@
-"""How a step is executed: a plan, and what carries it out."""
+"""How a training step is executed: plans, and the code that carries them out."""

@@ -1,9 +1,10 @@
-"""A batch taken in parts: each has its own way forward and back, gradients are averaged, each network is updated once.
+"""Gradient accumulation: a batch in micro-batches, whose gradients are averaged before each network's one update.
 
-BatchNorm normalises over a part; but for that it is the step on the whole batch. D's activations are those of one part.
-G judges itself by the pictures that D was shown, so G's are kept for the whole batch, and G goes back once.
+BatchNorm normalises each micro-batch by itself; apart from that the step is the one on the whole batch. D's activations
+are those of one micro-batch at a time. G's pictures are made once for the whole batch, as D must judge the same
+pictures before and after its update; so G's activations are kept, and G runs backward once.
 
-Gradients cross between processes once a network and iteration: D's with the last part, G's with its only way back.
+Gradients are all-reduced once a network and iteration: D's with the last micro-batch, G's in its backward pass.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -13,79 +14,97 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastdcgan.gan import ranges
-from fastdcgan.gan.ranges import named
-from fastdcgan.gan.step import Network, StepMetrics, TrainState, discriminator_loss, frozen, generator_loss, update
+from fastdcgan.gan.ranges import profiler_range
+from fastdcgan.gan.step import (
+    Network,
+    StepMetrics,
+    TrainState,
+    discriminator_loss,
+    frozen,
+    generator_loss,
+    optimizer_step,
+)
 
 
-class InParts(nn.Module):
-    """A network that takes its batch in equal parts, one after the other."""
+class MicroBatched(nn.Module):
+    """A network that is applied to the micro-batches of its input one after the other."""
 
-    def __init__(self, network: nn.Module, parts: int) -> None:
+    def __init__(self, network: nn.Module, count: int) -> None:
         super().__init__()
         self.network = network
-        self.parts = parts
+        self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the network does of its input, [B, ...]."""
-        return torch.cat([self.network(part) for part in x.chunk(self.parts)])
+        """[B, ...] to the network's results, concatenated; B is a multiple of the number of micro-batches."""
+        return torch.cat([self.network(x_b) for x_b in x.chunk(self.count)])
 
 
-def train_step_in_parts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
-    """One iteration as `step.train_step`, in `state.accumulate` parts; figures are means over them.
+def accumulated_train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+    """One iteration as `step.train_step`, in `state.accumulate` micro-batches; metrics are means over them.
 
     Args:
         state: networks and optimizers; changed in place. `call_generator` takes the whole batch.
-        real_BCHW: real pictures in [-1, 1]; B is a multiple of the parts.
+        real_BCHW: real pictures in [-1, 1]; B is a multiple of the number of micro-batches.
         z_BL: standard normal noise.
     """
-    parts = state.accumulate
-    assert len(real_BCHW) % parts == 0, (real_BCHW.shape, parts)
-    with state.autocast(), named(ranges.GENERATOR):
+    assert len(real_BCHW) % state.accumulate == 0, (real_BCHW.shape, state.accumulate)
+    with state.autocast(), profiler_range(ranges.GENERATOR):
         fake_BCHW = state.call_generator(z_BL)
-
-    figures = []
-    state.optimizer_d.zero_grad(set_to_none=True)
-    for left, real_bCHW, fake_bCHW in zip(
-        reversed(range(parts)), real_BCHW.chunk(parts), fake_BCHW.detach().chunk(parts), strict=True
-    ):
-        # DDP looks at this in its forward.
-        with _kept_here(state.call_discriminator) if left else nullcontext():
-            with state.autocast():
-                loss_d, logits_real_b, logits_fake_b = discriminator_loss(
-                    state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.judge
-                )
-            with named(ranges.BACKWARD_D):
-                state.scaler_d.scale(loss_d / parts).backward()
-        figures.append((loss_d.detach(), probability(logits_real_b), probability(logits_fake_b)))
-    with named(ranges.OPTIMIZER_D):
-        update(state.optimizer_d, state.scaler_d)
-
-    losses_g: list[Tensor] = []
-    ways_back: list[Tensor] = []
-    with frozen(state.discriminator):
-        for part_bCHW in fake_BCHW.detach().chunk(parts):
-            part_bCHW.requires_grad_()
-            with state.autocast():
-                loss_g = generator_loss(state.call_frozen_discriminator, part_bCHW, state.objective)
-            with named(ranges.BACKWARD_G):
-                ways_back += torch.autograd.grad(state.scaler_g.scale(loss_g / parts), part_bCHW)
-            losses_g.append(loss_g.detach())
-    state.optimizer_g.zero_grad(set_to_none=True)
-    with named(ranges.BACKWARD_G):
-        fake_BCHW.backward(torch.cat(ways_back))
-    with named(ranges.OPTIMIZER_G):
-        update(state.optimizer_g, state.scaler_g)
-
-    with named(ranges.METRICS):
-        loss_d, d_real, d_fake = (torch.stack(of_parts).mean() for of_parts in zip(*figures, strict=True))
+    metrics_d = _update_discriminator(state, real_BCHW, fake_BCHW.detach())
+    losses_g = _update_generator(state, fake_BCHW)
+    with profiler_range(ranges.METRICS):
+        loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
 
 
-def probability(logits_B: Tensor) -> Tensor:
-    """The mean over a batch, fp32, without its history."""
+def mean_probability(logits_B: Tensor) -> Tensor:
+    """The mean over a batch of D's probability for real: a scalar, fp32, detached."""
     return logits_B.detach().float().sigmoid().mean()
 
 
-def _kept_here(network: Network) -> AbstractContextManager[None]:
-    """Gradients are added up in this process alone."""
+def _update_discriminator(
+    state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Returns loss_d, d_real and d_fake of each micro-batch."""
+    metrics = []
+    state.optimizer_d.zero_grad(set_to_none=True)
+    micro_batches = zip(real_BCHW.chunk(state.accumulate), fake_BCHW.chunk(state.accumulate), strict=True)
+    for number, (real_bCHW, fake_bCHW) in enumerate(micro_batches, start=1):
+        is_last = number == state.accumulate
+        # Around the forward pass too: that is where DDP decides whether the backward pass all-reduces.
+        with nullcontext() if is_last else _no_sync(state.call_discriminator):
+            with state.autocast():
+                loss_d, logits_real_b, logits_fake_b = discriminator_loss(
+                    state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.discriminate
+                )
+            with profiler_range(ranges.BACKWARD_D):
+                state.scaler_d.scale(loss_d / state.accumulate).backward()
+        metrics.append((loss_d.detach(), mean_probability(logits_real_b), mean_probability(logits_fake_b)))
+    with profiler_range(ranges.OPTIMIZER_D):
+        optimizer_step(state.optimizer_d, state.scaler_d)
+    return metrics
+
+
+def _update_generator(state: TrainState, fake_BCHW: Tensor) -> list[Tensor]:
+    """Returns loss_g of each micro-batch."""
+    losses: list[Tensor] = []
+    gradients_bCHW: list[Tensor] = []
+    with frozen(state.discriminator):
+        for fake_bCHW in fake_BCHW.detach().chunk(state.accumulate):
+            fake_bCHW.requires_grad_()
+            with state.autocast():
+                loss_g = generator_loss(state.call_frozen_discriminator, fake_bCHW, state.objective)
+            with profiler_range(ranges.BACKWARD_G):
+                gradients_bCHW += torch.autograd.grad(state.scaler_g.scale(loss_g / state.accumulate), fake_bCHW)
+            losses.append(loss_g.detach())
+    state.optimizer_g.zero_grad(set_to_none=True)
+    with profiler_range(ranges.BACKWARD_G):
+        fake_BCHW.backward(torch.cat(gradients_bCHW))
+    with profiler_range(ranges.OPTIMIZER_G):
+        optimizer_step(state.optimizer_g, state.scaler_g)
+    return losses
+
+
+def _no_sync(network: Network) -> AbstractContextManager[None]:
+    """Within this context DDP does not all-reduce gradients."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

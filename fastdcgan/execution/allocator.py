@@ -1,4 +1,4 @@
-"""How this process's allocator treats memory that was freed, on Linux with glibc."""
+"""Memory allocation on the CPU: keeping freed memory in the process, on Linux with glibc."""
 
 import ctypes
 import sys
@@ -11,12 +11,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next allocation, for the rest of this process's life.
 
-    By default every large tensor is mapped when it is made and unmapped when it is freed, and the system clears each of
-    its pages at the first touch: on some machines a fifth of a training step. A step allocates what the one before it
-    freed, so keeping costs no more than the peak.
+    By default every large tensor is mapped and unmapped, and the system clears each of its pages at the first access:
+    on some machines a fifth of a training step. A step allocates what the one before it freed, so the peak is the same.
 
     Returns:
-        whether the allocator took it: False where it isn't glibc's.
+        whether it is set: False where the allocator isn't glibc's.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,17 +1,17 @@
-"""The same bits on any number of ranks: every sum over the batch is taken in one order, whoever takes it.
+"""Exact sums: the same bits on any number of ranks, as every sum over the batch is taken in a fixed order.
 
-Numbers on a computer don't add up the same in another order, and training makes much of a little: within twenty steps a
-last bit decides the side of zero on which an activation lies, and two curves part. So a batch is divided into shares, a
-power of two, and a rank computes share by share, in one thread: PyTorch's kernels add up in another order for another
-batch or number of threads. The shares' sums are added pairwise, neighbours first:
+Floating-point addition is not associative, and training amplifies a last bit: within twenty steps it changes the sign
+of an activation, and loss curves part. So a batch is divided into shares, a power of two. Each share is computed by
+itself, in one thread, as PyTorch's kernels add in another order for another batch or number of threads. The shares'
+sums are added pairwise, neighbours first:
 
     ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7))
 
-A rank holds neighbouring shares, and so a branch of this tree, and the ranks are its trunk. Means over 2, 4, 8 ... only
-halve, which rounds nothing. Exponentials are taken share by share too: PyTorch computes the last few of a row of
-numbers otherwise than the rest. All else (pictures' own arithmetic, Adam) looks at one picture or weight at a time.
+A rank holds neighbouring shares and adds up a subtree; the ranks' sums are added by the same rule. Means over 2, 4,
+8 ... only halve, which rounds nothing. Tanh is computed share by share too: PyTorch's vectorised kernel computes the
+last few numbers of a tensor differently. Everything else depends on one picture alone, or on one weight.
 
-Its twin is the plain step: the sums are the same but for their rounding. For fp32 on CPUs.
+Compared with the plain step, only the sums' rounding differs. For fp32 on CPUs.
 """
 
 from collections.abc import Sequence
@@ -25,25 +25,25 @@ from torch._C._distributed_c10d import GradBucket
 from torch.autograd.function import once_differentiable
 
 from fastdcgan.gan.objectives import Objective
-from fastdcgan.kernels.sync_batch_norm import remember
+from fastdcgan.kernels.batch_norm import input_gradient_coefficients, statistics, update_running_statistics
 
 _PIXELS = (1, 3, 4)
-"""Of [N, b, C, H, W]: a share of each of N batches."""
+"""The dimensions of [N, b, C, H, W] that a channel's sum is over: a share of each of N batches."""
 
 
 def install(network: nn.Module, shares: int) -> int:
-    """Let a network's layers add up over the batch in one order; names, parameters and buffers stay as they are.
+    """Replace the layers of a network that sum over the batch; names, parameters and buffers stay as they are.
 
-    Must come before `sync_norm.install`'s layers are first called: it takes their place.
+    Layers that `sync_batch_norm.install` has replaced are replaced again.
 
     Args:
         network: changed in place.
-        shares: of the global batch; a power of two and a multiple of the ranks.
+        shares: of the global batch; a power of two and a multiple of the number of ranks.
 
     Returns:
-        how many layers were changed.
+        how many layers were replaced.
     """
-    mine = shares // _ranks()
+    own_shares = shares // _world_size()
     kinds = {nn.Conv2d: ExactConv2d, nn.ConvTranspose2d: ExactConvTranspose2d, nn.Tanh: ExactTanh}
     layers = list(network.modules())
     for layer in layers:
@@ -53,20 +53,21 @@ def install(network: nn.Module, shares: int) -> int:
             layer.__class__ = kinds[type(layer)]
         else:
             continue
-        cast(Any, layer).shares = mine
+        cast(Any, layer).shares = own_shares
     return sum(hasattr(layer, "shares") for layer in layers)
 
 
 @dataclass(frozen=True)
 class ExactObjective(Objective):
-    """An objective as the mean of those of the shares."""
+    """An objective that is the mean of its values on the shares."""
 
     shares: int = 1
+    """Of this rank's part of the batch."""
 
     def discriminator(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> Tensor:
         """As `Objective.discriminator`."""
-        of_shares = zip(logits_real_B.chunk(self.shares), logits_fake_B.chunk(self.shares), strict=True)
-        return torch.stack([Objective.discriminator(self, real_b, fake_b) for real_b, fake_b in of_shares]).mean()
+        pairs = zip(logits_real_B.chunk(self.shares), logits_fake_B.chunk(self.shares), strict=True)
+        return torch.stack([Objective.discriminator(self, real_b, fake_b) for real_b, fake_b in pairs]).mean()
 
     def generator(self, logits_fake_B: Tensor) -> Tensor:
         """As `Objective.generator`."""
@@ -74,42 +75,44 @@ class ExactObjective(Objective):
 
 
 def exact_objective(objective: Objective, shares: int) -> ExactObjective:
-    """The same, over this rank's part of the shares."""
+    """The same objective, share by share; `shares` are those of the global batch."""
     terms = (objective.discriminator_terms, objective.generator_term, objective.label_smoothing)
-    return ExactObjective(*terms, shares // _ranks())
+    return ExactObjective(*terms, shares // _world_size())
 
 
-def exchange(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's gradients, averaged over the ranks as the trunk of the tree: a communication hook."""
+def all_reduce_hook(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP communication hook: the mean of a bucket of gradients over the ranks, by a pairwise sum."""
     own = bucket.buffer()
-    everyones_RN = own.new_empty((_ranks(), own.numel()))
-    gathering = dist.all_gather_into_tensor(everyones_RN.view(-1), own, async_op=True)
-    assert gathering is not None
-    done: torch.futures.Future[Any] = gathering.get_future()
-    return done.then(lambda _: in_a_tree(list(everyones_RN)).div_(_ranks()))
+    gathered_RN = own.new_empty((_world_size(), own.numel()))
+    work = dist.all_gather_into_tensor(gathered_RN.view(-1), own, async_op=True)
+    assert work is not None
+    done: torch.futures.Future[Any] = work.get_future()
+    return done.then(lambda _: pairwise_sum(list(gathered_RN)).div_(_world_size()))
 
 
-def in_a_tree(terms: Sequence[Tensor]) -> Tensor:
-    """Their sum, neighbours first; as many as a power of two."""
+def pairwise_sum(terms: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, neighbours first; their number is a power of two."""
     while len(terms) > 1:
         terms = [left + right for left, right in zip(terms[::2], terms[1::2], strict=True)]
     return terms[0]
 
 
 class ExactConv2d(nn.Conv2d):
-    """A convolution whose weight gradient is the tree of its shares'."""
+    """A convolution whose weight gradient is the pairwise sum over the shares."""
 
     shares: int
+    """Of this rank's part of a batch."""
 
     def forward(self, x_BCHW: Tensor, batches: int = 1) -> Tensor:
-        """[B, C, H, W] to [B, O, H', W']; in training B is so many batches, each a multiple of the shares."""
+        """[B, C, H, W] to [B, O, H', W']; in training B is `batches` batches, each a multiple of the shares."""
         return _convolve(self, x_BCHW, batches, transposed=False) if self.training else super().forward(x_BCHW)
 
 
 class ExactConvTranspose2d(nn.ConvTranspose2d):
-    """Likewise, transposed."""
+    """A transposed convolution whose weight gradient is the pairwise sum over the shares."""
 
     shares: int
+    """Of this rank's part of a batch."""
 
     def forward(self, x_BCHW: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] to [B, O, H', W']; in training B is a multiple of the shares."""
@@ -121,6 +124,7 @@ class ExactTanh(nn.Tanh):
     """Tanh, share by share."""
 
     shares: int
+    """Of this rank's part of a batch."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to the same; in training B is a multiple of the shares."""
@@ -130,124 +134,124 @@ class ExactTanh(nn.Tanh):
 
 
 class ExactBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batches of all ranks, by sums in fp64."""
+    """BatchNorm over the batches of all ranks, by pairwise sums in fp64."""
 
     shares: int
+    """Of this rank's part of a batch."""
 
     def forward(self, x_BCHW: Tensor, batches: int = 1) -> Tensor:
-        """[B, C, H, W] to the same; in training B is so many batches of this rank, each a multiple of the shares."""
+        """[B, C, H, W] to the same; in training B is `batches` batches, each a multiple of the shares."""
         if not self.training:
             return super().forward(x_BCHW)
-        out_BCHW, mean_NC, variance_NC = _Normalise.apply(
+        out_BCHW, mean_NC, variance_NC = _ExactBatchNorm.apply(
             x_BCHW, self.weight, self.bias, self.eps, self.shares, batches
         )
-        remember(self, mean_NC, variance_NC, x_BCHW.numel() // self.num_features // batches * _ranks())
+        count = x_BCHW.numel() // self.num_features // batches * _world_size()
+        update_running_statistics(self, mean_NC, variance_NC, count)
         return cast(Tensor, out_BCHW)
 
 
 def _convolve(layer: ExactConv2d | ExactConvTranspose2d, x_BCHW: Tensor, batches: int, transposed: bool) -> Tensor:
     assert layer.bias is None and layer.groups == 1
-    how = (list(layer.stride), list(cast(tuple[int, int], layer.padding)), [1, 1], transposed, [0, 0], 1)
-    out_BOHW: Tensor = _Convolution.apply(x_BCHW, layer.weight, how, layer.shares, batches)
+    options = (list(layer.stride), list(cast(tuple[int, int], layer.padding)), [1, 1], transposed, [0, 0], 1)
+    out_BOHW: Tensor = _ExactConvolution.apply(x_BCHW, layer.weight, options, layer.shares, batches)
     return out_BOHW
 
 
-class _Convolution(torch.autograd.Function):
-    """Share by share, for the same kernels whatever the rank's batch."""
+class _ExactConvolution(torch.autograd.Function):
+    """Share by share, so that the kernels are the same whatever the rank's batch."""
 
     @staticmethod
-    def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, how: tuple[Any, ...], shares: int, batches: int) -> Tensor:
+    def forward(
+        ctx: Any, x_BCHW: Tensor, weight: Tensor, options: tuple[Any, ...], shares: int, batches: int
+    ) -> Tensor:
         ctx.save_for_backward(x_BCHW, weight)
-        ctx.how, ctx.shares, ctx.batches = how, shares, batches
-        return torch.cat([torch.convolution(x_bCHW, weight, None, *how) for x_bCHW in x_BCHW.chunk(shares * batches)])
+        ctx.options, ctx.shares, ctx.batches = options, shares, batches
+        xs_bCHW = x_BCHW.chunk(shares * batches)
+        return torch.cat([torch.convolution(x_bCHW, weight, None, *options) for x_bCHW in xs_bCHW])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BOHW: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x_BCHW, weight = ctx.saved_tensors
-        grads_BOHW = grad_BOHW.contiguous(memory_format=torch.channels_last).chunk(ctx.shares * ctx.batches)
-        xs_BCHW = x_BCHW.chunk(ctx.shares * ctx.batches)
+        grads_bOHW = grad_BOHW.contiguous(memory_format=torch.channels_last).chunk(ctx.shares * ctx.batches)
+        xs_bCHW = x_BCHW.chunk(ctx.shares * ctx.batches)
 
-        def of_each(wanted: list[bool]) -> list[Tensor]:
+        def gradients(wanted: list[bool]) -> list[Tensor]:
+            """Of each share, the gradient of the input, of the weight or of the bias."""
             return [
-                torch.ops.aten.convolution_backward(grad_bOHW, x_bCHW, weight, None, *ctx.how, wanted)[
+                torch.ops.aten.convolution_backward(grad_bOHW, x_bCHW, weight, None, *ctx.options, wanted)[
                     wanted.index(True)
                 ]
-                for grad_bOHW, x_bCHW in zip(grads_BOHW, xs_BCHW, strict=True)
+                for grad_bOHW, x_bCHW in zip(grads_bOHW, xs_bCHW, strict=True)
             ]
 
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.cat(of_each([True, False, False]))
+            grad_x = torch.cat(gradients([True, False, False]))
         if ctx.needs_input_grad[1]:
-            terms = of_each([False, True, False])
+            terms = gradients([False, True, False])
             # A share's real and fake pictures are added first: they are always on the same rank.
-            grad_weight = in_a_tree([in_a_tree(terms[share :: ctx.shares]) for share in range(ctx.shares)])
+            grad_weight = pairwise_sum([pairwise_sum(terms[share :: ctx.shares]) for share in range(ctx.shares)])
         return grad_x, grad_weight, None, None, None
 
 
-class _Normalise(torch.autograd.Function):
-    """Returns the result, and each global batch's mean and variance [N, C]."""
+class _ExactBatchNorm(torch.autograd.Function):
+    """Returns the result, and each global batch's mean and biased variance [N, C]."""
 
     @staticmethod
     def forward(
         ctx: Any, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, epsilon: float, shares: int, batches: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         x_NSbCHW = x_BCHW.unflatten(0, (batches, shares, -1))
-        count = x_NSbCHW[0].numel() // x_BCHW.shape[1] * _ranks()
-        # fp64 holds the squares of fp32 numbers: nothing cancels.
-        of_shares = [x_NbCHW.double() for x_NbCHW in x_NSbCHW.unbind(1)]
-        sums = [torch.stack((x.sum(_PIXELS), x.square().sum(_PIXELS))) for x in of_shares]
-        mean_NC, squares_NC = _over_ranks(in_a_tree(sums)) / count
-        variance_NC = (squares_NC - mean_NC.square()).clamp(min=0.0)
-        inverse_NC = (variance_NC + epsilon).rsqrt().to(x_BCHW.dtype)
-        mean_NC, variance_NC = mean_NC.to(x_BCHW.dtype), variance_NC.to(x_BCHW.dtype)
-        ctx.count, ctx.shares = count, shares
-        ctx.save_for_backward(x_BCHW, weight_C, mean_NC, inverse_NC)
+        # fp64 holds the squares of fp32 numbers without rounding.
+        wide_xs_NbCHW = [x_NbCHW.double() for x_NbCHW in x_NSbCHW.unbind(1)]
+        sums_2NC = pairwise_sum([torch.stack((x.sum(_PIXELS), x.square().sum(_PIXELS))) for x in wide_xs_NbCHW])
+        ctx.count, ctx.shares = x_NSbCHW[0].numel() // x_BCHW.shape[1] * _world_size(), shares
+        mean_NC, variance_NC, invstd_NC = statistics(_all_reduce(sums_2NC), ctx.count, epsilon, x_BCHW.dtype)
+        ctx.save_for_backward(x_BCHW, weight_C, mean_NC, invstd_NC)
         ctx.mark_non_differentiable(mean_NC, variance_NC)
         out = [
-            (x_bCHW - mean_C[:, None, None]) * (weight_C * inverse_C)[:, None, None] + bias_C[:, None, None]
-            for x_bCHW, mean_C, inverse_C in zip(x_BCHW.chunk(batches), mean_NC, inverse_NC, strict=True)
+            (x_bCHW - mean_C[:, None, None]) * (weight_C * invstd_C)[:, None, None] + bias_C[:, None, None]
+            for x_bCHW, mean_C, invstd_C in zip(x_BCHW.chunk(batches), mean_NC, invstd_NC, strict=True)
         ]
         return out[0] if batches == 1 else torch.cat(out), mean_NC, variance_NC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        x_BCHW, weight_C, mean_NC, inverse_NC = ctx.saved_tensors
-        divided = (len(mean_NC), ctx.shares, -1)
-        grad_NSbCHW = grad_BCHW.unflatten(0, divided)
-        centred_NSbCHW = x_BCHW.unflatten(0, divided) - _spread(mean_NC)
+        x_BCHW, weight_C, mean_NC, invstd_NC = ctx.saved_tensors
+        batches_and_shares = (len(mean_NC), ctx.shares, -1)
+        grad_NSbCHW = grad_BCHW.unflatten(0, batches_and_shares)
+        centred_NSbCHW = x_BCHW.unflatten(0, batches_and_shares) - _broadcast(mean_NC)
         sums = []
         for grad_NbCHW, centred_NbCHW in zip(grad_NSbCHW.unbind(1), centred_NSbCHW.unbind(1), strict=True):
             wide_NbCHW = grad_NbCHW.double()
             sums.append(torch.stack((wide_NbCHW.sum(_PIXELS), (wide_NbCHW * centred_NbCHW).sum(_PIXELS))))
-        sum_NC, with_x_NC = _over_ranks(in_a_tree(sums)) / ctx.count
-        by_mean_NC, by_x_NC = sum_NC.to(x_BCHW.dtype), (with_x_NC * inverse_NC.double().square()).to(x_BCHW.dtype)
-        grad_x_NSbCHW = grad_NSbCHW - _spread(by_mean_NC) - centred_NSbCHW * _spread(by_x_NC)
-        grad_x_BCHW = (grad_x_NSbCHW * _spread(weight_C * inverse_NC)).flatten(0, 2)
-        # Ranks exchange gradients in fp32, so that is what the tree must be of.
-        own = in_a_tree(
-            [
-                (own_2NC * torch.stack((torch.ones_like(inverse_NC), inverse_NC))).sum(1).to(weight_C.dtype)
-                for own_2NC in sums
-            ]
+        a_NC, b_NC = input_gradient_coefficients(_all_reduce(pairwise_sum(sums)), ctx.count, invstd_NC)
+        grad_x_NSbCHW = grad_NSbCHW - _broadcast(a_NC) - centred_NSbCHW * _broadcast(b_NC)
+        grad_x_BCHW = (grad_x_NSbCHW * _broadcast(weight_C * invstd_NC)).flatten(0, 2)
+        # Added in fp32, as `all_reduce_hook` goes on with them over the ranks.
+        scale_2NC = torch.stack((torch.ones_like(invstd_NC), invstd_NC))
+        grad_bias_C, grad_weight_C = pairwise_sum(
+            [(sums_2NC * scale_2NC).sum(1).to(weight_C.dtype) for sums_2NC in sums]
         )
-        grad_bias_C, grad_weight_C = own
         return grad_x_BCHW, grad_weight_C, grad_bias_C, None, None, None
 
 
-def _over_ranks(sums: Tensor) -> Tensor:
-    if _ranks() == 1:
+def _all_reduce(sums: Tensor) -> Tensor:
+    """The pairwise sum over the ranks."""
+    if _world_size() == 1:
         return sums
-    everyones_R = sums.new_empty((_ranks(), *sums.shape))
-    dist.all_gather_into_tensor(everyones_R.view(-1), sums.reshape(-1))
-    return in_a_tree(list(everyones_R))
+    gathered_R = sums.new_empty((_world_size(), *sums.shape))
+    dist.all_gather_into_tensor(gathered_R.view(-1), sums.reshape(-1))
+    return pairwise_sum(list(gathered_R))
 
 
-def _ranks() -> int:
+def _world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _spread(channels_NC: Tensor) -> Tensor:
+def _broadcast(channels_NC: Tensor) -> Tensor:
+    """[N, C] to [N, 1, 1, C, 1, 1]."""
     return channels_NC[:, None, None, :, None, None]

@@ -1,8 +1,8 @@
-"""Whether training still computes with numbers: cheap enough to ask at every tick, by name once something is wrong.
+"""Detects NaN and infinity in training: by the norm of the weights, cheaply; and by name once something is wrong.
 
-A gradient that is not finite leaves weights behind that aren't either, for good: Adam divides it by the root of its
-square. So at a tick the weights tell of all steps before it, and no step has to wait. A step that a gradient scaler
-leaves out, as fp16's may be, changes none.
+A gradient that is not finite makes weights that aren't either, and they stay so: Adam divides it by the root of its
+square. So it suffices to look at the weights now and then, and no step has to wait. A step that fp16's gradient scaler
+skips changes no weight.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,20 @@ from torch import Tensor, nn
 
 from fastdcgan.gan.step import TrainState
 
-LEAST_SCALE = 2.0**-20
-"""Of fp16's losses. It begins at 2**16 and is halved with each step whose gradients overflow: at this one none fits."""
+MIN_LOSS_SCALE = 2.0**-20
+"""Of the fp16 gradient scaler. It begins at 2**16 and is halved at each overflow: below this every step overflows."""
 
 
-def norms(networks: Sequence[nn.Module]) -> Tensor:
-    """Of each network's weights: fp32, on the device, finite only if all of them are (and below about 1e19)."""
+def weight_norms(networks: Sequence[nn.Module]) -> Tensor:
+    """The norm of each network's weights: [networks], fp32, on the device.
+
+    Finite only if all of them are, and below about 1e19.
+    """
     return torch.stack([torch.nn.utils.get_total_norm(list(network.parameters())).float() for network in networks])
 
 
-def not_finite(state: TrainState) -> Iterator[str]:
-    """Names of all tensors of the networks and the optimizers that hold a NaN or an infinity, weights first."""
+def non_finite_tensors(state: TrainState) -> Iterator[str]:
+    """Names of the tensors of networks and optimizers that hold a NaN or an infinity, the networks' first."""
     moments = []
     for label, network, optimizer in (
         ("generator", state.generator, state.optimizer_g),
@@ -38,9 +41,9 @@ def not_finite(state: TrainState) -> Iterator[str]:
             yield name
 
 
-def overflowing(state: TrainState) -> str | None:
-    """Which network's gradients overflow fp16 whatever its loss is scaled by; None in other precisions."""
+def overflowing_network(state: TrainState) -> str | None:
+    """The network whose gradients overflow fp16 at any scale: discriminator, generator or None."""
     for label, scaler in (("discriminator", state.scaler_d), ("generator", state.scaler_g)):
-        if scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE:
+        if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
             return label
     return None

@@ -1,30 +1,19 @@
-"""How a step is executed on this machine, as data: precision, memory layout, compilation.
+"""A plan: how a step is executed on a machine, as data (precision, memory layout, compilation, kernels).
 
-A plan never changes what is computed. `prepare` applies one to a pair of networks.
+All plans compute the same function; they differ in speed, memory and rounding. `prepare.py` carries one out.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
-from torch import nn
 
-from fastdcgan.config import ExecutionConfig, RecipeConfig
-from fastdcgan.execution import exact_sums
-from fastdcgan.execution.accumulate import InParts
-from fastdcgan.execution.allocator import keep_freed_memory
-from fastdcgan.execution.stacked import Stacked
-from fastdcgan.gan.models import Discriminator
-from fastdcgan.gan.objectives import objective
-from fastdcgan.gan.step import TrainState, apart, together
-from fastdcgan.kernels import ends, fused_batch_norm, native, thin, winograd
-from fastdcgan.storage.private import keep_compiled_private
+from fastdcgan.config import ExecutionConfig
+from fastdcgan.kernels import fused_batch_norm, native, thin, winograd
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-_DTYPES: dict[Precision, torch.dtype] = {
+DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -32,22 +21,21 @@ _DTYPES: dict[Precision, torch.dtype] = {
 
 
 KernelName = Literal["ends", "norm", "thin", "winograd"]
+"""Layers that are computed by our own modules, for CPUs:
 
-INSTALL: dict[KernelName, Callable[[nn.Module], int]] = {
-    "ends": ends.install,
-    "norm": fused_batch_norm.install,
-    "thin": thin.install,
-    "winograd": winograd.install,
-}
-"""Our own ways to do some of the layers, each a function that changes a network from outside."""
+- `ends`: single-pixel layers (G's first, D's last) as matrix products;
+- `norm`: BatchNorm fused with its ReLU or LeakyReLU;
+- `thin`: image layers (D's first, G's last), whose picture side has few channels;
+- `winograd`: the convolutions in between, by Winograd's algorithm.
+"""
 
-EXACT = ("fp32", (), None, True, 1)
+_EXACT_SUMS_NEED = ("fp32", (), None, True, 1)
 """Precision, kernels, backend, stacked and threads of plans with shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One way to carry out the step."""
+    """One way to execute the step. Raises ValueError for fields that exclude each other."""
 
     precision: Precision = "fp32"
     channels_last: bool = True
@@ -55,25 +43,25 @@ class Plan:
     """torch.compile's backend for both networks; None runs them eagerly."""
 
     capture: bool = False
-    """The backend gets the whole iteration as one graph (`capture.py`), instead of the two networks."""
+    """The backend compiles the whole iteration as one graph (`capture.py`), instead of the two networks."""
 
     fused_adam: bool = True
 
     stacked: bool = False
-    """D sees real and fake pictures in one call, its BatchNorm still each by itself."""
+    """D gets real and fake pictures in one call (`stacked.py`); its BatchNorm normalises each by itself."""
 
     kernels: tuple[KernelName, ...] = ()
-    """Which layers are done our own way instead of PyTorch's: CPU, channels last, not compiled."""
+    """Layers computed by our own kernels instead of PyTorch's: on a CPU, channels last, not compiled."""
 
     shares: int = 0
-    """Of the batch, in which every sum over it is taken, in one order for any number of ranks (`exact_sums.py`); 0: as
-    is fastest."""
+    """Parts of the batch whose sums are added in a fixed order, so that results are the same bits on any number of
+    ranks (`exact_sums.py`); a power of two. 0: sums in the fastest order."""
 
     keep_memory: bool = False
-    """Whether the process keeps freed memory instead of handing it back to the system: for the rest of its life."""
+    """Whether the process keeps freed memory for the rest of its life instead of returning it to the system."""
 
     threads: int | None = None
-    """For arithmetic on a CPU; None leaves them as they are."""
+    """Intra-op threads on a CPU; None leaves the number as it is."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernels", tuple(self.kernels))  # a list, where it was read from JSON
@@ -81,12 +69,12 @@ class Plan:
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
         if self.stacked and self.backend:
             raise ValueError("the stacked call is not for compiled plans")
-        if self.shares and (self.precision, self.kernels, self.backend, self.stacked, self.threads) != EXACT:
+        if self.shares and (self.precision, self.kernels, self.backend, self.stacked, self.threads) != _EXACT_SUMS_NEED:
             raise ValueError("exact sums are for the stacked call, PyTorch's own kernels, fp32 and one thread")
 
     def __str__(self) -> str:
-        """A line for people, which names what departs from the usual: "bf16 + ends + norm + thin + winograd"."""
-        ways = (
+        """The precision and what differs from the default plan: "bf16 + ends + norm + thin + winograd"."""
+        parts = (
             "" if self.channels_last else "channels first",
             f"{'captured whole' if self.capture else 'compiled'} by {self.backend}" if self.backend else "",
             "" if self.fused_adam or self.capture else "plain Adam",
@@ -96,11 +84,11 @@ class Plan:
             "memory kept" if self.keep_memory else "",
             f"threads: {self.threads}" if self.threads else "",
         )
-        return " + ".join((self.precision, *filter(None, ways)))
+        return " + ".join((self.precision, *filter(None, parts)))
 
 
 def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int = 1) -> Plan:
-    """Turn a request with its `auto`s into a plan for a device.
+    """The plan for a request and a device, by rules: nothing is measured.
 
     Args:
         request: what the user asked for.
@@ -133,7 +121,7 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
         precision=precision,
         backend="inductor" if compiled else None,
         capture=capture,
-        # Real and fake then cross together: a fourth of the times that processes wait for each other.
+        # Real and fake pictures then share BatchNorm's all-reduces, which saves a fourth of them.
         stacked=world_size > 1 and device.type == "cpu" and not compiled,
         kernels=() if compiled else own_kernels(device, precision),
         keep_memory=device.type == "cpu",
@@ -141,13 +129,13 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
 
 
 def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:
-    """Those of our kernels that are expected to be faster here.
+    """Our kernels that are expected to be faster than PyTorch's on a device in a precision.
 
-    They are written for vectors of 512 bits, and know nothing of the matrix units that some processors have for bf16.
+    They use AVX-512, and not the matrix units (AMX) that some processors have for bf16.
     """
     if device.type != "cpu" or precision == "fp16":
         return ()
-    dtype, capabilities = _DTYPES[precision], torch.cpu.get_capabilities()
+    dtype, capabilities = DTYPES[precision], torch.cpu.get_capabilities()
     suited = capabilities.get("avx512_f") and not (precision == "bf16" and capabilities.get("amx_bf16"))
     if suited and all(kernels.available(dtype) for kernels in (fused_batch_norm, thin, winograd)):
         return ("ends", "norm", "thin", "winograd")
@@ -155,103 +143,15 @@ def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName,
 
 
 def has_cpp_compiler() -> bool:
-    """Whether Inductor can build its CPU kernels here."""
+    """Whether there is a C++ compiler, with which Inductor builds kernels for the CPU."""
     return native.compiler() is not None
 
 
 def native_precision(device: torch.device) -> Precision:
-    """The cheapest precision that the device multiplies in hardware; emulated bf16 is slower than fp32."""
+    """The narrowest precision that the device multiplies in hardware; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
     return "fp32"
-
-
-def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """A maker of autocast contexts; for fp32 they do nothing."""
-    return lambda: torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32")
-
-
-def _as_it_is(network: nn.Module) -> nn.Module:
-    return network
-
-
-def prepare(
-    plan: Plan,
-    generator: nn.Module,
-    discriminator: nn.Module,
-    recipe: RecipeConfig,
-    device: torch.device,
-    wrap: Callable[[nn.Module], nn.Module] = _as_it_is,
-    gradients_cross_as: torch.dtype | None = None,
-) -> TrainState:
-    """Put a pair of networks on a device, laid out, compiled and with optimizers, as the plan says.
-
-    Args:
-        plan: how to execute.
-        generator: changed in place (device, layout); its values stay.
-        discriminator: likewise.
-        recipe: objective and optimizer, and in how many parts to take a batch.
-        device: where to run.
-        wrap: applied to the network as it is called in training: DDP's place, outside of the compiled module. A
-            captured step averages gradients by itself and is not wrapped.
-        gradients_cross_as: how it does; None: as they are.
-    """
-    if plan.keep_memory:
-        keep_freed_memory()
-    if plan.backend == "inductor":
-        keep_compiled_private()
-    if plan.threads:
-        torch.set_num_threads(plan.threads)
-    if plan.capture:
-        wrap = _as_it_is
-    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
-    generator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-    discriminator.to(device=device, memory_format=layout)  # type: ignore[call-overload]
-
-    for network in (generator, discriminator):
-        for name in plan.kernels:
-            INSTALL[name](network)
-        if plan.shares:
-            exact_sums.install(network, plan.shares)
-
-    def called(network: nn.Module) -> nn.Module:
-        if plan.backend is None or plan.capture:
-            return network
-        # Shapes never change during training, so symbolic ones would only cost speed.
-        return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))
-
-    def in_parts(network: nn.Module) -> nn.Module:
-        return network if recipe.accumulate == 1 else InParts(network, recipe.accumulate)
-
-    def adam(network: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(
-            network.parameters(),
-            lr=recipe.lr,
-            betas=(recipe.beta1, recipe.beta2),
-            fused=plan.fused_adam,
-        )
-
-    def scaler() -> torch.amp.GradScaler:
-        return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-
-    called_discriminator = called(discriminator)
-    plain_objective = objective(recipe.objective, recipe.label_smoothing)
-    return TrainState(
-        generator=generator,
-        discriminator=discriminator,
-        call_generator=wrap(in_parts(called(generator))),
-        call_discriminator=wrap(Stacked(cast(Discriminator, discriminator)) if plan.stacked else called_discriminator),
-        judge=together if plan.stacked else apart,
-        call_frozen_discriminator=called_discriminator,
-        optimizer_g=adam(generator),
-        optimizer_d=adam(discriminator),
-        scaler_g=scaler(),
-        scaler_d=scaler(),
-        autocast=autocast(plan.precision, device),
-        objective=exact_sums.exact_objective(plain_objective, plan.shares) if plan.shares else plain_objective,
-        gradients_cross_as=gradients_cross_as,
-        accumulate=recipe.accumulate,
-    )

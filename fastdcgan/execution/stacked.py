@@ -1,6 +1,6 @@
-"""D on real and fake pictures in one call: larger products, and half as many operations to start.
+"""The stacked call: D on real and fake pictures concatenated, for larger matrix products and half as many operators.
 
-BatchNorm must see the two apart: mixed in one batch, the statistics themselves would tell D which half is fake.
+BatchNorm normalises each of the two batches by itself: common statistics would tell D which half is fake.
 """
 
 from torch import Tensor, nn
@@ -8,11 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.execution.exact_sums import ExactBatchNorm2d, ExactConv2d
 from fastdcgan.gan.models import Discriminator
-from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d, each
+from fastdcgan.kernels.batch_norm import normalise_each
+from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
 
-class Stacked(nn.Module):
-    """A discriminator for a stack of two batches. It shares all it has with the one it is made of."""
+class StackedDiscriminator(nn.Module):
+    """A discriminator of two concatenated batches. It shares its layers with the one it is made from."""
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
@@ -25,5 +26,5 @@ class Stacked(nn.Module):
             if isinstance(layer, SyncBatchNorm2d | ExactBatchNorm2d | ExactConv2d):
                 x = layer(x, batches=2)
             else:
-                x = each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)
+                x = normalise_each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)
         return x.flatten()

@@ -1,15 +1,15 @@
-"""The geometry of a DCGAN: which convolutions, in which order, and the sizes they lead to.
+"""The geometry of a DCGAN: its convolutions in order, and the side of each one's output.
 
-Everything here is arithmetic on plain numbers; `models.py` turns it into modules. A family member `dcganR` follows one
-rule for every power of two R from 16 to 512 (Radford, Metz & Chintala 2016, figure 1, with the widths of the common
-PyTorch tutorial); `dcgan28` is the layout that courses use for 28x28 digits and fashion.
+Everything here is arithmetic on plain numbers; `models.py` turns it into modules. `dcganR` follows one rule for every
+power of two R from 16 to 512 (Radford, Metz & Chintala 2016, figure 1, with the widths of the common PyTorch tutorial).
+`dcgan28` is the layout that courses use for 28x28 digits (MNIST) and fashion (Fashion-MNIST).
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
 
-SMALLEST, LARGEST = 16, 512
-"""The family's resolutions: powers of two between these."""
+MIN_RESOLUTION, MAX_RESOLUTION = 16, 512
+"""Pixels a side of `dcganR`: powers of two between these."""
 
 CHANNELS = (1, 3, 4)
 """Greyscale, RGB, RGB with alpha."""
@@ -28,19 +28,27 @@ class ConvSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A generator and a discriminator that fit each other, from latent to picture and from picture to logit."""
+    """The layers of a generator (noise to picture) and of a discriminator (picture to logit), first layer first."""
 
     name: str
     resolution: int
+    """Pixels a side."""
+
     channels: int
+    """Of a picture."""
+
     width: int
+    """Feature maps at the finest hidden level."""
+
     latent_dim: int
+    """Numbers in a noise vector."""
+
     generator: tuple[ConvSpec, ...]
     discriminator: tuple[ConvSpec, ...]
 
 
 def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Side of a convolution's output: (W - k + 2p)/s + 1, rounded down: the last pixels may go unread.
+    """Side of a convolution's output: (W - k + 2p)/s + 1, rounded down (then the last pixels are not read).
 
     Raises:
         ValueError: if the kernel does not fit.
@@ -79,7 +87,7 @@ def architecture(
     width: int | None = None,
     latent_dim: int | None = None,
 ) -> Architecture:
-    """Look up an architecture by name and change what is asked for.
+    """An architecture by name; the arguments override its defaults.
 
     Args:
         name: `dcgan28`, or `dcganR` for a power of two R from 16 to 512.
@@ -89,7 +97,7 @@ def architecture(
         latent_dim: size of the noise vector (default 100; 50 for dcgan28).
 
     Raises:
-        ValueError: for an unknown name or geometry that does not work, in words.
+        ValueError: for an unknown name, or a value that is not possible.
     """
     for label, value in (("--width", width), ("--latent-dim", latent_dim)):
         if value is not None and value < 1:
@@ -102,16 +110,18 @@ def architecture(
     if name == "dcgan28":
         if resolution not in (None, 28):
             raise ValueError(f"dcgan28 makes 28x28 pictures, not {resolution}x{resolution}: leave --arch away")
-        return _course_28(channels or 1, width or 32, latent_dim or 50)
+        return _dcgan28(channels or 1, width or 32, latent_dim or 50)
     _check_resolution(int(digits))
-    return _family(int(digits) if resolution is None else resolution, channels or 3, width or 64, latent_dim or 100)
+    return _dcgan_power_of_two(
+        int(digits) if resolution is None else resolution, channels or 3, width or 64, latent_dim or 100
+    )
 
 
-def _family(resolution: int, channels: int, width: int, latent_dim: int) -> Architecture:
-    """One octave a layer: 1 -> 4 -> 8 -> ... -> resolution, and back."""
+def _dcgan_power_of_two(resolution: int, channels: int, width: int, latent_dim: int) -> Architecture:
+    """Each layer of G doubles the side, each of D halves it: 1 -> 4 -> 8 -> ... -> resolution, and back."""
     _check_resolution(resolution)
-    octaves = resolution.bit_length() - 3  # hidden levels: 4x4 up to resolution / 2
-    widths = [width * 2**k for k in reversed(range(octaves))]  # coarse to fine: 512, 256, 128, 64
+    hidden_levels = resolution.bit_length() - 3  # 4x4 up to resolution / 2
+    widths = [width * 2**k for k in reversed(range(hidden_levels))]  # coarse to fine: 512, 256, 128, 64
     generator = (
         ConvSpec(latent_dim, widths[0], 4, 1, 0),
         *(ConvSpec(a, b, 4, 2, 1) for a, b in pairwise(widths)),
@@ -127,8 +137,8 @@ def _family(resolution: int, channels: int, width: int, latent_dim: int) -> Arch
     )
 
 
-def _course_28(channels: int, width: int, latent_dim: int) -> Architecture:
-    """1 -> 4 -> 7 -> 14 -> 28: the kernel of 3 makes 7 from 4, which no kernel of 4 with stride 2 does."""
+def _dcgan28(channels: int, width: int, latent_dim: int) -> Architecture:
+    """1 -> 4 -> 7 -> 14 -> 28. A kernel of 3 makes 7 from 4; a kernel of 4 with stride 2 can't."""
     w = width
     generator = (
         ConvSpec(latent_dim, 4 * w, 4, 1, 0),
@@ -146,7 +156,7 @@ def _course_28(channels: int, width: int, latent_dim: int) -> Architecture:
 
 
 def _checked(arch: Architecture) -> Architecture:
-    """Our own tables must lead from 1 to the resolution and back."""
+    """Assert that the layers lead from a side of 1 to the resolution and back."""
     side = 1
     for layer in arch.generator:
         side = conv_transpose_out(side, layer.kernel, layer.stride, layer.padding)
@@ -160,7 +170,7 @@ def _checked(arch: Architecture) -> Architecture:
 def _check_resolution(resolution: int) -> None:
     if resolution not in (powers := [2**k for k in range(4, 10)]):
         raise ValueError(
-            f"resolution {resolution}: must be a power of two from {SMALLEST} to {LARGEST} "
+            f"resolution {resolution}: must be a power of two from {MIN_RESOLUTION} to {MAX_RESOLUTION} "
             f"({', '.join(map(str, powers))}), or 28 with --arch dcgan28"
         )
 

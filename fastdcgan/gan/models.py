@@ -1,4 +1,4 @@
-"""The two networks of a DCGAN, and how their weights begin. They know nothing about speed.
+"""The generator and the discriminator of a DCGAN, and their initial weights.
 
 Radford, Metz & Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional GANs" (arXiv:1511.06434),
 section 3, with the discriminator's sigmoid moved into the loss.
@@ -14,7 +14,7 @@ from fastdcgan.gan.randomness import Stream, rng
 
 
 class Generator(nn.Module):
-    """Noise to pictures: transposed convolutions, BatchNorm and ReLU between them, Tanh at the end."""
+    """Noise to pictures: transposed convolutions with BatchNorm and ReLU between them, Tanh at the end."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -29,20 +29,13 @@ class Generator(nn.Module):
         )
 
     def forward(self, z_BL: Tensor) -> Tensor:
-        """Make pictures.
-
-        Args:
-            z_BL: noise, standard normal, [B, latent_dim].
-
-        Returns:
-            pictures in [-1, 1], [B, C, H, W].
-        """
+        """Standard normal noise [B, latent_dim] to pictures [B, C, H, W] in [-1, 1]."""
         pictures_BCHW: Tensor = self.layers(z_BL[:, :, None, None])
         return pictures_BCHW
 
 
 class Discriminator(nn.Module):
-    """Pictures to logits: strided convolutions, LeakyReLU 0.2, BatchNorm on all but the first and the last."""
+    """Pictures to logits: strided convolutions with LeakyReLU 0.2; BatchNorm after all but the first and the last."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -58,14 +51,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
-        """Judge pictures.
-
-        Args:
-            pictures_BCHW: in [-1, 1].
-
-        Returns:
-            logits, [B]: above 0 for "real". The probability is their sigmoid.
-        """
+        """Pictures [B, C, H, W] in [-1, 1] to logits [B]: above 0 for real. Their sigmoid is the probability."""
         logits_B: Tensor = self.layers(pictures_BCHW).flatten()
         return logits_B
 
@@ -73,19 +59,19 @@ class Discriminator(nn.Module):
 def initialise(module: nn.Module, seed: int) -> None:
     """Draw the weights: convolutions from N(0, 0.02), BatchNorm scales from N(1, 0.02), BatchNorm shifts 0.
 
-    A function of (module, seed) alone: the global random state is neither read nor changed.
+    0.02 is the standard deviation. The global random state is neither read nor changed.
     """
-    rng = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(child.weight, 0.0, 0.02, generator=rng)
+            nn.init.normal_(child.weight, 0.0, 0.02, generator=generator)
         elif isinstance(child, nn.BatchNorm2d):
-            nn.init.normal_(child.weight, 1.0, 0.02, generator=rng)
+            nn.init.normal_(child.weight, 1.0, 0.02, generator=generator)
             nn.init.zeros_(child.bias)
 
 
 def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
-    """A freshly initialised pair on the CPU, fp32, contiguous. The global random state is left as it was."""
+    """G and D, initialised, on the CPU, fp32, contiguous. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):  # PyTorch's own default initialisation draws from it
         generator, discriminator = Generator(arch), Discriminator(arch)
     for position, network in enumerate((generator, discriminator)):
@@ -94,7 +80,7 @@ def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """How many numbers the optimizer changes."""
+    """How many parameters a module has, each number counted."""
     return sum(p.numel() for p in module.parameters())
 
 

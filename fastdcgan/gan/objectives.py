@@ -1,7 +1,7 @@
-"""What the two networks are asked to minimise, given D's logits. Losses are fp32 at least, also under autocast.
+"""The losses of D and G, from D's logits. They are at least fp32, also under autocast.
 
-Written with logits l = D(x) and sigma the sigmoid, which is never computed by itself: log(sigma(l)) overflows where the
-loss does not.
+In the formulas l is a logit, D(x) = sigma(l) is its sigmoid (hinge and lsgan use l itself). The sigmoid is never
+computed by itself: log(sigma(l)) overflows where the loss does not.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,28 @@ class Objective:
 
     def discriminator(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> Tensor:
         """D's loss: the sum of its mean loss on real and its mean loss on fake pictures."""
-        return self.discriminator_terms(_precise(logits_real_B), _precise(logits_fake_B), 1.0 - self.label_smoothing)
+        return self.discriminator_terms(
+            _at_least_fp32(logits_real_B), _at_least_fp32(logits_fake_B), 1.0 - self.label_smoothing
+        )
 
     def generator(self, logits_fake_B: Tensor) -> Tensor:
         """G's loss, from D's logits on its pictures."""
-        return self.generator_term(_precise(logits_fake_B))
+        return self.generator_term(_at_least_fp32(logits_fake_B))
 
 
 def objective(name: ObjectiveName, label_smoothing: float = 0.0) -> Objective:
-    """Look up an objective; one-sided label smoothing (Salimans et al. 2016) lowers the target for real pictures."""
+    """An objective by name.
+
+    Args:
+        name: bce, minimax, hinge or lsgan.
+        label_smoothing: one-sided (Salimans et al. 2016, section 3.4): D's target for real pictures is 1 minus this.
+            Hinge has no target and ignores it.
+    """
     return Objective(*OBJECTIVES[name], label_smoothing)
 
 
-def _precise(logits_B: Tensor) -> Tensor:
-    """At least fp32: a mean over many bf16 numbers would lose most of their digits."""
+def _at_least_fp32(logits_B: Tensor) -> Tensor:
+    """Cast bf16 and fp16 to fp32: a mean over many bf16 numbers would lose most of their digits."""
     return logits_B.to(torch.promote_types(logits_B.dtype, torch.float32))
 
 
@@ -60,7 +68,7 @@ def _bce_generator(logits_fake_B: Tensor) -> Tensor:
 
 
 def _minimax_generator(logits_fake_B: Tensor) -> Tensor:
-    """E log(1 - D(G(z))): the other half of the same game, whose gradient fades when D wins."""
+    """E log(1 - D(G(z))): the minimax form (ibid., equation 1), whose gradient vanishes when D wins."""
     return -_cross_entropy(logits_fake_B, 0.0)
 
 
@@ -70,6 +78,7 @@ def _hinge_discriminator(logits_real_B: Tensor, logits_fake_B: Tensor, real_labe
 
 
 def _hinge_generator(logits_fake_B: Tensor) -> Tensor:
+    """-E D(G(z)) (ibid.)."""
     return -logits_fake_B.mean()
 
 
@@ -79,6 +88,7 @@ def _lsgan_discriminator(logits_real_B: Tensor, logits_fake_B: Tensor, real_labe
 
 
 def _lsgan_generator(logits_fake_B: Tensor) -> Tensor:
+    """E (D(G(z)) - 1)^2 / 2 (ibid.)."""
     return 0.5 * (logits_fake_B - 1.0).square().mean()
 
 

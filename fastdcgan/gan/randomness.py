@@ -1,7 +1,7 @@
-"""Every random number of a run as a function of (seed, what it is for, where in the run it is used).
+"""Random numbers as a pure function of (seed, stream, position in the run).
 
-Nothing is drawn from a stream that has a position to lose. So a resumed run needs no generator state, noise and order
-are the same on any number of ranks, and sampling can't disturb training.
+There is no generator state to save. So a resumed run draws what an uninterrupted one would, noise and order are the
+same on any number of ranks, and sampling can't disturb training.
 """
 
 from enum import IntEnum
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Stream(IntEnum):
-    """What numbers are drawn for. The values are part of what makes a run repeatable: never reuse one."""
+    """What numbers are drawn for. A run repeats only while these values stay: never change or reuse one."""
 
     WEIGHTS = 0
     NOISE = 1
@@ -23,9 +23,15 @@ class Stream(IntEnum):
 
 
 def rng(seed: int, stream: Stream, position: int = 0) -> np.random.Generator:
-    """A generator for one use at one place, independent of those of all other seeds, streams and positions."""
-    # Two words for the seed, always: SeedSequence joins the words of its integers, so a long seed with stream 1 would
-    # else be a short seed with another stream.
+    """A generator, independent of those of all other seeds, streams and positions.
+
+    Args:
+        seed: 0 to 2**63 - 1.
+        stream: what the numbers are for.
+        position: where in the run, such as the step or the epoch; 0 or more.
+    """
+    # The seed is always two 32-bit words: SeedSequence concatenates the words of its integers, so a long seed would
+    # else equal a short seed with another stream.
     return np.random.default_rng(np.random.SeedSequence((seed & 0xFFFFFFFF, seed >> 32, stream, position)))
 
 

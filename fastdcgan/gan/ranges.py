@@ -1,7 +1,7 @@
-"""Names for what a person thinks in, on a profiler's time line: `with named(GENERATOR): ...`.
+"""Profiler ranges: the parts of a step by name on a profiler's timeline, as `with profiler_range(GENERATOR): ...`.
 
-PyTorch's own `record_function` takes microseconds whether or not a profiler listens. These ask first, and do nothing
-(0.4 us) where none does. In a compiled graph there is nothing to name: the compiler moves and merges what is in it.
+PyTorch's own `record_function` takes microseconds whether or not a profiler is active. These check first, and cost 0.4
+us where none is. They do nothing while a graph is compiled: the compiler moves and merges the operators in it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +20,7 @@ DISCRIMINATOR_BOTH = f"{DISCRIMINATOR_REAL} + {DISCRIMINATOR_FAKE}"
 BACKWARD_D = "backward D"
 OPTIMIZER_D = "optimizer D"
 GENERATOR_LOSS = "generator loss"
-"""D's opinion of the pictures while G learns."""
+"""D's forward pass on G's pictures while G learns, and G's loss."""
 
 BACKWARD_G = "backward G"
 OPTIMIZER_G = "optimizer G"
@@ -32,7 +32,7 @@ METRICS = "metrics"
 SAMPLES = "samples"
 CHECKPOINT = "checkpoint"
 
-ALL = (
+ALL_RANGES = (
     DATA_WAIT,
     NOISE,
     GENERATOR,
@@ -50,24 +50,24 @@ ALL = (
     SAMPLES,
     CHECKPOINT,
 )
-"""In the order in which a step has them. `ALL_REDUCE` lies within others; no other range does."""
+"""In the order of a step. `ALL_REDUCE` is nested in others; no other range is."""
 
-UPKEEP = (SAMPLES, CHECKPOINT)
-"""What isn't part of a step, and off the run's clock."""
+OUTSIDE_STEP = (SAMPLES, CHECKPOINT)
+"""Not part of a step, and not counted in the run's time."""
 
-_NOTHING = nullcontext()
+_NO_RANGE = nullcontext()
 
 
-def named(name: str) -> AbstractContextManager[object]:
-    """What is done in here carries a name on the time line."""
-    if torch.compiler.is_compiling():  # asked first: nothing that may change is looked at, so nothing is guarded
+def profiler_range(name: str) -> AbstractContextManager[object]:
+    """A range of that name on the timeline, if a profiler is active."""
+    if torch.compiler.is_compiling():  # first: what changes must not be read here, or the graph is guarded on it
         return nullcontext()
-    return torch.profiler.record_function(name) if torch._C._autograd._profiler_enabled() else _NOTHING
+    return torch.profiler.record_function(name) if torch._C._autograd._profiler_enabled() else _NO_RANGE
 
 
-def operator(name: str, tensors: list[Tensor]) -> AbstractContextManager[object]:
-    """An operator that PyTorch doesn't know as one, with the shapes of what it reads and writes."""
+def profiler_operator(name: str, tensors: list[Tensor]) -> AbstractContextManager[object]:
+    """A range for an operator of our own, with the shapes of the tensors it is given, if a profiler is active."""
     if not torch._C._autograd._profiler_enabled():
-        return _NOTHING
+        return _NO_RANGE
     recorded: AbstractContextManager[object] = torch._C._profiler._RecordFunctionFast(name, tensors)
     return recorded

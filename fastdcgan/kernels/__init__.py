@@ -1,1 +1,1 @@
-"""Our C++ for CPUs, the modules that use it, and BatchNorm over several processes."""
+"""Layers that replace PyTorch's: our C++ kernels for CPUs and their modules, and BatchNorm over several processes."""

@@ -1,7 +1,6 @@
-"""The layers with a single pixel on one side, as the matrix products that they are.
+"""Single-pixel layers: G's first (1 x 1 to 4 x 4 pixels) and D's last (4 x 4 to 1 x 1), as matrix products.
 
-G's first layer spreads one pixel of noise over 4 x 4; D's last one gathers 4 x 4 into one logit. Neither moves its
-kernel over anything, so the whole of it is one product with the weights as they lie in memory (channels last).
+Their kernel has a single position. So each is one `F.linear` with the weights as they are in channels-last memory.
 """
 
 import torch.nn.functional as F
@@ -9,19 +8,19 @@ from torch import Tensor, nn
 
 
 def install(network: nn.Module) -> int:
-    """Let a network's layers work this way where they fit; names, parameters and buffers stay as they are.
+    """Replace the classes of a network's layers that fit, in place; names, parameters and buffers stay as they are.
 
     Returns:
-        how many layers fit.
+        how many layers were replaced.
     """
     fitting = [module for module in network.modules() if fits(module)]
     for module in fitting:
-        module.__class__ = EndConv2d if isinstance(module, nn.Conv2d) else EndConvTranspose2d
+        module.__class__ = SinglePixelConv2d if isinstance(module, nn.Conv2d) else SinglePixelConvTranspose2d
     return len(fitting)
 
 
 def fits(module: nn.Module) -> bool:
-    """Whether a layer has no stride and no padding: it may have a single pixel on one side, checked at each call."""
+    """Whether a layer has stride 1 and no padding. That one side is a single pixel is checked at each call."""
     if type(module) not in (nn.Conv2d, nn.ConvTranspose2d):
         return False
     assert isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
@@ -32,11 +31,11 @@ def fits(module: nn.Module) -> bool:
     )
 
 
-class EndConv2d(nn.Conv2d):
+class SinglePixelConv2d(nn.Conv2d):
     """A convolution whose kernel covers its input."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, C, K, K] to [B, O, 1, 1]."""
+        """[B, C, K, K] to [B, O, 1, 1]; other sizes as `nn.Conv2d`."""
         if x_BCHW.shape[2:] != self.weight.shape[2:]:
             return super().forward(x_BCHW)
         # Rows, columns, channels: for channels-last memory neither reshape copies.
@@ -44,11 +43,11 @@ class EndConv2d(nn.Conv2d):
         return F.linear(x_BCHW.permute(0, 2, 3, 1).flatten(1), weight_ON)[:, :, None, None]
 
 
-class EndConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution of one pixel."""
+class SinglePixelConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution whose input is one pixel."""
 
     def forward(self, x_BCHW: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """[B, C, 1, 1] to [B, O, K, K]."""
+        """[B, C, 1, 1] to [B, O, K, K]; other sizes as `nn.ConvTranspose2d`."""
         if x_BCHW.shape[2:] != (1, 1):
             return super().forward(x_BCHW, output_size)
         weight_NC = self.weight.permute(2, 3, 1, 0).flatten(0, 2)

@@ -1,10 +1,10 @@
-"""BatchNorm and the activation after it as one operation on the CPU: two passes over the pixels each way.
+"""Fused BatchNorm and ReLU or LeakyReLU on the CPU: two passes over the pixels forward, two backward.
 
-PyTorch makes four passes forward (mean, variance, result, activation) and three back. Memory is what they wait for.
-`native/normalise.cpp` says what is computed; this file makes modules of it. Their twin is `nn.BatchNorm2d` with
-`nn.ReLU` or `nn.LeakyReLU`. Where BatchNorm is synchronised, each way is two kernels with the ranks' sum between them.
+PyTorch makes four passes forward (mean, variance, result, activation) and three backward, and memory bandwidth bounds
+them. `native/normalise.cpp` has the formulas; this file makes modules of it. They compute what `nn.BatchNorm2d` and
+`nn.ReLU` or `nn.LeakyReLU` compute. Synchronised, each pass is two kernels with an all-reduce between them.
 
-Only training takes this path. In evaluation the statistics are constants, and PyTorch's own operations run as before.
+In evaluation the statistics are constants, and PyTorch's own operations run.
 """
 
 import ctypes
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastdcgan.kernels import native
-from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d, over_ranks
+from fastdcgan.kernels.all_reduce import all_reduce_sum
+from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
 LIBRARY = "normalise"
 
@@ -27,14 +28,14 @@ _LANES = 16
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    return native.offers(LIBRARY, "forward", precision)
+    return native.has_kernel(LIBRARY, "forward", precision)
 
 
 def install(network: nn.Module) -> int:
-    """Let each BatchNorm of a network apply the ReLU or LeakyReLU after it; parameters, buffers and names stay.
+    """Fuse each BatchNorm of a network with the ReLU or LeakyReLU after it; parameters, buffers and names stay.
 
     Returns:
-        how many do.
+        how many pairs were fused.
     """
     pairs = [
         (norm, activation)
@@ -46,12 +47,12 @@ def install(network: nn.Module) -> int:
     for norm, activation in pairs:
         norm.__class__ = FusedBatchNorm2d
         cast(FusedBatchNorm2d, norm).slope = activation.negative_slope if isinstance(activation, nn.LeakyReLU) else 0.0
-        activation.__class__ = AppliedBefore
+        activation.__class__ = FusedActivation
     return len(pairs)
 
 
 def fits(norm: nn.Module, activation: nn.Module) -> bool:
-    """Whether the kernels can do the work of two neighbours."""
+    """Whether the kernels can replace two neighbouring layers."""
     return (
         type(norm) in (nn.BatchNorm2d, SyncBatchNorm2d)
         and isinstance(norm, nn.BatchNorm2d)
@@ -63,39 +64,39 @@ def fits(norm: nn.Module, activation: nn.Module) -> bool:
     )
 
 
-class AppliedBefore(nn.Identity):
-    """In an activation's place: the BatchNorm before it has applied it."""
+class FusedActivation(nn.Identity):
+    """In the place of an activation that the BatchNorm before it applies."""
 
 
 class FusedBatchNorm2d(SyncBatchNorm2d):
-    """BatchNorm, synchronised or not, and activation."""
+    """BatchNorm, synchronised or not, and ReLU or LeakyReLU."""
 
     slope: float
-    """Of the activation below zero."""
+    """Of the activation below zero; 0 for ReLU."""
 
     def forward(self, x_BCHW: Tensor, batches: int = 1) -> Tensor:
-        """[B, C, H, W] to the same; of as many batches, one after the other."""
-        if not (self.training and self._suits(x_BCHW, batches)):
+        """[B, C, H, W] to the same. `x_BCHW` is this rank's part of `batches` concatenated batches."""
+        if not (self.training and self._kernel_fits(x_BCHW, batches)):
             y_BCHW = super().forward(x_BCHW, batches)
             return F.leaky_relu(y_BCHW, self.slope, inplace=True) if self.slope else F.relu(y_BCHW, inplace=True)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(batches)
-        out_BCHW: Tensor = _Normalise.apply(x_BCHW, self.weight, self.bias, self, batches)
+        out_BCHW: Tensor = _FusedBatchNorm.apply(x_BCHW, self.weight, self.bias, self, batches)
         return out_BCHW
 
-    def _suits(self, x_BCHW: Tensor, batches: int) -> bool:
+    def _kernel_fits(self, x_BCHW: Tensor, batches: int) -> bool:
         return (
             x_BCHW.device.type == "cpu"
             and self.weight.dtype == torch.float32
             and available(x_BCHW.dtype)
             and x_BCHW.dim() == 4
             and x_BCHW.shape[1] == self.num_features
-            and x_BCHW.numel() * self.ranks > self.num_features * batches  # one pixel has no variance: PyTorch says so
+            and x_BCHW.numel() * self.ranks > self.num_features * batches  # PyTorch raises for a single pixel
         )
 
 
-class _Normalise(torch.autograd.Function):
-    """By the batch's statistics; updates the running ones."""
+class _FusedBatchNorm(torch.autograd.Function):
+    """Training mode: normalises by the batch's statistics and updates the running ones."""
 
     @staticmethod
     def forward(
@@ -103,64 +104,58 @@ class _Normalise(torch.autograd.Function):
     ) -> Tensor:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         out_BCHW = torch.empty_like(x_BCHW)
-        mean_NC, inverse_NC = (weight_C.new_empty(batches, norm.num_features) for _ in range(2))
+        mean_NC, invstd_NC = (weight_C.new_empty(batches, norm.num_features) for _ in range(2))
         ctx.setting = _Setting.of(x_BCHW, norm, batches)
         ctx.ranks = norm.ranks
 
-        def rest(n: int) -> tuple[object, ...]:
-            running = norm.running_mean, norm.running_var
-            return weight_C, bias_C, *running, out_N[n], mean_NC[n], inverse_NC[n], ctx.setting
-
         x_N, out_N = x_BCHW.chunk(batches), out_BCHW.chunk(batches)
+        parameters = weight_C, bias_C, norm.running_mean, norm.running_var
+        results = [(*parameters, out_N[n], mean_NC[n], invstd_NC[n], ctx.setting) for n in range(batches)]
         if ctx.ranks == 1:
             for n in range(batches):
-                _kernel("forward", x_N[n], *rest(n))
+                _kernel("forward", x_N[n], *results[n])
         else:
-            sums = torch.empty(batches, 2 * norm.num_features, dtype=torch.float64)
+            sums_N2C = torch.empty(batches, 2 * norm.num_features, dtype=torch.float64)
             for n in range(batches):
-                _kernel("forward_sums", x_N[n], sums[n], ctx.setting)
-            sums = over_ranks(sums)
+                _kernel("forward_sums", x_N[n], sums_N2C[n], ctx.setting)
+            sums_N2C = all_reduce_sum(sums_N2C)
             for n in range(batches):
-                _kernel("forward_from", x_N[n], sums[n], *rest(n))
-        ctx.save_for_backward(x_BCHW, weight_C, bias_C, mean_NC, inverse_NC)
+                _kernel("forward_from", x_N[n], sums_N2C[n], *results[n])
+        ctx.save_for_backward(x_BCHW, weight_C, bias_C, mean_NC, invstd_NC)
         return out_BCHW
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x_BCHW, weight_C, bias_C, mean_NC, inverse_NC = ctx.saved_tensors
+        x_BCHW, weight_C, bias_C, mean_NC, invstd_NC = ctx.saved_tensors
         batches = len(mean_NC)
         grad_BCHW = grad_BCHW.to(x_BCHW.dtype).contiguous(memory_format=torch.channels_last)
         grad_x_BCHW = torch.empty_like(x_BCHW)
         grad_weight_NC = torch.empty_like(mean_NC) if ctx.needs_input_grad[1] else None
         grad_bias_NC = torch.empty_like(mean_NC) if ctx.needs_input_grad[2] else None
 
-        def known(n: int) -> tuple[Tensor, ...]:
-            return weight_C, bias_C, mean_NC[n], inverse_NC[n]
-
-        def own(n: int) -> tuple[Tensor | None, Tensor | None]:
-            return _at(grad_weight_NC, n), _at(grad_bias_NC, n)
-
         x_N, grad_N, grad_x_N = (tensor.chunk(batches) for tensor in (x_BCHW, grad_BCHW, grad_x_BCHW))
+        saved = [(weight_C, bias_C, mean_NC[n], invstd_NC[n]) for n in range(batches)]
+        own_gradients = [(_row(grad_weight_NC, n), _row(grad_bias_NC, n), ctx.setting) for n in range(batches)]
         if ctx.ranks == 1:
             for n in range(batches):
-                _kernel("backward", x_N[n], grad_N[n], *known(n), grad_x_N[n], *own(n), ctx.setting)
+                _kernel("backward", x_N[n], grad_N[n], *saved[n], grad_x_N[n], *own_gradients[n])
         else:
-            sums = torch.empty(batches, 2 * weight_C.numel(), dtype=torch.float64)
+            sums_N2C = torch.empty(batches, 2 * weight_C.numel(), dtype=torch.float64)
             for n in range(batches):
-                _kernel("backward_sums", x_N[n], grad_N[n], *known(n), sums[n], *own(n), ctx.setting)
-            sums = over_ranks(sums)
+                _kernel("backward_sums", x_N[n], grad_N[n], *saved[n], sums_N2C[n], *own_gradients[n])
+            sums_N2C = all_reduce_sum(sums_N2C)
             for n in range(batches):
-                _kernel("backward_from", x_N[n], grad_N[n], sums[n], *known(n), grad_x_N[n], ctx.setting)
-        return grad_x_BCHW, _total(grad_weight_NC), _total(grad_bias_NC), None, None
+                _kernel("backward_from", x_N[n], grad_N[n], sums_N2C[n], *saved[n], grad_x_N[n], ctx.setting)
+        return grad_x_BCHW, _sum_over_batches(grad_weight_NC), _sum_over_batches(grad_bias_NC), None, None
 
 
-def _at(gradients_NC: Tensor | None, n: int) -> Tensor | None:
+def _row(gradients_NC: Tensor | None, n: int) -> Tensor | None:
     return None if gradients_NC is None else gradients_NC[n]
 
 
-def _total(gradients_NC: Tensor | None) -> Tensor | None:
-    """Of all batches, [C]."""
+def _sum_over_batches(gradients_NC: Tensor | None) -> Tensor | None:
+    """[N, C] to [C]."""
     if gradients_NC is None:
         return None
     return gradients_NC[0] if len(gradients_NC) == 1 else gradients_NC.sum(0)
@@ -171,7 +166,7 @@ def _kernel(name: str, x_BCHW: Tensor, *rest: object) -> None:
 
 
 class _Setting(ctypes.Structure):
-    """As the kernels expect it."""
+    """`Setting` of `native/normalise.cpp`."""
 
     _fields_ = (
         ("rows", ctypes.c_int64),

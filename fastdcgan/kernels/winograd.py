@@ -1,34 +1,35 @@
-"""Convolutions of kernel 4, stride 2, padding 1 on the CPU, with 9 multiplications where the definition has 16.
+"""Winograd convolutions of kernel 4, stride 2, padding 1 on the CPU: 9 multiplications where the definition has 16.
 
-All but the outermost layers of a DCGAN are such convolutions, or such convolutions transposed, and they are nearly all
-of its arithmetic. `native/winograd.cpp` explains the algorithm (Winograd's F(2, 2) on the four phases of the picture);
-this file makes modules of it. Their twin is PyTorch's own convolution.
+All but the first and the last layers of a DCGAN are such convolutions, or transposed ones, and nearly all of its
+arithmetic. `native/winograd.cpp` explains the algorithm (Winograd's F(2, 2) on the four phases of the picture); this
+file makes modules of it. They compute what PyTorch's own convolutions compute.
 
-fp32 sums are no less exact than the direct ones: fewer terms are added. In bf16 the differences of pixels and the sums
-of taps are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
+In fp32 the results are as accurate as direct sums: fewer terms are added. In bf16 the transformed pixels and weights
+are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
+
+The big side is the picture [H, W], the small side the picture [H/2, W/2]: input and output of a convolution, output and
+input of a transposed one.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from fastdcgan.kernels import native
+from fastdcgan.kernels.convolution import Kernels, convolution
 
 LIBRARY = "winograd"
 
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    return native.offers(LIBRARY, "gather", precision)
+    return native.has_kernel(LIBRARY, "gather", precision)
 
 
 def install(network: nn.Module) -> int:
-    """Let a network's layers use these kernels where they fit; names, parameters and buffers stay as they are.
+    """Replace the classes of a network's layers that fit, in place; names, parameters and buffers stay as they are.
 
     Returns:
-        how many layers fit.
+        how many layers were replaced.
     """
     fitting = [module for module in network.modules() if fits(module)]
     for module in fitting:
@@ -37,17 +38,17 @@ def install(network: nn.Module) -> int:
 
 
 def fits(module: nn.Module) -> bool:
-    """Whether the kernels can do a layer's work. The picture's size is checked at each call."""
+    """Whether the kernels can compute a layer. The picture's size is checked at each call."""
     if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return False
-    small, big = module.weight.shape[:2]  # so for both kinds: a transposed convolution's input is the small side
+    small_channels, big_channels = module.weight.shape[:2]  # also of a transposed convolution
     return (
         module.kernel_size in ((4, 4), (3, 3))
         and (module.stride, module.padding, module.dilation) == ((2, 2), (1, 1), (1, 1))
         and module.groups == 1
         and module.bias is None
-        and big % 16 == 0
-        and small % 32 == 0
+        and big_channels % 16 == 0
+        and small_channels % 32 == 0
     )
 
 
@@ -58,10 +59,9 @@ class WinogradConv2d(nn.Conv2d):
         """[B, C, H, W] to [B, O, H/2, W/2], rounded up."""
         # A kernel of 4 is for even sides, one of 3 for odd ones: then the small side is half the big one, rounded up.
         odd = self.kernel_size[0] % 2
-        if any(side % 2 != odd for side in big_BCHW.shape[2:]) or not native.knows(big_BCHW):
+        if any(side % 2 != odd for side in big_BCHW.shape[2:]) or not native.supports(big_BCHW):
             return super().forward(big_BCHW)
-        small_BOHW: Tensor = _Gather.apply(native.autocast(big_BCHW), self.weight)
-        return small_BOHW
+        return convolution(KERNELS, native.to_autocast_dtype(big_BCHW), self.weight, transposed=False)
 
 
 class WinogradConvTranspose2d(nn.ConvTranspose2d):
@@ -69,74 +69,35 @@ class WinogradConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, small_BOHW: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, O, H, W] to [B, C, 2H, 2W], or one less for a kernel of 3."""
-        if not native.knows(small_BOHW):
+        if not native.supports(small_BOHW):
             return super().forward(small_BOHW, output_size)
-        big_BCHW: Tensor = _Scatter.apply(native.autocast(small_BOHW), self.weight)
-        return big_BCHW
-
-
-class _Gather(torch.autograd.Function):
-    """From the big side to the small one."""
-
-    @staticmethod
-    def forward(ctx: Any, big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-        big_BCHW = big_BCHW.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(big_BCHW, weight_OCKK)
-        return _gather(big_BCHW, weight_OCKK)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BOHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        big_BCHW, weight_OCKK = ctx.saved_tensors
-        grad_BOHW = grad_BOHW.to(big_BCHW.dtype).contiguous(memory_format=torch.channels_last)
-        grad_big = _scatter(grad_BOHW, weight_OCKK) if ctx.needs_input_grad[0] else None
-        grad_weight = _weight_gradient(big_BCHW, grad_BOHW, weight_OCKK) if ctx.needs_input_grad[1] else None
-        return grad_big, grad_weight
-
-
-class _Scatter(torch.autograd.Function):
-    """From the small side to the big one."""
-
-    @staticmethod
-    def forward(ctx: Any, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-        small_BOHW = small_BOHW.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(small_BOHW, weight_OCKK)
-        return _scatter(small_BOHW, weight_OCKK)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        small_BOHW, weight_OCKK = ctx.saved_tensors
-        grad_BCHW = grad_BCHW.to(small_BOHW.dtype).contiguous(memory_format=torch.channels_last)
-        grad_small = _gather(grad_BCHW, weight_OCKK) if ctx.needs_input_grad[0] else None
-        grad_weight = _weight_gradient(grad_BCHW, small_BOHW, weight_OCKK) if ctx.needs_input_grad[1] else None
-        return grad_small, grad_weight
+        return convolution(KERNELS, native.to_autocast_dtype(small_BOHW), self.weight, transposed=True)
 
 
 def _gather(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     B, C, H, W = big_BCHW.shape
-    small = weight_OCKK.shape[0]
-    small_BOHW = native.empty(big_BCHW, B, small, (H + 1) // 2, (W + 1) // 2)
-    weights = _packed("gather", weight_OCKK, big_BCHW.dtype)
+    maps = weight_OCKK.shape[0]
+    small_BOHW = native.empty_channels_last(big_BCHW, B, maps, (H + 1) // 2, (W + 1) // 2)
+    weights = _pack("gather", weight_OCKK, big_BCHW.dtype)
     kernel = native.kernel(LIBRARY, "gather", big_BCHW.dtype)
-    kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, small, H, W))
+    kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, maps, H, W))
     return small_BOHW
 
 
 def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    B, small, H, W = small_BOHW.shape
+    B, maps, H, W = small_BOHW.shape
     C = weight_OCKK.shape[1]
     odd = weight_OCKK.shape[2] % 2
     height, width = 2 * H - odd, 2 * W - odd
-    big_BCHW = native.empty(small_BOHW, B, C, height, width)
-    weights = _packed("scatter", weight_OCKK, small_BOHW.dtype)
+    big_BCHW = native.empty_channels_last(small_BOHW, B, C, height, width)
+    weights = _pack("scatter", weight_OCKK, small_BOHW.dtype)
     kernel = native.kernel(LIBRARY, "scatter", small_BOHW.dtype)
-    kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, small, height, width))
+    kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, maps, height, width))
     return big_BCHW
 
 
 def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    """In fp32: the sums are, and are not rounded on their way to the optimizer."""
+    """In fp32 also where pictures are bf16: the sums are fp32, and the optimizer gets them unrounded."""
     B, C, H, W = big_BCHW.shape
     gradient_OCKK = torch.empty((*weight_OCKK.shape[:2], 4, 4), dtype=torch.float32, memory_format=torch.channels_last)
     kernel = native.kernel(LIBRARY, "weight_gradient", big_BCHW.dtype)
@@ -145,12 +106,15 @@ def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) 
     return gradient_OCKK[:, :, :kernel_size, :kernel_size]
 
 
-def _packed(direction: str, weight_OCKK: Tensor, precision: torch.dtype) -> Tensor:
-    """The weights as the kernels want them. Made anew each time: that is quick, and keeping them would take memory."""
-    small, big, kernel_size, _ = weight_OCKK.shape
-    missing = 4 - kernel_size  # the last taps of a kernel of 3
-    whole = nn.functional.pad(weight_OCKK.detach(), (0, missing, 0, missing))
-    packed = torch.empty(36 * small * big, dtype=precision)
+def _pack(direction: str, weight_OCKK: Tensor, precision: torch.dtype) -> Tensor:
+    """The transformed weights in a kernel's layout. Not cached: computing them is quick, keeping them takes memory."""
+    maps, channels, kernel_size, _ = weight_OCKK.shape
+    padding = 4 - kernel_size  # a kernel of 3 gets last taps of zero
+    padded_OC44 = nn.functional.pad(weight_OCKK.detach(), (0, padding, 0, padding))
+    packed = torch.empty(4 * 9 * maps * channels, dtype=precision)
     kernel = native.kernel(LIBRARY, f"pack_{direction}", precision)
-    kernel(whole.contiguous(memory_format=torch.channels_last), big, small, packed)
+    kernel(padded_OC44.contiguous(memory_format=torch.channels_last), channels, maps, packed)
     return packed
+
+
+KERNELS = Kernels(_gather, _scatter, _weight_gradient)

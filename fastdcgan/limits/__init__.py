@@ -1,1 +1,1 @@
-"""How fast it could be: this machine's ceilings, and predictions for GPUs and for many of them."""
+"""The most that a machine could reach, predictions for GPUs and for many of them, and what the machine is."""

@@ -1,21 +1,21 @@
-"""How long ranks take to add up numbers: the alpha-beta model of the all-reduce (Hockney 1994).
+"""Predicts the time of an all-reduce by the alpha-beta model (Hockney 1994).
 
-A message of b bytes takes alpha + beta b: a latency, and the inverse of a bandwidth. The algorithms are sequences of
-messages: the ring (Patarasuk & Yuan 2009), the double binary tree (Sanders, Speck & Traeff 2009), and a ring inside
-each node with either of the two between nodes.
+A message of b bytes takes alpha + beta b: a latency plus b over a bandwidth. The algorithms are sequences of messages:
+the ring (Patarasuk & Yuan 2009), the double binary tree (Sanders, Speck & Traeff 2009), and the hierarchical one, a
+ring inside each node and either of the two between nodes.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-REACHED = 0.8
-"""Of a link's nominal rate, what large messages reach. An assumption; NCCL's own tests come out near it."""
+LINK_EFFICIENCY = 0.8
+"""The part of a link's nominal bandwidth that large messages reach. Assumed; NCCL's own tests come near it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What carries messages between two ranks."""
+    """A connection between two ranks."""
 
     latency: float
     """alpha: seconds a message."""
@@ -24,81 +24,80 @@ class Link:
     """1 / beta, one way."""
 
     shared: bool = False
-    """One for all ranks of a node together, instead of one for each."""
+    """One for all ranks of a node together; else one for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fabric:
-    """The links that a group of ranks has, as one protocol uses them."""
+    """The links within and between nodes, as one protocol uses them."""
 
-    inside: Link
-    """Between ranks of a node."""
-
-    between: Link
-    """Between nodes."""
-
-    node: int
-    """Ranks of a full node."""
-
+    intra_node: Link
+    inter_node: Link
+    ranks_per_node: int
     protocol: str = ""
-    start: float = 0.0
-    """Seconds before the first message."""
+    startup_seconds: float = 0.0
+    """Before the first message."""
 
     algorithms: tuple[str, ...] = ("ring", "tree", "by node")
-    """Keys of `ALGORITHMS`: those it can choose from."""
+    """Keys of `ALGORITHMS`; the fastest one is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllReduce:
-    """One all-reduce."""
+    """A predicted all-reduce."""
 
     seconds: float
     algorithm: str
+    """The algorithm and the protocol; empty for one rank."""
 
 
 def all_reduce(size: float, ranks: int, fabrics: Sequence[Fabric]) -> AllReduce:
-    """The fastest way to add up `size` bytes that each of the ranks has, the result for all.
+    """The fastest all-reduce over all fabrics and algorithms.
 
     Args:
         size: bytes on each rank.
-        ranks: how many; one has nothing to add.
-        fabrics: the same links under each protocol there is to choose from.
+        ranks: how many; one rank takes no time.
+        fabrics: the same links under each available protocol.
     """
     if ranks == 1:
         return AllReduce(seconds=0.0, algorithm="")
-    ways = [
-        AllReduce(seconds=fabric.start + seconds, algorithm=f"{name} {fabric.protocol}".strip())
+    options = [
+        AllReduce(seconds=fabric.startup_seconds + seconds, algorithm=f"{name} {fabric.protocol}".strip())
         for fabric in fabrics
         for name in fabric.algorithms
         if not math.isinf(seconds := ALGORITHMS[name](size, ranks, fabric))
     ]
-    return min(ways, key=lambda way: way.seconds)
+    return min(options, key=lambda option: option.seconds)
 
 
 def ring(size: float, ranks: int, fabric: Fabric) -> float:
-    """Seconds: 2 (n - 1) messages of size / n. Through a node's way out goes all that goes through one of its ranks."""
-    inside, nodes = _shape(ranks, fabric)
-    crossing = 2 * (nodes - 1)
-    latency = crossing * fabric.between.latency + (2 * (ranks - 1) - crossing) * fabric.inside.latency
-    return latency + 2 * (ranks - 1) / ranks * size / _slowest(inside, nodes, fabric)
+    """Seconds of 2 (n - 1) messages of size / n. A node sends as many bytes to others as each of its ranks does."""
+    per_node, nodes = _ranks_and_nodes(ranks, fabric)
+    between = 2 * (nodes - 1)
+    latency = between * fabric.inter_node.latency + (2 * (ranks - 1) - between) * fabric.intra_node.latency
+    return latency + 2 * (ranks - 1) / ranks * size / _bottleneck_bandwidth(per_node, nodes, fabric)
 
 
 def tree(size: float, ranks: int, fabric: Fabric) -> float:
-    """Seconds: up and down log2 n levels, two trees sharing the bytes so that every link is used both ways."""
-    inside, nodes = _shape(ranks, fabric)
-    latency = 2 * (_levels(inside) * fabric.inside.latency + _levels(nodes) * fabric.between.latency)
-    return latency + 2 * size / _slowest(inside, nodes, fabric)
+    """Seconds to go up and down log2 n levels. Two trees share the bytes, so that links are used in both directions."""
+    per_node, nodes = _ranks_and_nodes(ranks, fabric)
+    latency = 2 * (_tree_levels(per_node) * fabric.intra_node.latency + _tree_levels(nodes) * fabric.inter_node.latency)
+    return latency + 2 * size / _bottleneck_bandwidth(per_node, nodes, fabric)
 
 
 def hierarchical(size: float, ranks: int, fabric: Fabric) -> float:
-    """Seconds: each node adds up by itself, its ranks each a part; parts are added between nodes, then gathered."""
-    inside, nodes = _shape(ranks, fabric)
-    if inside == 1 or nodes == 1:
+    """Seconds of a reduce-scatter in each node, an all-reduce of its parts between nodes, and an all-gather in each.
+
+    Infinite for a single node, or nodes of one rank.
+    """
+    per_node, nodes = _ranks_and_nodes(ranks, fabric)
+    if per_node == 1 or nodes == 1:
         return math.inf
-    within = 2 * (inside - 1) * fabric.inside.latency + 2 * (inside - 1) / inside * size / fabric.inside.bytes_per_sec
-    rate = _way_out(inside, fabric)
-    by_ring = 2 * (nodes - 1) * fabric.between.latency + 2 * (nodes - 1) / nodes * size / rate
-    by_tree = 2 * _levels(nodes) * fabric.between.latency + 2 * size / rate
+    intra, inter = fabric.intra_node, fabric.inter_node
+    within = 2 * (per_node - 1) * intra.latency + 2 * (per_node - 1) / per_node * size / intra.bytes_per_sec
+    bandwidth = _node_bandwidth(per_node, fabric)
+    by_ring = 2 * (nodes - 1) * inter.latency + 2 * (nodes - 1) / nodes * size / bandwidth
+    by_tree = 2 * _tree_levels(nodes) * inter.latency + 2 * size / bandwidth
     return within + min(by_ring, by_tree)
 
 
@@ -109,29 +108,31 @@ ALGORITHMS: dict[str, Callable[[float, int, Fabric], float]] = {
 }
 
 
-def _shape(ranks: int, fabric: Fabric) -> tuple[int, int]:
+def _ranks_and_nodes(ranks: int, fabric: Fabric) -> tuple[int, int]:
     """Ranks of a node, and nodes."""
-    return min(ranks, fabric.node), math.ceil(ranks / fabric.node)
+    return min(ranks, fabric.ranks_per_node), math.ceil(ranks / fabric.ranks_per_node)
 
 
-def _levels(members: int) -> int:
+def _tree_levels(members: int) -> int:
     return math.ceil(math.log2(members))
 
 
-def _way_out(inside: int, fabric: Fabric) -> float:
+def _node_bandwidth(per_node: int, fabric: Fabric) -> float:
     """Bytes per second that leave a node when all its ranks send."""
-    return fabric.between.bytes_per_sec * (1 if fabric.between.shared else inside)
+    return fabric.inter_node.bytes_per_sec * (1 if fabric.inter_node.shared else per_node)
 
 
-def _slowest(inside: int, nodes: int, fabric: Fabric) -> float:
-    """As many rings, or trees, as there are ways out share the bytes."""
-    rates = ([fabric.inside.bytes_per_sec] if inside > 1 else []) + ([_way_out(inside, fabric)] if nodes > 1 else [])
+def _bottleneck_bandwidth(per_node: int, nodes: int, fabric: Fabric) -> float:
+    """Of all rings or trees together: there are as many as a node has links to others, and they share the bytes."""
+    rates = [fabric.intra_node.bytes_per_sec] if per_node > 1 else []
+    if nodes > 1:
+        rates.append(_node_bandwidth(per_node, fabric))
     return min(rates)
 
 
-# --- Links that GPUs have ---------------------------------------------------------------------------------------------
+# --- Links of GPUs ----------------------------------------------------------------------------------------------------
 
-NODE = 8
+GPUS_PER_NODE = 8
 """GPUs that NVLink joins in a DGX or HGX machine."""
 
 # One way; the datasheets count both: 600 GB/s a GPU for NVLink 3, 900 GB/s for NVLink 4.
@@ -145,16 +146,16 @@ _NETWORKS = {
 }
 
 # NCCL's own cost model (src/graph/tuning.cc, 2.2x): seconds before the first message, seconds a message over NVLink
-# and over a network (the slower of ring and tree), and the share of the bandwidth. LL, for small messages, sends a flag
-# with each word and waits for no other.
+# and over a network (the slower of ring and tree), and the part of the bandwidth. LL ("low latency"), for small
+# messages, sends a flag with each word instead of synchronising.
 _PROTOCOLS = {"LL": (6.6e-6, 0.6e-6, 5.0e-6, 0.25), "Simple": (8.4e-6, 4.0e-6, 14.0e-6, 1.0)}
 
 ETHERNET_SECONDS = 25e-6
-"""A message over TCP sockets, whatever the protocol: an assumption."""
+"""The latency of a message over TCP, under each protocol. Assumed."""
 
 
 def gpu_fabrics(links: str, gpu: str) -> tuple[Fabric, ...]:
-    """The links of a cluster of known GPUs, by name.
+    """The links of a cluster of known GPUs, by name, under each of NCCL's protocols.
 
     Args:
         links: `nvlink`, `nvlink+NETWORK` for nodes of 8, or `NETWORK` alone for nodes of one GPU.
@@ -163,41 +164,46 @@ def gpu_fabrics(links: str, gpu: str) -> tuple[Fabric, ...]:
     Raises:
         ValueError: unknown names.
     """
-    inside, between = ("nvlink", links.removeprefix("nvlink+")) if links.startswith("nvlink") else ("", links)
-    if links == "nvlink":
-        between = ""
-    elif between not in _NETWORKS:
+    has_nvlink = links.startswith("nvlink")
+    network_name = "" if links == "nvlink" else links.removeprefix("nvlink+")
+    if links != "nvlink" and network_name not in _NETWORKS:
         raise ValueError(f"--link {links}: know nvlink, {', '.join(_NETWORKS)}, and nvlink+ any of the latter")
+    is_ethernet = network_name.startswith("ethernet")
     fabrics = []
-    for protocol, (start, nvlink_latency, network_latency, share) in _PROTOCOLS.items():
-        nvlink = Link(latency=nvlink_latency, bytes_per_sec=REACHED * share * _NVLINK[gpu])
+    for protocol, (startup, nvlink_latency, network_latency, part) in _PROTOCOLS.items():
+        nvlink = Link(latency=nvlink_latency, bytes_per_sec=LINK_EFFICIENCY * part * _NVLINK[gpu])
         network = nvlink
-        if between:
-            is_ethernet = between.startswith("ethernet")
+        if network_name:
             network = Link(
                 latency=ETHERNET_SECONDS if is_ethernet else network_latency,
-                bytes_per_sec=REACHED * share * _NETWORKS[between],
+                bytes_per_sec=LINK_EFFICIENCY * part * _NETWORKS[network_name],
                 shared=is_ethernet,
             )
         fabrics.append(
-            Fabric(protocol=protocol, start=start, inside=nvlink, between=network, node=NODE if inside else 1)
+            Fabric(
+                protocol=protocol,
+                startup_seconds=startup,
+                intra_node=nvlink,
+                inter_node=network,
+                ranks_per_node=GPUS_PER_NODE if has_nvlink else 1,
+            )
         )
     return tuple(fabrics)
 
 
-def reach(links: str) -> int | None:
-    """How many GPUs the links join at most; None: any number."""
-    return NODE if links == "nvlink" else None
+def max_gpus(links: str) -> int | None:
+    """How many GPUs the links of this name connect at most; None: any number."""
+    return GPUS_PER_NODE if links == "nvlink" else None
 
 
-# --- Links that were measured -----------------------------------------------------------------------------------------
+# --- Measured links ---------------------------------------------------------------------------------------------------
 
 
-def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """a and b of y = a + b x with the least squared relative errors, neither below 0.
+def fit_line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """a and b of y = a + b x by least squares of the relative errors, both at least 0.
 
     Args:
-        points: x and y > 0, at two different x at least.
+        points: pairs (x, y), y > 0, with at least two different x.
     """
     # Dividing by y makes the errors relative: 1 = a / y + b x / y.
     s = sum(1 / y**2 for _, y in points)
@@ -208,21 +214,21 @@ def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     slope = (s * sxy - sx * sy) / (s * sxx - sx * sx)
     if slope <= 0:
         return sy / s, 0.0
-    start = (sy - slope * sx) / s
-    return (start, slope) if start > 0 else (0.0, sxy / sxx)
+    intercept = (sy - slope * sx) / s
+    return (intercept, slope) if intercept > 0 else (0.0, sxy / sxx)
 
 
-def measured_fabric(times: Sequence[tuple[float, float]], ranks: int) -> Fabric:
-    """Links that explain how long rings took on one machine, the only way that gloo knows.
+def fit_fabric(times: Sequence[tuple[float, float]], ranks: int) -> Fabric:
+    """Latency and bandwidth of the links of one machine, from measured all-reduces by gloo, which uses rings.
 
     Args:
-        times: bytes of an all-reduce, and its seconds.
+        times: bytes and seconds of each all-reduce.
         ranks: how many took part.
     """
-    start, slope = line(times)
+    intercept, slope = fit_line(times)
     messages = 2 * (ranks - 1)
     link = Link(
-        latency=start / messages,
+        latency=intercept / messages,
         bytes_per_sec=messages / ranks / slope if slope else math.inf,
     )
-    return Fabric(inside=link, between=link, node=ranks, algorithms=("ring",))
+    return Fabric(intra_node=link, inter_node=link, ranks_per_node=ranks, algorithms=("ring",))

@@ -1,4 +1,4 @@
-"""What the machine is, in words that tell it from another: measurements hold for the hardware they were made on."""
+"""The machine's hardware by name: cached measurements are valid for it alone."""
 
 import os
 import platform
@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 
-def describe(device: torch.device) -> dict[str, str | int]:
-    """The device's model; for a CPU also its instruction set, and the cores and threads that we use of it."""
+def describe_hardware(device: torch.device) -> dict[str, str | int]:
+    """The device's model; for a CPU also its instruction set, and the numbers of usable cores and of threads."""
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device)}
     if device.type == "mps":
@@ -22,13 +22,13 @@ def describe(device: torch.device) -> dict[str, str | int]:
 
 
 def physical_cores() -> int | None:
-    """Of the whole machine, each of which may run two threads; None if unknown."""
+    """Physical cores of the whole machine, without hyper-threads; None if unknown."""
     count = torch.cpu.get_capabilities().get("num_physical_cores")
     return count if isinstance(count, int) and count > 0 else None
 
 
 def cpu_model() -> str:
-    """As the system names it."""
+    """The CPU's model name, as the system has it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

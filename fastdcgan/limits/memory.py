@@ -1,4 +1,4 @@
-"""How much memory something needs at its peak, and how much is in use."""
+"""Memory: the peak that something needs, what is in use, and garbage collection."""
 
 import ctypes
 import gc
@@ -14,9 +14,9 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """Memory in use at the most since this was made, above what was in use then.
+    """The most memory in use since this object was created, less what was in use then.
 
-    On CUDA what tensors take; on Linux the process's resident memory; elsewhere unknown.
+    On CUDA the memory of tensors; for the CPU on Linux the process's resident memory; elsewhere unknown.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -29,30 +29,31 @@ class PeakMemory:
         elif device.type == "cpu" and sys.platform == "linux":
             _return_free_memory()
             try:
-                _CLEAR_REFS.write_text("5")  # the peak begins anew
+                _CLEAR_REFS.write_text("5")  # resets the peak
             except OSError:
                 return
-            self._before = _kib("VmRSS")
+            self._before = _status_kib("VmRSS")
 
     def mib(self) -> float | None:
-        """The peak so far, or None where it can't be known."""
+        """The peak so far in MiB; None where it is unknown."""
         if self._before is None:
             return None
         if self._device.type == "cuda":
             return (torch.cuda.max_memory_allocated(self._device) - self._before) / 2**20
-        peak = _kib("VmHWM")
+        peak = _status_kib("VmHWM")
         return None if peak is None else max(0, peak - self._before) / 2**10
 
 
 def _return_free_memory() -> None:
-    """What was freed may still be resident, and would be used again without being counted."""
+    """Return freed memory to the system: it is still resident, and its reuse would not be counted."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:  # not glibc
         return
 
 
-def _kib(name: str) -> int | None:
+def _status_kib(name: str) -> int | None:
+    """A field of /proc/self/status in KiB."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -60,11 +61,12 @@ def _kib(name: str) -> int | None:
 
 
 @contextmanager
-def no_garbage_left() -> Iterator[None]:
-    """What is made in here, and only refers to itself in the end, is freed at the end.
+def collect_cycles_at_exit() -> Iterator[None]:
+    """Free reference cycles that are created in this context when it ends.
 
-    Python would find it in its own time: with PyTorch's many objects around, after hundreds of megabytes of figures.
-    Nothing is collected meanwhile, so that all of it is young: to find that takes milliseconds, all objects many more.
+    Python would collect them much later: with PyTorch's many objects in memory, after hundreds of megabytes of
+    matplotlib figures. Collection is off within the context, so that all of them are in the youngest generation, which
+    takes milliseconds to collect; all generations would take much longer.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -76,15 +78,15 @@ def no_garbage_left() -> Iterator[None]:
             gc.enable()
 
 
-def in_use() -> dict[str, str]:
-    """Memory that is taken now, in words: this process's, and a GPU's if one is used. The device isn't waited for."""
-    found = {"memory": gib(psutil.Process().memory_info().rss)}
+def memory_in_use() -> dict[str, str]:
+    """Memory in use now, as text: this process's, and a GPU's if one is used. Doesn't synchronise with the device."""
+    found = {"memory": format_gib(psutil.Process().memory_info().rss)}
     if torch.cuda.is_initialized():
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        found["GPU"] = f"{gib(torch.cuda.memory_reserved())} of {gib(total)}"
+        found["GPU"] = f"{format_gib(torch.cuda.memory_reserved())} of {format_gib(total)}"
     return found
 
 
-def gib(size: int) -> str:
+def format_gib(size: int) -> str:
     """Bytes in GiB, as "1.2 GiB"."""
     return f"{size / 2**30:.1f} GiB"

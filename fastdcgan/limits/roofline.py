@@ -1,7 +1,7 @@
-"""How fast could this possibly go? The work of a training iteration, and the limits of the machine it runs on.
+"""The roofline model (Williams, Waterman & Patterson 2009): the most images per second that a machine could reach.
 
-The roofline model (Williams, Waterman & Patterson 2009): a step takes at least as long as its arithmetic at the
-machine's best rate, and at least as long as its memory traffic at the machine's bandwidth. The longer of the two binds.
+An iteration takes at least as long as its arithmetic at the machine's best rate, and at least as long as its memory
+traffic at the machine's bandwidth.
 """
 
 import time
@@ -25,53 +25,53 @@ from fastdcgan.gan.step import discriminator_loss, generator_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one training iteration has to do, per picture."""
+class WorkPerImage:
+    """Arithmetic and memory traffic of a training iteration, per picture."""
 
     flops: float
-    """Convolution arithmetic; a multiplication and an addition are two."""
+    """Of convolutions; a multiplication and an addition are two."""
 
     bytes: float
-    """Memory traffic as eager execution makes it, with caches of no help: every operator reads its inputs and writes
-    its outputs once. Fused kernels and large caches move less."""
+    """Memory traffic of eager execution without caches: every operator reads its inputs and writes its outputs once.
+    Fused kernels and large caches move less."""
 
 
-def work(arch: Architecture, batch: int, bytes_per_number: int = 4) -> Work:
-    """The work of an iteration.
+def work_per_image(arch: Architecture, batch: int, bytes_per_number: int = 4) -> WorkPerImage:
+    """The work of an iteration per picture.
 
     Args:
         arch: the networks.
-        batch: pictures in an iteration: the optimizer's traffic is shared among them.
+        batch: pictures in an iteration, among which the optimizer's traffic is divided.
         bytes_per_number: 4 for fp32, 2 for bf16 or fp16; parameters and Adam's moments are fp32 in any case.
     """
     generator_flops, discriminator_flops = pass_flops(arch)
     parameters = parameter_count(_on_meta(arch)[0]) + parameter_count(_on_meta(arch)[1])
     # Adam reads the parameter, its gradient and two moments, and writes all but the gradient.
     optimizer = 7 * 4 * parameters / batch
-    return Work(
+    return WorkPerImage(
         flops=iteration_flops(generator_flops, discriminator_flops),
         bytes=bytes_per_number * numbers_moved(arch, batch) / batch + optimizer,
     )
 
 
 def pass_flops(arch: Architecture) -> tuple[list[int], list[int]]:
-    """Arithmetic of each layer of G and of D in one forward pass of one picture."""
+    """FLOPs of each layer of G and of D in one forward pass of one picture."""
     generator, side = [], 1
     for spec in arch.generator:
-        generator.append(_layer_flops(spec, side))  # a transposed convolution spreads each of its input's pixels
+        generator.append(_layer_flops(spec, side))  # a transposed convolution multiplies for each pixel of its input
         side = conv_transpose_out(side, spec.kernel, spec.stride, spec.padding)
     discriminator = []
     for spec in arch.discriminator:
         side = conv_out(side, spec.kernel, spec.stride, spec.padding)
-        discriminator.append(_layer_flops(spec, side))  # a convolution gathers each of its output's pixels
+        discriminator.append(_layer_flops(spec, side))  # a convolution for each pixel of its output
     return generator, discriminator
 
 
 def iteration_flops(generator: list[int], discriminator: list[int]) -> int:
-    """Arithmetic of a whole iteration, per picture, from that of the layers' forward passes.
+    """FLOPs of a whole iteration, per picture, from those of the layers' forward passes.
 
-    The gradient with respect to a layer's input, and that with respect to its weights, cost a forward pass each. What
-    enters a network from outside needs no gradient: noise never, pictures not while D learns.
+    The gradients with respect to a layer's input and to its weights cost a forward pass each. Noise needs no gradient,
+    and pictures need none while D learns.
     """
     G, D = sum(generator), sum(discriminator)
     forwards = G + 3 * D  # fakes; D on real, on fake, and on fake once more
@@ -81,12 +81,12 @@ def iteration_flops(generator: list[int], discriminator: list[int]) -> int:
 
 
 def numbers_moved(arch: Architecture, batch: int) -> int:
-    """How many numbers an eager iteration reads and writes, optimizers apart, for a batch. Nothing is computed."""
+    """How many numbers an eager iteration on a batch reads and writes, without optimizers. Runs on the meta device."""
     generator, discriminator = _on_meta(arch)
     z_BL = torch.empty(batch, arch.latent_dim, device="meta")
     real_BCHW = torch.empty(batch, arch.channels, arch.resolution, arch.resolution, device="meta")
     bce = objective("bce")
-    traffic = _Traffic()
+    traffic = _TrafficCounter()
     with traffic:
         fake_BCHW = generator(z_BL)
         discriminator_loss(discriminator, real_BCHW, fake_BCHW.detach(), bce)[0].backward()
@@ -95,8 +95,8 @@ def numbers_moved(arch: Architecture, batch: int) -> int:
     return traffic.numbers
 
 
-class _Traffic(TorchDispatchMode):
-    """Counts the numbers in the inputs and outputs of every operator that isn't a mere view."""
+class _TrafficCounter(TorchDispatchMode):
+    """Counts the numbers in the inputs and outputs of every operator that isn't a view."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -124,14 +124,14 @@ def _on_meta(arch: Architecture) -> tuple[Generator, Discriminator]:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """What a machine can do at most, per second."""
+    """A machine's peak rates, per second."""
 
     name: str
     flops: dict[str, float]
-    """Arithmetic by precision."""
+    """By precision: fp32, bf16."""
 
     bytes: float
-    """Memory traffic."""
+    """Memory bandwidth."""
 
 
 # Datasheet peaks of the SXM versions, dense (without sparsity): bf16 on tensor cores, fp32 as TF32 on tensor cores.
@@ -142,19 +142,19 @@ KNOWN_GPUS = {
 }
 
 
-def known_gpu(name: str) -> tuple[str, Ceilings]:
-    """A GPU whose datasheet we know, by its name in any case: its key in KNOWN_GPUS, and its peaks.
+def find_gpu(name: str) -> tuple[str, Ceilings]:
+    """The key and the peaks of a GPU in `KNOWN_GPUS`, by its name in upper or lower case.
 
     Raises:
-        ValueError: we don't.
+        ValueError: for another name.
     """
     if (key := name.upper()) not in KNOWN_GPUS:
         raise ValueError(f"--gpu {name}: know {', '.join(known.lower() for known in KNOWN_GPUS)}")
     return key, KNOWN_GPUS[key]
 
 
-def ceilings_of(device: torch.device, seconds: float = 0.2) -> Ceilings | None:
-    """What a device can do: measured for a CPU (so long for each kernel), a known GPU's datasheet, None for others."""
+def device_ceilings(device: torch.device, seconds: float = 0.2) -> Ceilings | None:
+    """A device's peaks: measured for a CPU (`seconds` a kernel), from the datasheet of a known GPU, else None."""
     if device.type == "cpu":
         return measure_ceilings(seconds)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -162,10 +162,10 @@ def ceilings_of(device: torch.device, seconds: float = 0.2) -> Ceilings | None:
 
 
 def measure_ceilings(seconds: float = 0.5) -> Ceilings:
-    """This CPU's best rates, as PyTorch's own kernels reach them: the best of many tries, each of a few milliseconds.
+    """This CPU's peaks, as the best of many runs of PyTorch's own kernels, each of a few milliseconds.
 
     Args:
-        seconds: how long to try each kernel. Five kernels are tried.
+        seconds: how long to run each of five kernels.
     """
     flops = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -183,6 +183,7 @@ def measure_ceilings(seconds: float = 0.5) -> Ceilings:
 
 
 def _best_rate(amount: float, kernel: Callable[[], object], seconds: float) -> float:
+    """FLOPs, or bytes, a second; `amount` is what a run of the kernel has."""
     with torch.inference_mode():
         kernel()
         best, end = float("inf"), time.perf_counter() + seconds
@@ -197,17 +198,17 @@ def _best_rate(amount: float, kernel: Callable[[], object], seconds: float) -> f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit:
-    """The most that a machine could reach, and why."""
+class ThroughputLimit:
+    """The most images per second that a machine could reach, and what bounds it."""
 
     images_per_sec: float
     bound_by: str
     """ "arithmetic" or "memory"."""
 
 
-def limit(needed: Work, machine: Ceilings, precision: str) -> Limit:
-    """The images per second under the lower of a machine's two roofs: arithmetic, and memory as eager code uses it."""
+def throughput_limit(needed: WorkPerImage, machine: Ceilings, precision: str) -> ThroughputLimit:
+    """The images per second that a machine's arithmetic and its memory bandwidth allow: the lower of the two."""
     by_arithmetic, by_memory = machine.flops[precision] / needed.flops, machine.bytes / needed.bytes
     if by_arithmetic <= by_memory:
-        return Limit(images_per_sec=by_arithmetic, bound_by="arithmetic")
-    return Limit(images_per_sec=by_memory, bound_by="memory")
+        return ThroughputLimit(images_per_sec=by_arithmetic, bound_by="arithmetic")
+    return ThroughputLimit(images_per_sec=by_memory, bound_by="memory")

@@ -12,10 +12,10 @@ from torch import Tensor
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed.collectives import all_reduce_max, first_difference
-from fastdcgan.execution.finite import norms, not_finite, overflowing
+from fastdcgan.execution.finite import non_finite_tensors, overflowing_network, weight_norms
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.gan.ranges import named
+from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint import Progress, Snapshot, moments
@@ -31,7 +31,7 @@ from fastdcgan.telemetry.report.curves import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import Tracked, Trackers
 from fastdcgan.training.run import Due, Run
-from fastdcgan.tuning.choice import as_fields
+from fastdcgan.tuning.choice import plan_fields
 
 SAMPLES = 64
 """Pictures in a sample grid."""
@@ -81,7 +81,7 @@ class Recorder:
         """
         start = time.perf_counter()
         try:
-            with named(ranges.DATA_WAIT):
+            with profiler_range(ranges.DATA_WAIT):
                 yield
         except OSError as error:
             raise DataLostError(f"{error.filename or self._run.source.origin}: {error.strerror or error}") from error
@@ -91,7 +91,7 @@ class Recorder:
 
     def add(self, metrics: StepMetrics) -> None:
         """Remember a step's figures."""
-        with named(ranges.METRICS):
+        with profiler_range(ranges.METRICS):
             self._log.add(metrics)
 
     def record(self, step: int, due: Due) -> None:
@@ -134,9 +134,11 @@ class Recorder:
         if steps == 0:
             return
         state = self._run.state
-        with named(ranges.METRICS):
+        with profiler_range(ranges.METRICS):
             figures = self._log.take()
-            weights = torch.nn.functional.pad(norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2))
+            weights = torch.nn.functional.pad(
+                weight_norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2)
+            )
             rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
         elapsed = time.perf_counter() - self._window_start
         at_full_speed = self._slowed.rest(Lap(steps, elapsed, self._waited))
@@ -145,7 +147,7 @@ class Recorder:
             self._fail(*bad)
         if not torch.isfinite(weights).all():
             self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
-        if network := overflowing(state):
+        if network := overflowing_network(state):
             self._fail(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
         batch = cast(int, self._run.config.data.batch_size)
         loss_d, loss_g, d_real, d_fake = rows.mean(0).tolist()
@@ -179,7 +181,7 @@ class Recorder:
             ValueError: they are not the same on all processes.
         """
         # BatchNorm's statistics may be each process's own.
-        if any(all_reduce_max(self._run.accelerator, any(not_finite(self._run.state)))):
+        if any(all_reduce_max(self._run.accelerator, any(non_finite_tensors(self._run.state)))):
             self._fail(step, "what was learned stopped being finite")
         with self._off_the_clock():
             found = first_difference(self._run.accelerator, shared(self._run))
@@ -191,7 +193,7 @@ class Recorder:
 
     def sample(self, step: int) -> None:
         """Write a grid from the fixed noise. Raises WriteError if it can't."""
-        with self._off_the_clock(), named(ranges.SAMPLES):
+        with self._off_the_clock(), profiler_range(ranges.SAMPLES):
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
@@ -207,7 +209,7 @@ class Recorder:
             WriteError: the one before could not be written, or the plot can't.
         """
         run = self._run
-        with self._off_the_clock(), named(ranges.CHECKPOINT):
+        with self._off_the_clock(), profiler_range(ranges.CHECKPOINT):
             if self._main:
                 images = step * cast(int, run.config.data.batch_size)
                 snap = checkpoint.snapshot(
@@ -215,7 +217,7 @@ class Recorder:
                     run.arch,
                     Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks),
                     run=run.id,
-                    plan=as_fields(run.plan),
+                    plan=plan_fields(run.plan),
                 )
                 self._saving.start(partial(self._write, snap))
                 with writing(run.folder.losses):
@@ -303,7 +305,7 @@ class Recorder:
 
     def _fail(self, step: int, what: str) -> None:
         of_network: dict[str, list[str]] = {}
-        for name in not_finite(self._run.state):
+        for name in non_finite_tensors(self._run.state):
             of_network.setdefault(name.partition(".")[0], []).append(name)
         named = [f"{first}{f' and {len(more):,} more' if more else ''}" for first, *more in of_network.values()]
         where = f" (not finite by now: {', '.join(named)})" if named else ""

@@ -15,7 +15,8 @@ from fastdcgan.data.source import ImageSource
 from fastdcgan.distributed.accelerator import Accelerator, wrap
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
@@ -26,7 +27,7 @@ from fastdcgan.runs.checkpoint import Progress
 from fastdcgan.runs.folder import RunFolder, begun_with, create, run_id, write_config, writing
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run, Schedule
-from fastdcgan.tuning.choice import Choice, as_fields, choose_tuned
+from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 
 
 def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display) -> Run:
@@ -93,14 +94,14 @@ def choose_plan_for(
 ) -> Choice:
     """How a step is executed. Every process chooses, the main one's choice counts: caches may differ by machine."""
     batch = cast(int, config.data.batch_size)
-    chosen = choose_tuned(
+    chosen = choose_plan_for_run(
         config.execution,
         accelerator.device,
         arch,
         batch // config.recipe.accumulate,
         images=schedule.total * batch,
         world_size=accelerator.num_processes,
-        begun_with=begun_with(folder, "plan_fields"),
+        previous_plan=begun_with(folder, "plan_fields"),
         say=display.say,
     )
     return broadcast_object(accelerator, chosen)
@@ -119,7 +120,7 @@ def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator
         config.recipe,
         accelerator.device,
         wrap=partial(wrap, accelerator, in_one_order=plan.shares > 0),
-        gradients_cross_as=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
+        all_reduce_dtype=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
 
 
@@ -157,9 +158,9 @@ def write_down(run: Run) -> None:
         "device": str(accelerator.device),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
-        "hardware": hardware.describe(accelerator.device),
+        "hardware": hardware.describe_hardware(accelerator.device),
         "plan": str(run.plan),
-        "plan_fields": as_fields(run.plan),
+        "plan_fields": plan_fields(run.plan),
         "data": source.description,
         "pictures": len(source),
         "data_fingerprint": source.fingerprint,

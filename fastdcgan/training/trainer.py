@@ -14,10 +14,10 @@ from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects, lost_ranks_as_one_line
 from fastdcgan.distributed.rank_log import rank_log
-from fastdcgan.execution.capture import TakeStep, step_function
+from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.gan.ranges import named
+from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
@@ -100,7 +100,7 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
             while step < run.schedule.total and not signal:
                 with recorder.waiting():
                     real_BCHW = next(batches)
-                with named(ranges.NOISE):
+                with profiler_range(ranges.NOISE):
                     z_BL = noise(run, step + 1)
                 recorder.add(take_step(real_BCHW, z_BL))
                 step += 1

@@ -1,1 +1,1 @@
-"""The measured choice of a plan: parity with the reference, timing in turns."""
+"""Measured plans: parity with the reference, paired timing, and the choice of the fastest for a run."""

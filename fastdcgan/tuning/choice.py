@@ -1,6 +1,6 @@
-"""The plan of a run: as it was begun, as it was measured here before, measured now, or by the rules.
+"""The plan of a run: the one it was begun with, one measured earlier, one measured now, or the default by rules.
 
-What was measured is kept in the cache folder, one small file for each set of conditions.
+Measurements are cached, one small JSON file for each set of conditions.
 """
 
 import hashlib
@@ -17,38 +17,37 @@ from fastdcgan import __version__
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.hardware import describe
+from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import read_json, write_replacing
-from fastdcgan.tuning.tune import Tuning, candidates, measure, seconds_a_step
+from fastdcgan.tuning.tune import TuningResult, candidate_plans, measure_plans, time_one_step
 
-BRIEFLY = 30.0
-"""Seconds that a run spends on measuring plans."""
+MEASURING_SECONDS = 30.0
+"""How long a run measures plans."""
 
-WORTH_MEASURING = 300.0
-"""Seconds that a run must last for that: half a minute is a tenth of it, and plans differ by more than a tenth."""
+MIN_RUN_SECONDS = 300.0
+"""How long a run must last for that: half a minute is a tenth of it, and plans differ by more than a tenth."""
 
-# The reference takes two steps to warm up and three in turns, each about as long as four of the default plan, and so do
-# at least two plans to choose from. Where that alone is more than what is allowed, nothing is measured.
+# The reference takes two steps to warm up and three that are timed, each about as long as four of the default plan, and
+# so do at least two plans to choose from. Where these alone take longer than MEASURING_SECONDS, nothing is measured.
 _STEPS_TO_MEASURE = 5 * (4 + 2)
 
-# Slower than any machine we know trains: what is short at this rate is short, and no step need be timed to know it.
+# Slower than any known machine trains. A run that is short at this rate is short, without timing a step.
 _SLOWEST_FLOPS_A_THREAD, _SLOWEST_FLOPS_A_GPU = 5e9, 5e11
 
-Fields = dict[str, Any]
-"""A plan as JSON has it: field -> value."""
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A plan, and why it."""
+    """A plan, and why it was chosen, for people."""
 
     plan: Plan
     why: str
 
 
-def choose_tuned(
+def choose_plan_for_run(
     request: ExecutionConfig,
     device: torch.device,
     arch: Architecture,
@@ -56,7 +55,7 @@ def choose_tuned(
     *,
     images: int,
     world_size: int = 1,
-    begun_with: object = None,
+    previous_plan: object = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Choice:
     """The plan that a run should use.
@@ -68,8 +67,9 @@ def choose_tuned(
         batch: its global batch.
         images: its length.
         world_size: its processes. Plans are measured in runs of one process only.
-        begun_with: the fields of the plan of the run that this one continues, if it does: kept if possible here.
-        say: is told that a measurement begins, as it takes a while.
+        previous_plan: the plan's fields, as JSON, of the run that this one continues; None if it is new. That plan is
+            kept if it is possible here.
+        say: is called with a line for the user before a measurement, which takes a while.
 
     Raises:
         ValueError: if the device can't do what was asked for, or no plan computes what the reference computes.
@@ -77,42 +77,55 @@ def choose_tuned(
     default = choose_plan(request, device, world_size)
     if request.plan == "default":
         return Choice(plan=default, why="by the rules, as asked for")
-    plans = candidates(request, device)
+    plans = candidate_plans(request, device)
     changed = ""
-    if begun_with is not None:
-        if (plan := among(plans, begun_with)) is not None:
+    if previous_plan is not None:
+        if (plan := find_plan(plans, previous_plan)) is not None:
             return Choice(plan=plan, why="the one this run was begun with")
         changed = "not the one this run was begun with, which is not to be had here; "
-    conditions = conditions_of(request, device, arch, batch, world_size)
-    if (known := recall(conditions, plans)) is not None:
+    conditions = measurement_conditions(request, device, arch, batch, world_size)
+    if (known := load_choice(conditions, plans)) is not None:
         return Choice(plan=known.plan, why=changed + known.why)
     if len(plans) == 1:
         return Choice(plan=default, why=f"{changed}the only one possible here")
-    if world_size > 1:
-        return Choice(plan=default, why=f"{changed}by the rules: only runs of one process measure plans")
-    short = f"{changed}by the rules: too short a run to measure plans (fastdcgan tune does)"
-    if _is_surely_short(images, arch, device):
-        return Choice(plan=default, why=short)
-    step_seconds = seconds_a_step(default, arch, batch, device)
-    if images / batch * step_seconds < WORTH_MEASURING:
-        return Choice(plan=default, why=short)
-    if _STEPS_TO_MEASURE * step_seconds > BRIEFLY:
-        return Choice(
-            plan=default, why=f"{changed}by the rules: steps too long to measure plans briefly (fastdcgan tune does)"
-        )
+    if why := _why_not_measure(default, device, arch, batch, images, world_size):
+        return Choice(plan=default, why=f"{changed}by the rules: {why}")
 
-    say(f"plan      measuring {len(plans)} plans for about {BRIEFLY:.0f} s, once (--plan default does without)")
-    tuning = measure(plans, arch, batch, device, BRIEFLY)
-    chosen = fastest(tuning)
-    remember(conditions, tuning)
+    duration = f"{MEASURING_SECONDS:.0f} s"
+    say(f"plan      measuring {len(plans)} plans for about {duration}, once (--plan default does without)")
+    tuning = measure_plans(plans, arch, batch, device, MEASURING_SECONDS)
+    chosen = chosen_plan(tuning)
+    save_choice(conditions, tuning)
     return Choice(
         plan=chosen,
         why=f"{changed}{_speedup(tuning):.1f}x the reference here, measured just now in {tuning.seconds:.0f} s",
     )
 
 
-def fastest(tuning: Tuning) -> Plan:
-    """The chosen plan. Raises ValueError if none passed parity."""
+def _why_not_measure(
+    default: Plan, device: torch.device, arch: Architecture, batch: int, images: int, world_size: int
+) -> str:
+    """Why a run should not measure plans; empty if it should. Times a step if there is no other reason."""
+    too_short = "too short a run to measure plans (fastdcgan tune does)"
+    if world_size > 1:
+        return "only runs of one process measure plans"
+    if _is_short_on_any_machine(images, arch, device):
+        return too_short
+    step_seconds = time_one_step(default, arch, batch, device)
+    if images / batch * step_seconds < MIN_RUN_SECONDS:
+        return too_short
+    if _STEPS_TO_MEASURE * step_seconds > MEASURING_SECONDS:
+        return "steps too long to measure plans briefly (fastdcgan tune does)"
+    return ""
+
+
+def _is_short_on_any_machine(images: int, arch: Architecture, device: torch.device) -> bool:
+    slowest = _SLOWEST_FLOPS_A_THREAD * torch.get_num_threads() if device.type == "cpu" else _SLOWEST_FLOPS_A_GPU
+    return images * iteration_flops(*pass_flops(arch)) / slowest < MIN_RUN_SECONDS
+
+
+def chosen_plan(tuning: TuningResult) -> Plan:
+    """The fastest plan that passed parity. Raises ValueError if none did."""
     if tuning.chosen is None or tuning.chosen.plan is None:
         raise ValueError(
             "none of the plans computes what the reference computes on this machine, which should not happen: "
@@ -121,29 +134,29 @@ def fastest(tuning: Tuning) -> Plan:
     return tuning.chosen.plan
 
 
-def as_fields(plan: Plan) -> Fields:
-    """A plan as JSON has it."""
-    fields: Fields = json.loads(json.dumps(asdict(plan)))
+def plan_fields(plan: Plan) -> JsonObject:
+    """A plan's fields as JSON has them: lists instead of tuples."""
+    fields: JsonObject = json.loads(json.dumps(asdict(plan)))
     return fields
 
 
-def among(plans: list[Plan], fields: object) -> Plan | None:
-    """The plan with exactly these fields and values, if it is one of these.
+def find_plan(plans: list[Plan], fields: object) -> Plan | None:
+    """The one of these plans that has exactly these fields; None if there is none.
 
-    So what was stored by another version, or made up, or is not possible any more, is nothing.
+    So fields that are invalid, from another version or not possible on this machine are ignored.
     """
-    return next((plan for plan in plans if as_fields(plan) == fields), None)
+    return next((plan for plan in plans if plan_fields(plan) == fields), None)
 
 
 # --- The cache --------------------------------------------------------------------------------------------------------
 
 
-def conditions_of(
+def measurement_conditions(
     request: ExecutionConfig, device: torch.device, arch: Architecture, batch: int, world_size: int
 ) -> dict[str, Any]:
-    """All that a measurement holds for, as JSON has it."""
+    """The conditions that a measurement is valid for: hardware, versions, networks, batch and request, as JSON."""
     conditions: dict[str, Any] = {
-        "hardware": describe(device),
+        "hardware": describe_hardware(device),
         "versions": {"torch": torch.__version__, "fastdcgan": __version__},
         "architecture": asdict(arch),
         "batch": batch,
@@ -155,27 +168,26 @@ def conditions_of(
     return as_json
 
 
-def recall(conditions: dict[str, Any], plans: list[Plan]) -> Choice | None:
-    """What was chosen under these conditions, if that is one of these plans. Whatever else is there is ignored."""
+def load_choice(conditions: dict[str, Any], plans: list[Plan]) -> Choice | None:
+    """The cached choice for these conditions, if it is one of these plans; None if there is none, or no valid one."""
     try:
-        kept = read_json(_path(conditions))
-        if kept["conditions"] != conditions:
+        record = read_json(_cache_file(conditions))
+        if record["conditions"] != conditions:
             return None
-        plan = among(plans, kept["plan"])
-        why = (
-            f"chosen on {date.fromisoformat(kept['date'])} by measurement: {float(kept['speedup']):.1f}x the reference"
-        )
+        plan = find_plan(plans, record["plan"])
+        day, speedup = date.fromisoformat(record["date"]), float(record["speedup"])
+        why = f"chosen on {day} by measurement: {speedup:.1f}x the reference"
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return None if plan is None else Choice(plan=plan, why=why)
 
 
-def remember(conditions: dict[str, Any], tuning: Tuning) -> Path | None:
-    """Keep what was chosen; returns where, or None if the cache folder can't be written: then it is measured again."""
-    path = _path(conditions)
+def save_choice(conditions: dict[str, Any], tuning: TuningResult) -> Path | None:
+    """Cache the chosen plan; returns the file, or None if the cache folder can't be written."""
+    path = _cache_file(conditions)
     record = {
         "conditions": conditions,
-        "plan": as_fields(fastest(tuning)),
+        "plan": plan_fields(chosen_plan(tuning)),
         "date": date.today().isoformat(),
         "speedup": _speedup(tuning),
     }
@@ -187,16 +199,10 @@ def remember(conditions: dict[str, Any], tuning: Tuning) -> Path | None:
     return path
 
 
-def _path(conditions: dict[str, Any]) -> Path:
+def _cache_file(conditions: dict[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / "plans" / f"{conditions['architecture']['name']}-{conditions['batch']}-{digest}.json"
 
 
-def _speedup(tuning: Tuning) -> float:
+def _speedup(tuning: TuningResult) -> float:
     return tuning.chosen.speedup if tuning.chosen else 0.0
-
-
-def _is_surely_short(images: int, arch: Architecture, device: torch.device) -> bool:
-    """Whether a run is over before measuring plans could pay on any machine: then not even a step is timed."""
-    slowest = _SLOWEST_FLOPS_A_THREAD * torch.get_num_threads() if device.type == "cpu" else _SLOWEST_FLOPS_A_GPU
-    return images * iteration_flops(*pass_flops(arch)) / slowest < WORTH_MEASURING

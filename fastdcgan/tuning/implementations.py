@@ -1,6 +1,6 @@
-"""Who is compared: a plan, or the reference, with networks and optimizers of its own and a step to take.
+"""Implementations of the training step to compare: the reference or a plan, with its own networks and optimizers.
 
-The one place outside of tests where `reference.py` is used: a plan is chosen by how it compares with it.
+The only module that uses `reference.py`: plans are compared with it before one is chosen.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,23 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.capture import step_function
-from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.execution.plan import Plan, Precision
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, ConvSpec
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Nothing overflows at this scale. The scaler's own first one would have the first steps skipped until it has found one.
-_SCALE = 128.0
+# Of fp16's gradient scalers: no gradient overflows at it. Their initial scale of 2**16 would make them skip first
+# steps.
+_LOSS_SCALE = 128.0
 
-# As many that Adam's bias corrections are out of the way.
-_STEPS_BEFORE = 10_000
+# Adam's step count in a `StartState`: so large that its bias corrections are nearly 1.
+_ADAM_STEPS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
-    """Something that can take a training step."""
+class Implementation:
+    """Networks, optimizers and a function that takes a training step with them."""
 
     generator: nn.Module
     discriminator: nn.Module
@@ -35,16 +36,16 @@ class Contender:
     optimizer_d: torch.optim.Optimizer
 
     step: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
-    """Takes real_BCHW and z_BL; returns loss_d, loss_g, d_real and d_fake, scalars."""
+    """(real_BCHW, z_BL) to the scalars loss_d, loss_g, d_real and d_fake."""
 
-    def begin(self, start: "Start") -> None:
-        """Go to a start. All that is there already is changed in place."""
-        for network, optimizer, values, sizes in (
-            (self.generator, self.optimizer_g, start.generator, start.sizes_g),
-            (self.discriminator, self.optimizer_d, start.discriminator, start.sizes_d),
+    def reset_to(self, start: "StartState") -> None:
+        """Set weights and Adam's state to those of a start. Tensors that exist are changed in place."""
+        for network, optimizer, weights, second_moments in (
+            (self.generator, self.optimizer_g, start.generator, start.second_moments_g),
+            (self.discriminator, self.optimizer_d, start.discriminator, start.second_moments_d),
         ):
-            network.load_state_dict(values)
-            for parameter, size in zip(network.parameters(), sizes, strict=True):
+            network.load_state_dict(weights)
+            for parameter, second_moment in zip(network.parameters(), second_moments, strict=True):
                 if not optimizer.state[parameter]:
                     optimizer.state[parameter] = {
                         "step": torch.zeros((), device=parameter.device),
@@ -52,31 +53,31 @@ class Contender:
                         "exp_avg_sq": torch.zeros_like(parameter),
                     }
                 state = optimizer.state[parameter]
-                state["step"].fill_(_STEPS_BEFORE)
+                state["step"].fill_(_ADAM_STEPS)
                 state["exp_avg"].zero_()
-                state["exp_avg_sq"].fill_(size)
+                state["exp_avg_sq"].fill_(second_moment)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """Where a step is taken from: weights, and Adam's second moments, one number a parameter; its first ones are 0."""
+class StartState:
+    """The state before a step: weights, and Adam's second moments, one number a parameter. First moments are 0."""
 
     generator: dict[str, Tensor]
     discriminator: dict[str, Tensor]
-    sizes_g: list[float]
-    sizes_d: list[float]
+    second_moments_g: list[float]
+    second_moments_d: list[float]
 
     @classmethod
-    def of(cls, arch: Architecture, device: torch.device) -> "Start":
-        """Fresh weights, with second moments of the size that gradients have there: the reference takes a step."""
+    def create(cls, arch: Architecture, device: torch.device) -> "StartState":
+        """Initial weights. The second moments are the gradients' mean squares, from a step of the reference."""
         generator, discriminator = models.build(arch, seed=0)
         weights = generator.state_dict(), discriminator.state_dict()
-        twin = the_reference(arch, device)
-        twin.generator.load_state_dict(weights[0])
-        twin.discriminator.load_state_dict(weights[1])
-        twin.step(*inputs(arch, 4, device))
+        implementation = reference_implementation(arch, device)
+        implementation.generator.load_state_dict(weights[0])
+        implementation.discriminator.load_state_dict(weights[1])
+        implementation.step(*random_batch(arch, 4, device))
 
-        def sizes(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+        def second_moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
             (group,) = optimizer.param_groups
             return [
                 optimizer.state[parameter]["exp_avg_sq"].mean().item() / (1 - group["betas"][1])
@@ -86,26 +87,26 @@ class Start:
         return cls(
             generator=weights[0],
             discriminator=weights[1],
-            sizes_g=sizes(twin.generator, twin.optimizer_g),
-            sizes_d=sizes(twin.discriminator, twin.optimizer_d),
+            second_moments_g=second_moments(implementation.generator, implementation.optimizer_g),
+            second_moments_d=second_moments(implementation.discriminator, implementation.optimizer_d),
         )
 
 
-def the_reference(
+def reference_implementation(
     arch: Architecture,
     device: torch.device,
     *,
     precision: Precision = "fp32",
     dtype: torch.dtype = torch.float32,
-) -> Contender:
-    """The reference as it stands.
+) -> Implementation:
+    """The reference, unchanged.
 
     Args:
         arch: the networks.
         device: where to run.
-        precision: bf16 and fp16 are autocast around its whole step, without autocast's cache of weights: in one
-            context over both phases that would hand G the D from before its update.
-        dtype: of the networks; fp64 makes it the truth to measure errors from.
+        precision: bf16 and fp16 are autocast around its whole step, without autocast's cache of weights: in this one
+            context the cache would hold D's weights from before its update.
+        dtype: of the networks; fp64 is the ground truth for errors.
     """
     with torch.random.fork_rng(devices=[]):  # PyTorch's own default initialisation draws from it
         G, D = reference.Generator(_layers(arch.generator)), reference.Discriminator(_layers(arch.discriminator))
@@ -117,30 +118,33 @@ def the_reference(
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         with torch.autocast(
-            device.type, _HALF.get(precision, torch.bfloat16), enabled=precision in _HALF, cache_enabled=False
+            device.type,
+            _HALF_PRECISIONS.get(precision, torch.bfloat16),
+            enabled=precision in _HALF_PRECISIONS,
+            cache_enabled=False,
         ):
             return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW.to(dtype), z_BL.to(dtype))
 
-    return Contender(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
+    return Implementation(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
 
 
-def the_plan(plan: Plan, arch: Architecture, device: torch.device) -> Contender:
-    """The package's own step, executed as a plan says. The process's threads are the plan's only during a step."""
-    with _threads(plan.threads):
+def plan_implementation(plan: Plan, arch: Architecture, device: torch.device) -> Implementation:
+    """The package's own step, executed as a plan says. The plan's threads are set during its steps only."""
+    with _num_threads(plan.threads):
         state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), device)
     for scaler in (state.scaler_g, state.scaler_d):
         if scaler.is_enabled():
-            scaler.load_state_dict({**scaler.state_dict(), "scale": _SCALE})
+            scaler.load_state_dict({**scaler.state_dict(), "scale": _LOSS_SCALE})
 
     take_step = step_function(plan, state)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
-        # Pictures that lie as the plan wants them already are not copied.
-        with _threads(plan.threads):
+        # Pictures in the plan's layout are not copied.
+        with _num_threads(plan.threads):
             return take_step(real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
 
-    return Contender(
+    return Implementation(
         generator=state.generator,
         discriminator=state.discriminator,
         optimizer_g=state.optimizer_g,
@@ -150,8 +154,8 @@ def the_plan(plan: Plan, arch: Architecture, device: torch.device) -> Contender:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """As many threads for a while; None changes nothing."""
+def _num_threads(count: int | None) -> Iterator[None]:
+    """Within this context PyTorch uses this many threads; None changes nothing."""
     if count is None:
         yield
         return
@@ -163,13 +167,13 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def inputs(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Made-up pictures in [-1, 1] and noise: real_BCHW, contiguous, and z_BL."""
+def random_batch(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Uniform random pictures in [-1, 1] and standard normal noise: real_BCHW, contiguous, and z_BL, fp32."""
     rng = torch.Generator().manual_seed(seed)
     real_BCHW = torch.rand(batch, arch.channels, arch.resolution, arch.resolution, generator=rng) * 2 - 1
     return real_BCHW.to(device), torch.randn(batch, arch.latent_dim, generator=rng).to(device)
 
 
 def _layers(specs: tuple[ConvSpec, ...]) -> list[reference.Layer]:
-    # The reference's tables lack some geometries, such as dcgan28 in colour; that those it has are ours is tested.
+    # The reference's own tables lack some geometries, such as dcgan28 in colour. Tests compare those that it has.
     return [(spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding) for spec in specs]

@@ -1,7 +1,7 @@
-"""Implementations timed in turns: A B A B ..., or A B C A B C ..., in one process.
+"""Paired timing: functions timed in turns, A B A B ... or A B C A B C ..., in one process.
 
-A machine's speed drifts: it heats up, and others use it. Two steps taken one after the other see nearly the same
-machine, so their ratio says more than the ratio of two means, and the spread of the ratios says how much.
+A machine's speed drifts: it heats up, and others use it. Two calls one after the other run at nearly the same speed, so
+the median of their ratios is more precise than the ratio of two means, and the ratios' quartiles are its uncertainty.
 """
 
 import statistics
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Seconds of each turn, in the order they were taken; those at the same place belong together."""
+class PairedTimes:
+    """Seconds of each turn, in order; those at the same index are a pair. Raises ValueError if they are no pairs."""
 
     reference: tuple[float, ...]
     ours: tuple[float, ...]
@@ -23,12 +23,12 @@ class Paired:
 
     @property
     def speedup(self) -> float:
-        """How many times faster ours is: the median over the pairs."""
+        """How many times faster ours is: the median of the pairs' ratios."""
         return statistics.median(self._ratios)
 
     @property
     def speedup_quartiles(self) -> tuple[float, float]:
-        """Between these lies the middle half of the pairs."""
+        """The first and the third quartile of the pairs' ratios."""
         if len(self._ratios) == 1:
             return self._ratios[0], self._ratios[0]
         lower, _, upper = statistics.quantiles(self._ratios, n=4, method="inclusive")
@@ -36,12 +36,12 @@ class Paired:
 
     @property
     def reference_seconds(self) -> float:
-        """The reference's median."""
+        """The reference's median, seconds."""
         return statistics.median(self.reference)
 
     @property
     def our_seconds(self) -> float:
-        """Our median."""
+        """Our median, seconds."""
         return statistics.median(self.ours)
 
     @property
@@ -50,88 +50,85 @@ class Paired:
 
 
 @dataclass
-class Turns:
-    """A stopwatch for two functions that take turns.
-
-    Who calls it decides about the order, so that a benchmark tool can time one of them as well.
-    """
+class PairTimer:
+    """Times two functions that take turns. The caller decides whose turn it is."""
 
     reference: Callable[[], object]
     ours: Callable[[], object]
     clock: Callable[[], float] = time.perf_counter
-    finish: Callable[[], None] = lambda: None
-    """Waits until all the work given to the device is done; called before each reading of the clock."""
+    synchronize: Callable[[], None] = lambda: None
+    """Synchronises with the device; called before the clock is read."""
 
     _reference_seconds: list[float] = field(default_factory=list, init=False)
     _our_seconds: list[float] = field(default_factory=list, init=False)
 
     def warm_up(self, turns: int) -> None:
-        """Both, in turns, without timing."""
+        """Call both, in turns, untimed."""
         for _ in range(turns):
             self.reference()
             self.ours()
 
     def time_reference(self) -> None:
-        """The reference's turn."""
-        self._reference_seconds.append(seconds_of(self.reference, self.clock, self.finish))
+        """Time a call of the reference."""
+        self._reference_seconds.append(time_call(self.reference, self.clock, self.synchronize))
 
     def time_ours(self) -> None:
-        """Our turn."""
-        self._our_seconds.append(seconds_of(self.ours, self.clock, self.finish))
+        """Time a call of ours."""
+        self._our_seconds.append(time_call(self.ours, self.clock, self.synchronize))
 
-    def result(self) -> Paired:
+    def result(self) -> PairedTimes:
         """All turns so far."""
-        return Paired(tuple(self._reference_seconds), tuple(self._our_seconds))
+        return PairedTimes(tuple(self._reference_seconds), tuple(self._our_seconds))
 
 
 @dataclass
-class Rounds:
-    """A stopwatch for a reference and any number of contenders: in a round each has its turn, the reference first."""
+class RoundTimer:
+    """Times a reference and any number of candidates in rounds: in each the reference first, then every candidate."""
 
     reference: Callable[[], object]
-    contenders: Mapping[str, Callable[[], object]]
-    """By name; they take their turns in this order."""
+    candidates: Mapping[str, Callable[[], object]]
+    """By name, in the order of their turns."""
 
     clock: Callable[[], float] = time.perf_counter
-    finish: Callable[[], None] = lambda: None
-    """As in `Turns`."""
+    synchronize: Callable[[], None] = lambda: None
+    """Synchronises with the device; called before the clock is read."""
 
-    running: list[str] = field(init=False)
-    """Those who still get turns."""
+    active: list[str] = field(init=False)
+    """Names of the candidates that still get turns."""
 
     reference_seconds: list[float] = field(default_factory=list, init=False)
-    """Of each of the reference's turns."""
+    """Of each turn of the reference."""
 
     _seconds: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.running = list(self.contenders)
-        self._seconds = {name: [] for name in self.contenders}
+        self.active = list(self.candidates)
+        self._seconds = {name: [] for name in self.candidates}
 
     def time_round(self) -> None:
-        """A turn for everyone who is still running."""
-        self.reference_seconds.append(seconds_of(self.reference, self.clock, self.finish))
-        for name in self.running:
-            self._seconds[name].append(seconds_of(self.contenders[name], self.clock, self.finish))
+        """Time a call of the reference and of each active candidate."""
+        self.reference_seconds.append(time_call(self.reference, self.clock, self.synchronize))
+        for name in self.active:
+            self._seconds[name].append(time_call(self.candidates[name], self.clock, self.synchronize))
 
     def drop(self, name: str) -> None:
-        """No more turns for this one; those it has had are kept."""
-        self.running.remove(name)
+        """Give a candidate no more turns; those it has had are kept."""
+        self.active.remove(name)
 
-    def result(self, name: str) -> Paired:
-        """A contender's turns so far, each with the reference's of the same round."""
+    def result(self, name: str) -> PairedTimes:
+        """A candidate's turns so far, each with the reference's of the same round."""
         ours = self._seconds[name]
-        return Paired(tuple(self.reference_seconds[: len(ours)]), tuple(ours))
+        return PairedTimes(tuple(self.reference_seconds[: len(ours)]), tuple(ours))
 
 
-def seconds_of(
+def time_call(
     function: Callable[[], object],
     clock: Callable[[], float] = time.perf_counter,
-    finish: Callable[[], None] = lambda: None,
+    synchronize: Callable[[], None] = lambda: None,
 ) -> float:
-    """How long a call takes, with the work that it gives to the device."""
-    finish()
+    """Seconds that a call takes, with the work that it queues on the device."""
+    synchronize()
     start = clock()
     function()
-    finish()
+    synchronize()
     return clock() - start

@@ -1,4 +1,4 @@
-"""The measured choice of a plan: which are possible here, which compute what the reference does, which is fastest.
+"""Measures plans: which are possible here, which compute what the reference computes, and how fast these are.
 
 Plans are timed in turns with the reference, all in one process. A plan that fails parity is never timed nor chosen.
 """
@@ -16,43 +16,42 @@ from fastdcgan.execution.plan import Plan, Precision, choose_plan, own_kernels
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import physical_cores
 from fastdcgan.limits.memory import PeakMemory
-from fastdcgan.tuning.implementations import inputs, the_plan, the_reference
-from fastdcgan.tuning.paired import Paired, Rounds, seconds_of
+from fastdcgan.tuning.implementations import plan_implementation, random_batch, reference_implementation
+from fastdcgan.tuning.paired import PairedTimes, RoundTimer, time_call
 from fastdcgan.tuning.parity import Parity, ParityCheck
 
-LEAST_ROUNDS, MOST_ROUNDS = 3, 40
+MIN_ROUNDS, MAX_ROUNDS = 3, 40
 
-TOGETHER = 4
-"""Plans that are held at the same time: each has weights, moments and perhaps buffers of its own."""
+GROUP_SIZE = 4
+"""Plans that are in memory at the same time: each has its own weights, moments and buffers."""
 
-HOPELESS = 0.8
-"""A plan that is this much slower than the fastest one so far gets no more turns."""
+MIN_RELATIVE_SPEEDUP = 0.8
+"""A plan whose speedup is less than this part of the largest one so far gets no more turns."""
 
 PARITY_SHARE = 0.5
-"""Of the time: parity of another plan is begun only within this share, once one plan has passed."""
-
+"""Part of the time after which no more plans are checked for parity, if at least one has passed."""
 
 Step = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What is known of a plan, or of the reference."""
+class Measurement:
+    """What was measured of a plan, or of the reference."""
 
     plan: Plan | None
-    """None is the reference."""
+    """None: the reference."""
 
     parity: Parity | None = None
-    """None for the reference, and for a plan that time didn't suffice for."""
+    """None for the reference, and for a plan that was not checked for lack of time."""
 
-    times: Paired | None = None
-    """Seconds of its steps and of the reference's beside them; None for a plan that was not timed."""
+    times: PairedTimes | None = None
+    """Its steps, paired with those of the reference; None for a plan that was not timed."""
 
     warm_up_seconds: float | None = None
-    """The first step, with all that is made once: compiled code, kernels, buffers."""
+    """Of the first step, which compiles code and allocates buffers."""
 
     peak_memory_mib: float | None = None
-    """With its networks and moments; None where it can't be known."""
+    """Networks and moments included; None where it can't be measured."""
 
     @property
     def speedup(self) -> float:
@@ -61,25 +60,25 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """What was measured."""
+class TuningResult:
+    """All measurements of one `measure_plans`."""
 
     arch: Architecture
     batch: int
-    reference: Measured
-    plans: tuple[Measured, ...]
+    reference: Measurement
+    plans: tuple[Measurement, ...]
     seconds: float
-    """It took."""
+    """How long measuring took."""
 
     @property
-    def chosen(self) -> Measured | None:
+    def chosen(self) -> Measurement | None:
         """The fastest plan of those that passed; None if none did."""
         timed = [measured for measured in self.plans if measured.times and measured.parity and measured.parity.passed]
         return max(timed, key=lambda measured: measured.speedup, default=None)
 
 
-def candidates(request: ExecutionConfig, device: torch.device) -> list[Plan]:
-    """The plans that are possible on a device and within a request, the one that the rules would take first.
+def candidate_plans(request: ExecutionConfig, device: torch.device) -> list[Plan]:
+    """The plans that are possible on a device and within a request; first the one that `choose_plan` returns.
 
     Raises:
         ValueError: if the device can't do what was asked for.
@@ -88,26 +87,26 @@ def candidates(request: ExecutionConfig, device: torch.device) -> list[Plan]:
     if default.shares:
         return [default]
     precisions: list[Precision] = [default.precision]
-    if request.precision == "auto":  # what the rules take is what the hardware multiplies
+    if request.precision == "auto":  # then choose_plan takes what the hardware multiplies
         precisions.append("fp32")
     backends = [default.backend]
     if request.compile == "auto" and default.backend:
         backends.append(None)
-    every = []
+    combinations = []
     for precision in precisions:
         for backend in backends:
             own = own_kernels(device, precision) if backend is None else ()
-            # All of our kernels, all but Winograd's, none: what gains on one machine may lose on another.
+            # All of our kernels, all but Winograd's, none: which are faster depends on the machine.
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
-                every.append(replace(default, precision=precision, backend=backend, kernels=kernels))
+                combinations.append(replace(default, precision=precision, backend=backend, kernels=kernels))
     stacked = [replace(default, stacked=True)] if default.backend is None else []
-    # Two threads of one core share its arithmetic: one a core may be faster.
+    # Two threads of one core share its arithmetic units: one thread a core may be faster.
     cores = physical_cores() if device.type == "cpu" and request.threads is None else None
-    one_a_core = [replace(default, threads=cores)] if cores and cores < torch.get_num_threads() else []
-    return list(dict.fromkeys([default, *stacked, *one_a_core, *every]))
+    one_thread_a_core = [replace(default, threads=cores)] if cores and cores < torch.get_num_threads() else []
+    return list(dict.fromkeys([default, *stacked, *one_thread_a_core, *combinations]))
 
 
-def measure(
+def measure_plans(
     plans: list[Plan],
     arch: Architecture,
     batch: int,
@@ -116,59 +115,58 @@ def measure(
     *,
     clock: Callable[[], float] = time.perf_counter,
     say: Callable[[str], None] = lambda text: None,
-) -> Tuning:
-    """Hold plans to the reference, then time those that pass in turns with it.
+) -> TuningResult:
+    """Check plans for parity with the reference, then time those that pass in turns with it.
 
     Args:
-        plans: the more important first.
+        plans: the most important first.
         arch: the networks.
         batch: pictures a step.
         device: where to run.
-        seconds: how long it may take in all. What has been begun is finished: a compilation, and three rounds of
-            turns.
-        clock: tells seconds.
-        say: is told what is being done.
+        seconds: how long it may take in all. A compilation and the first three rounds are finished nevertheless.
+        clock: returns seconds.
+        say: is called with what is done next.
     """
-    begun = clock()
-    parities: dict[Plan, Parity] = {}
+    start = clock()
     say("computing what is true, in fp64")
+    parities: dict[Plan, Parity] = {}
     check = ParityCheck(arch, device)
     for plan in plans:
-        late = clock() - begun > PARITY_SHARE * seconds
+        late = clock() - start > PARITY_SHARE * seconds
         if late and any(parity.passed for parity in parities.values()):
             break
         say(f"parity of {plan}")
-        _forget_compiled()
+        _reset_compiler()
         parities[plan] = check(plan)
-    del check
+    del check  # it holds networks
 
     passed = [plan for plan, parity in parities.items() if parity.passed]
     timer = _Timer(arch, batch, device, clock, say)
-    timed: dict[Plan, Measured] = {}
-    groups = [passed[first : first + TOGETHER] for first in range(0, len(passed), TOGETHER)]
+    timed: dict[Plan, Measurement] = {}
+    groups = [passed[first : first + GROUP_SIZE] for first in range(0, len(passed), GROUP_SIZE)]
     for done, group in enumerate(groups):
-        left = begun + seconds - clock()
+        left = start + seconds - clock()
         timed |= {
             measured.plan: measured for measured in timer.time(group, left / (len(groups) - done)) if measured.plan
         }
     reference = timer.reference()
     del timer
-    _forget_compiled()
-    return Tuning(
+    _reset_compiler()
+    return TuningResult(
         arch=arch,
         batch=batch,
         reference=reference,
-        plans=tuple(replace(timed.get(plan, Measured(plan=plan)), parity=parities.get(plan)) for plan in plans),
-        seconds=clock() - begun,
+        plans=tuple(replace(timed.get(plan, Measurement(plan=plan)), parity=parities.get(plan)) for plan in plans),
+        seconds=clock() - start,
     )
 
 
-def seconds_a_step(plan: Plan, arch: Architecture, batch: int, device: torch.device) -> float:
-    """How long one step takes after a first one. Rough: it is taken once."""
-    contender = the_plan(plan, arch, device)
-    real_BCHW, z_BL = inputs(arch, batch, device)
-    contender.step(real_BCHW, z_BL)
-    return seconds_of(lambda: contender.step(real_BCHW, z_BL), finish=lambda: _finish(device))
+def time_one_step(plan: Plan, arch: Architecture, batch: int, device: torch.device) -> float:
+    """Seconds of one step after a first one. A rough estimate."""
+    implementation = plan_implementation(plan, arch, device)
+    real_BCHW, z_BL = random_batch(arch, batch, device)
+    implementation.step(real_BCHW, z_BL)
+    return time_call(lambda: implementation.step(real_BCHW, z_BL), synchronize=lambda: _synchronize(device))
 
 
 class _Timer:
@@ -183,91 +181,109 @@ class _Timer:
         say: Callable[[str], None],
     ) -> None:
         self._arch, self._device, self._clock, self._say = arch, device, clock, say
-        self._real_BCHW, self._z_BL = inputs(arch, batch, device)
-        self._our_real_BCHW = self._real_BCHW.contiguous(memory_format=torch.channels_last)  # as a run's data comes
-        self._reference: Step | None = None
-        self._reference_warm = Measured(plan=None)
+        self._real_BCHW, self._z_BL = random_batch(arch, batch, device)
+        self._our_real_BCHW = self._real_BCHW.contiguous(memory_format=torch.channels_last)  # as a run's data are
+        self._reference: _WarmStep | None = None
         self._reference_seconds: list[float] = []
-        self._reference_step_seconds = 0.0
 
-    def time(self, plans: list[Plan], seconds: float) -> list[Measured]:
-        """Rounds of turns for the reference and these plans, for about so many seconds, their warm-up included.
+    def time(self, plans: list[Plan], seconds: float) -> list[Measurement]:
+        """Time the reference and these plans in rounds, for about this many seconds, their warm-up included.
 
         Returns:
-            those of the first plans that there was time for.
+            measurements of the first of the plans; the others didn't fit into the time.
         """
-        begun = self._clock()
-        _forget_compiled()
+        deadline = self._clock() + seconds
+        _reset_compiler()
         if self._reference is None:
             self._say("warming up the reference")
-            self._reference, self._reference_warm, self._reference_step_seconds = self._warmed_up(None)
-        warm: dict[str, tuple[Step, Measured]] = {}
-        slowest = a_round = 0.0
-        for number, plan in enumerate(plans):
-            # Two steps to warm up, and its turns in as many rounds as there must be.
-            needed = (2 + LEAST_ROUNDS) * slowest + LEAST_ROUNDS * (a_round + self._reference_step_seconds)
-            if (warm or self._reference_seconds) and self._clock() - begun + needed > seconds:
-                break  # the plans before it matter more
-            step, measured, step_seconds = self._warmed_up(plan)
-            warm[str(number)] = step, measured
-            slowest, a_round = max(slowest, step_seconds), a_round + step_seconds
+            self._reference = self._warm_up(None)
+        warm = {str(number): step for number, step in enumerate(self._warm_up_group(plans, deadline))}
         if not warm:
             return []
-        rounds = Rounds(
-            self._reference,
-            {name: step for name, (step, _) in warm.items()},
+        rounds = RoundTimer(
+            self._reference.step,
+            {name: warm_step.step for name, warm_step in warm.items()},
             clock=self._clock,
-            finish=lambda: _finish(self._device),
+            synchronize=lambda: _synchronize(self._device),
         )
-        for number in range(1, MOST_ROUNDS + 1):
-            self._say(f"round {number} of turns")
-            began = self._clock()
-            rounds.time_round()
-            now = self._clock()
-            if number < LEAST_ROUNDS:
-                continue
-            if now + (now - began) > begun + seconds:
-                break
-            best = max(rounds.result(name).speedup for name in rounds.running)
-            for name in list(rounds.running):
-                if rounds.result(name).speedup < HOPELESS * best:
-                    rounds.drop(name)
-        results = {name: rounds.result(name) for name in warm}
+        self._time_rounds(rounds, deadline)
         self._reference_seconds += rounds.reference_seconds
-        return [replace(measured, times=results[name]) for name, (_, measured) in warm.items()]
+        return [replace(warm_step.measurement, times=rounds.result(name)) for name, warm_step in warm.items()]
 
-    def reference(self) -> Measured:
+    def reference(self) -> Measurement:
         """The reference, over all groups."""
+        measurement = self._reference.measurement if self._reference else Measurement(plan=None)
         seconds = tuple(self._reference_seconds)
-        return replace(self._reference_warm, times=Paired(seconds, seconds)) if seconds else self._reference_warm
+        return replace(measurement, times=PairedTimes(seconds, seconds)) if seconds else measurement
 
-    def _warmed_up(self, plan: Plan | None) -> tuple[Step, Measured, float]:
-        """A step, what is known of it, and about how many seconds it takes."""
+    def _warm_up_group(self, plans: list[Plan], deadline: float) -> list["_WarmStep"]:
+        """Warm up plans as long as they can be timed before the deadline; in the first group at least one."""
+        assert self._reference is not None
+        warm: list[_WarmStep] = []
+        for plan in plans:
+            # Estimated from those before it: two steps to warm up, and a turn for each in the least number of rounds.
+            slowest = max((step.seconds for step in warm), default=0.0)
+            round_seconds = self._reference.seconds + sum(step.seconds for step in warm)
+            needed = (2 + MIN_ROUNDS) * slowest + MIN_ROUNDS * round_seconds
+            if (warm or self._reference_seconds) and self._clock() + needed > deadline:
+                break  # plans come in the order of their importance
+            warm.append(self._warm_up(plan))
+        return warm
+
+    def _time_rounds(self, rounds: RoundTimer, deadline: float) -> None:
+        """At least `MIN_ROUNDS`, then until the deadline. Plans that are slow get no more turns."""
+        for number in range(1, MAX_ROUNDS + 1):
+            self._say(f"round {number} of turns")
+            start = self._clock()
+            rounds.time_round()
+            end = self._clock()
+            if number < MIN_ROUNDS:
+                continue
+            if end + (end - start) > deadline:
+                break
+            best = max(rounds.result(name).speedup for name in rounds.active)
+            for name in list(rounds.active):
+                if rounds.result(name).speedup < MIN_RELATIVE_SPEEDUP * best:
+                    rounds.drop(name)
+
+    def _warm_up(self, plan: Plan | None) -> "_WarmStep":
+        """Take two steps of a plan, or of the reference."""
         if plan is not None:
             self._say(f"warming up {plan}")
         peak = PeakMemory(self._device)
         if plan is None:
-            contender, real_BCHW = the_reference(self._arch, self._device), self._real_BCHW
+            implementation, real_BCHW = reference_implementation(self._arch, self._device), self._real_BCHW
         else:
-            contender, real_BCHW = the_plan(plan, self._arch, self._device), self._our_real_BCHW
+            implementation, real_BCHW = plan_implementation(plan, self._arch, self._device), self._our_real_BCHW
 
         def step() -> object:
-            return contender.step(real_BCHW, self._z_BL)
+            return implementation.step(real_BCHW, self._z_BL)
 
-        first = seconds_of(step, self._clock, lambda: _finish(self._device))
-        second = seconds_of(step, self._clock, lambda: _finish(self._device))  # Adam's moments are there only now
-        return step, Measured(plan=plan, warm_up_seconds=first, peak_memory_mib=peak.mib()), second
+        first = time_call(step, self._clock, lambda: _synchronize(self._device))
+        second = time_call(step, self._clock, lambda: _synchronize(self._device))  # with Adam's moments in memory
+        measurement = Measurement(plan=plan, warm_up_seconds=first, peak_memory_mib=peak.mib())
+        return _WarmStep(step=step, measurement=measurement, seconds=second)
 
 
-def _finish(device: torch.device) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _WarmStep:
+    """A step that has been taken twice."""
+
+    step: Step
+    measurement: Measurement
+    seconds: float
+    """Of the second time: about what a step takes."""
+
+
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
 
 
-def _forget_compiled() -> None:
-    """Every plan is compiled as if it were the first: the compiler allows so many variants of a function, no more."""
+def _reset_compiler() -> None:
+    """Free compiled code: the compiler limits the number of variants of a function. Free memory that is not used."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     gc.collect()

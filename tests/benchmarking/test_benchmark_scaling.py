@@ -23,7 +23,7 @@ def made_up(drift: float = 1.0) -> Readings:
         return 10e-3 + 1e-3 * batch
 
     def together(ranks: int) -> float:
-        gloo = Fabric(inside=LINK, between=LINK, node=ranks)
+        gloo = Fabric(intra_node=LINK, inter_node=LINK, ranks_per_node=ranks)
         # All of dcgan28's gradients fit into DDP's first bucket, D's and G's.
         return drift * (CROWD * max(1, ranks / 2) * alone(64 // ranks) + sum(ring(g, ranks, gloo) for g in GRADIENTS))
 
@@ -35,7 +35,7 @@ def made_up(drift: float = 1.0) -> Readings:
         two_threads=[0.9 * together(2)] * 3,
         all_reduce={
             ranks: {
-                size: [ring(size, ranks, Fabric(inside=LINK, between=LINK, node=ranks))] * 3
+                size: [ring(size, ranks, Fabric(intra_node=LINK, inter_node=LINK, ranks_per_node=ranks))] * 3
                 for size in (256, 10**6, 10**7)
             }
             for ranks in (2, 4)

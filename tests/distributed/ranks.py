@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from twins import CPU, inputs, moments, the_reference
+from twins import CPU, inputs, moments, reference_twin
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
 from fastdcgan.distributed.accelerator import Accelerator, join, wrap
-from fastdcgan.execution.capture import step_function
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
@@ -49,7 +49,7 @@ Result = dict[str, Tensor]
 
 
 def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) -> TrainState:
-    start = the_reference(work.arch)
+    start = reference_twin(work.arch)
     G, D = models.build(work.arch, seed=0)
     for network, twin in ((G, start.G), (D, start.D)):
         network.load_state_dict(twin.state_dict())
@@ -59,7 +59,7 @@ def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) 
             sync_batch_norm.install(network, ranks)
     cross_as = torch.bfloat16 if work.compressed else None
     recipe = RecipeConfig(accumulate=work.accumulate)
-    return prepare(work.plan, G, D, recipe, CPU, wrap=around, gradients_cross_as=cross_as)
+    return prepare(work.plan, G, D, recipe, CPU, wrap=around, all_reduce_dtype=cross_as)
 
 
 def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:

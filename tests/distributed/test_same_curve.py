@@ -13,9 +13,10 @@ import pytest
 import torch
 from ranks import ALONE, Result, Training, all_numbers, on_ranks, train, train_all
 from torch import Tensor, nn
-from twins import WIDTHS, errors, inputs, narrow, the_reference, worst
+from twins import WIDTHS, errors, inputs, narrow, reference_twin, worst
 
-from fastdcgan.execution.plan import INSTALL, Plan
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import INSTALL_KERNELS
 from fastdcgan.gan import reference
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.kernels import fused_batch_norm
@@ -31,7 +32,10 @@ ONE_STEP = {
     for name in NETWORKS
 }
 OWN = (
-    {f"{name}, own kernels": replace(work, plan=Plan(kernels=tuple(INSTALL))) for name, work in ONE_STEP.items()}
+    {
+        f"{name}, own kernels": replace(work, plan=Plan(kernels=tuple(INSTALL_KERNELS)))
+        for name, work in ONE_STEP.items()
+    }
     if fused_batch_norm.available()
     else {}
 )
@@ -141,7 +145,7 @@ def test_gradients_that_cross_as_bf16() -> None:
 
 def shard_by_shard(work: Training, ranks: int) -> tuple[Tensor, list[Result]]:
     """The reference on each share of the batch, gradients averaged: mean losses, and each share's networks."""
-    twins = [the_reference(work.arch) for _ in range(ranks)]
+    twins = [reference_twin(work.arch) for _ in range(ranks)]
     for twin in twins:
         twin.G.double(), twin.D.double()
     adams = [(reference.adam(twin.G), reference.adam(twin.D)) for twin in twins]

@@ -12,8 +12,8 @@ from twins import inputs
 
 from fastdcgan.distributed.accelerator import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, wrap
 from fastdcgan.distributed.collectives import first_difference
-from fastdcgan.execution.capture import step_function
 from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import step_function
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.kernels import fused_batch_norm, sync_batch_norm
 from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
@@ -82,11 +82,11 @@ STACKED = replace(COURSE, plan=Plan(stacked=True))
 WORKS = {"deep": DEEP, "deep, several buckets": DEEP, "course": COURSE, "in parts": IN_PARTS, "stacked": STACKED}
 
 
-CROSSING = ("gloo:all_reduce", "gloo:all_gather")
+COLLECTIVES = ("gloo:all_reduce", "gloo:all_gather")
 
 
 def collectives(accelerator: Accelerator, work: Training, bucket_mib: int = ONE_BUCKET) -> list[tuple[str, int]]:
-    """What crosses and convolutions' ways back of an iteration, in order, with how many numbers a rank sends."""
+    """Collectives and backward convolutions of an iteration, in order, with how many numbers a rank sends."""
     accelerator.ddp_handler.bucket_cap_mb = bucket_mib
     state = begin(work, RANKS, lambda network: wrap(accelerator, network))
     step = step_function(work.plan, state)
@@ -98,7 +98,7 @@ def collectives(accelerator: Accelerator, work: Training, bucket_mib: int = ONE_
     return [
         (event.name, sum(torch.Size(shape).numel() for shape in event.input_shapes if shape))
         for event in events
-        if event.name in (*CROSSING, "aten::convolution_backward")
+        if event.name in (*COLLECTIVES, "aten::convolution_backward")
     ]
 
 
@@ -165,13 +165,13 @@ def test_nothing_changes_for_one_process_or_in_evaluation() -> None:
     twin = layers(16)
     assert sync_batch_norm.install(twin, RANKS) == 1
     assert isinstance(twin[0], SyncBatchNorm2d)
-    assert torch.equal(twin.eval()(x_BCHW), network.eval()(x_BCHW))  # no group is there to be asked
+    assert torch.equal(twin.eval()(x_BCHW), network.eval()(x_BCHW))  # although there is no process group
     assert twin.state_dict().keys() == network.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", WORKS)
-def test_what_crosses_in_an_iteration(name: str) -> None:
-    """Each gradient once, however many parts a batch has; each BatchNorm's sums once each way."""
+def test_collectives_of_an_iteration(name: str) -> None:
+    """Each gradient once, whatever the number of micro-batches; each BatchNorm's sums once forward and once back."""
     work = WORKS[name]
     state = begin(work, 1, lambda network: network)
     G, D = state.generator, state.discriminator
@@ -185,13 +185,13 @@ def test_what_crosses_in_an_iteration(name: str) -> None:
         # On a CPU a network's together. Else DDP's first bucket closes above 1 MiB, the next above 25.
         assert len(gradients) == (4 if "several" in name else 2)
         # G once; D on real, on fake, and on fake again for G: forward and back
-        ways = 2 if work.plan.stacked else 3
+        calls_of_d = 2 if work.plan.stacked else 3
         gathered = [event for event, _ in events if event == "gloo:all_gather"]
-        assert len(gathered) == 2 * (norms_g + ways * norms_d) * work.accumulate
+        assert len(gathered) == 2 * (norms_g + calls_of_d * norms_d) * work.accumulate
 
 
-def test_gradients_cross_while_others_are_computed() -> None:
-    """Not on a CPU: the first bucket leaves while layers further from the loss still have their way back to go."""
+def test_all_reduces_overlap_the_backward_pass() -> None:
+    """Not on a CPU: the first bucket is sent while layers further from the loss still run backward."""
     events: list[tuple[str, int]] = results()[0]["deep, several buckets"]  # type: ignore[assignment]
     large = [at for at, (event, size) in enumerate(events) if event == "gloo:all_reduce" and size > 100_000]
     backs = [at for at, (event, _) in enumerate(events) if event == "aten::convolution_backward"]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.distributed.accelerator import Accelerator
-from fastdcgan.execution.capture import TakeStep
 from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import TakeStep
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import StepMetrics, TrainState

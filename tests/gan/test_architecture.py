@@ -56,7 +56,7 @@ def test_conv_transpose_out_is_torchs(size: int, kernel: int, stride: int, paddi
     ("window", "name"),
     [((0, 4, 2, 1), "side 0"), ((8, 0, 2, 1), "kernel 0"), ((8, 4, 0, 1), "stride 0"), ((8, 4, 2, -1), "padding -1")],
 )
-def test_impossible_windows_are_refused_by_name(
+def test_impossible_kernels_are_refused_by_name(
     rule: Callable[[int, int, int, int], int], window: tuple[int, int, int, int], name: str
 ) -> None:
     with pytest.raises(ValueError, match=name):
@@ -95,7 +95,7 @@ def sides(arch: Architecture) -> list[int]:
     return found
 
 
-def test_every_layer_is_an_octave() -> None:
+def test_every_layer_doubles_or_halves_the_side() -> None:
     assert sides(architecture("dcgan64")) == [4, 8, 16, 32, 64, 32, 16, 8, 4, 1]
     assert sides(architecture("dcgan28")) == [4, 7, 14, 28, 14, 7, 4, 1]
 

@@ -74,7 +74,9 @@ def test_losses_are_means_so_that_the_batch_size_does_not_scale_them(name: Objec
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_and_gradients_stay_finite_far_out(name: ObjectiveName, dtype: torch.dtype, smoothing: float) -> None:
+def test_losses_and_gradients_of_large_logits_are_finite(
+    name: ObjectiveName, dtype: torch.dtype, smoothing: float
+) -> None:
     for sign_real in (-1e4, 1e4):
         for sign_fake in (-1e4, 1e4):
             real = torch.full((4,), sign_real, dtype=dtype, requires_grad=True)
@@ -86,14 +88,14 @@ def test_losses_and_gradients_stay_finite_far_out(name: ObjectiveName, dtype: to
                 assert torch.isfinite(tensor).all()
 
 
-def test_the_non_saturating_loss_pulls_where_the_minimax_one_has_let_go() -> None:
-    pulls = {}
+def test_where_d_wins_only_the_minimax_gradient_vanishes() -> None:
+    gradients_at = {}
     for name in ("bce", "minimax"):
         fake = torch.tensor([-20.0], requires_grad=True)
         objective(name).generator(fake).backward()
-        pulls[name] = fake.grad.item()
-    assert pulls["bce"] == pytest.approx(-1, abs=1e-6)
-    assert -1e-6 < pulls["minimax"] < 0
+        gradients_at[name] = fake.grad.item()
+    assert gradients_at["bce"] == pytest.approx(-1, abs=1e-6)
+    assert -1e-6 < gradients_at["minimax"] < 0
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])

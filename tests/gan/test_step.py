@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.execution.plan import Plan, Precision
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss, train_step
@@ -58,7 +59,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_no_gradient_is_computed_that_nobody_uses() -> None:
+def test_no_unused_gradient_is_computed() -> None:
     state = fresh()
     counts_d, counts_g = count_gradients(state.discriminator), count_gradients(state.generator)
     train_step(state, *inputs())
@@ -101,7 +102,7 @@ def test_both_networks_learn_and_can_go_on_learning() -> None:
         assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_discriminator_is_thawed_when_the_generators_phase_fails() -> None:
+def test_the_discriminator_is_unfrozen_when_the_generators_phase_fails() -> None:
     state = fresh()
 
     def broken(_: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ def test_gradients_do_not_add_up_over_steps() -> None:
         assert torch.equal(a, b)
 
 
-def test_batchnorm_sees_real_and_fake_apart() -> None:
+def test_batchnorm_normalises_real_and_fake_separately() -> None:
     state = fresh()
     train_step(state, *inputs())
     passes = {name: int(n) for name, n in numbers(state).items() if name.endswith("num_batches_tracked")}
@@ -204,7 +205,7 @@ def test_a_loss_that_is_not_finite_shows_in_the_metrics() -> None:
     assert not torch.isfinite(metrics.d_real)
 
 
-def test_an_fp16_overflow_in_one_loss_does_not_hold_up_the_other_network() -> None:
+def test_an_fp16_overflow_in_one_loss_does_not_skip_the_other_networks_update() -> None:
     state = fresh("fp16")
     for scaler in (state.scaler_d, state.scaler_g):
         scaler.load_state_dict({**scaler.state_dict(), "scale": 64.0})

@@ -235,13 +235,13 @@ def test_what_was_measured_is_not_kept_through_a_link(precious: Path, monkeypatc
     from fastdcgan.tuning import choice
 
     conditions = {"architecture": {"name": "dcgan64"}, "batch": 1}
-    path = choice._path(conditions)
+    path = choice._cache_file(conditions)
     assert path.is_relative_to(cache_folder())
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(precious)
     path.with_suffix(f".{os.getpid()}").symlink_to(precious)
-    monkeypatch.setattr(choice, "fastest", lambda tuning: Plan())
+    monkeypatch.setattr(choice, "chosen_plan", lambda tuning: Plan())
     monkeypatch.setattr(choice, "_speedup", lambda tuning: 1.0)
-    assert choice.remember(conditions, None) == path  # type: ignore[arg-type]
+    assert choice.save_choice(conditions, None) == path  # type: ignore[arg-type]
     assert precious.read_bytes() == PRECIOUS
     assert json.loads(path.read_text())["date"] == date.today().isoformat()

@@ -361,14 +361,15 @@ def test_what_inductor_keeps_is_ours_alone(home: Path, monkeypatch: pytest.Monke
 
 def test_a_run_that_compiles_says_so_to_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdcgan.config import RecipeConfig
-    from fastdcgan.execution import plan
+    from fastdcgan.execution import prepare
+    from fastdcgan.execution.plan import Plan
     from fastdcgan.gan import models
     from fastdcgan.gan.architecture import architecture
 
     asked = threading.Event()
-    monkeypatch.setattr(plan, "keep_compiled_private", asked.set)
+    monkeypatch.setattr(prepare, "keep_compiled_private", asked.set)
     networks = models.build(architecture("dcgan16", width=4), seed=0)
-    plan.prepare(plan.Plan(backend="aot_eager"), *networks, RecipeConfig(), torch.device("cpu"))
+    prepare.prepare(Plan(backend="aot_eager"), *networks, RecipeConfig(), torch.device("cpu"))
     assert not asked.is_set()
-    plan.prepare(plan.Plan(backend="inductor"), *networks, RecipeConfig(), torch.device("cpu"))
+    prepare.prepare(Plan(backend="inductor"), *networks, RecipeConfig(), torch.device("cpu"))
     assert asked.is_set()

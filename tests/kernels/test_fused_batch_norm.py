@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.kernels import fused_batch_norm
-from fastdcgan.kernels.fused_batch_norm import AppliedBefore, FusedBatchNorm2d
+from fastdcgan.kernels.fused_batch_norm import FusedActivation, FusedBatchNorm2d
 
 needs_kernels = pytest.mark.skipif(not fused_batch_norm.available(), reason="needs g++ and x86-64")
 needs_bf16 = pytest.mark.skipif(not fused_batch_norm.available(torch.bfloat16), reason="needs AVX512_BF16")
@@ -108,7 +108,7 @@ def test_bf16_rounds_its_results_and_nothing_else(shape: tuple[int, ...], activa
 
 
 @needs_kernels
-def test_gradients_that_nobody_needs_are_not_made() -> None:
+def test_unneeded_gradients_are_not_computed() -> None:
     shape = (4, 32, 6, 6)
     layers, x_BCHW, grad_BCHW = pair(32, nn.LeakyReLU(0.2)), pictures(shape), pictures(shape, seed=2)
     free, frozen = run(fused(layers), x_BCHW, grad_BCHW), run(fused(layers).requires_grad_(False), x_BCHW, grad_BCHW)
@@ -134,7 +134,7 @@ def test_evaluation_is_bit_for_bit_as_before(activation: nn.Module) -> None:
 
 
 @needs_kernels
-def test_twice_the_same_bits() -> None:
+def test_runs_are_bit_for_bit_reproducible() -> None:
     layers, x_BCHW, grad_BCHW = pair(48, nn.ReLU()), pictures((16, 48, 15, 15)), pictures((16, 48, 15, 15), seed=2)
     first = run(fused(layers), x_BCHW, grad_BCHW)
     for _ in range(3):
@@ -143,7 +143,7 @@ def test_twice_the_same_bits() -> None:
 
 
 @needs_kernels
-def test_layout_and_precision_of_what_comes_in_are_minded() -> None:
+def test_other_memory_formats_give_the_same_results() -> None:
     layers, x_BCHW, grad_BCHW = pair(32, nn.ReLU()), pictures((4, 32, 6, 6)), pictures((4, 32, 6, 6), seed=2)
     wanted = run(fused(layers), x_BCHW, grad_BCHW)
     found = run(fused(layers), x_BCHW.contiguous(), grad_BCHW.contiguous())
@@ -158,7 +158,7 @@ def test_layout_and_precision_of_what_comes_in_are_minded() -> None:
 
 
 @needs_kernels
-def test_what_the_kernels_cannot_do_is_done_as_before() -> None:
+def test_unsupported_layers_and_inputs_use_pytorchs_operators() -> None:
     for norm in (
         nn.BatchNorm2d(24),  # no multiple of 16
         nn.BatchNorm2d(32, affine=False),
@@ -181,7 +181,7 @@ def test_what_the_kernels_cannot_do_is_done_as_before() -> None:
 
 
 @needs_kernels
-def test_networks_keep_their_names_and_train_as_well() -> None:
+def test_networks_keep_their_names_and_are_as_accurate() -> None:
     """Two passes of a narrow pair: no further from the fp64 truth than one and a half times PyTorch."""
     arch = architecture("dcgan64", width=16)
     for position, network in enumerate(models.build(arch, seed=0)):
@@ -193,7 +193,7 @@ def test_networks_keep_their_names_and_train_as_well() -> None:
         assert fused_batch_norm.install(twin) == 0
         assert list(twin.state_dict()) == names
         assert sum(isinstance(m, FusedBatchNorm2d) for m in twin.modules()) == (4, 3)[position]
-        assert sum(isinstance(m, AppliedBefore) for m in twin.modules()) == (4, 3)[position]
+        assert sum(isinstance(m, FusedActivation) for m in twin.modules()) == (4, 3)[position]
         assert sum(isinstance(m, nn.LeakyReLU) for m in twin.modules()) == (0, 1)[position]
 
         x = pictures((8, 3, 64, 64)) if position else torch.randn(8, arch.latent_dim, generator=torch.Generator())

@@ -1,4 +1,4 @@
-"""A prediction that nobody can check here must at least add up, and agree with one made another way."""
+"""Predictions for GPUs: consistent with themselves, and with one made another way."""
 
 from collections import Counter
 from typing import Any
@@ -8,11 +8,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, Precision, prepare
+from fastdcgan.execution.plan import Plan, Precision
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import train_step
-from fastdcgan.limits.gpu_prediction import Kernel, eager_launches, kernels, predict
+from fastdcgan.limits.gpu_prediction import Kernel, eager_launches, predict, step_kernels
 from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, iteration_flops, pass_flops
 
 DCGAN64 = architecture("dcgan64")
@@ -51,7 +52,7 @@ def test_launches_are_those_of_a_real_step(name: str, precision: Precision) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_the_kernels_do_the_work_of_an_iteration(name: str) -> None:
     arch = architecture(name)
-    whole = kernels(arch, 4, "fp32")
+    whole = step_kernels(arch, 4, "fp32")
     assert sum(kernel.flops for kernel in whole) == 4 * iteration_flops(*pass_flops(arch))
     assert len({kernel.name for kernel in whole}) == len(whole)
     assert all(kernel.bytes > 0 for kernel in whole)
@@ -59,7 +60,7 @@ def test_the_kernels_do_the_work_of_an_iteration(name: str) -> None:
 
 def test_bytes_of_a_layer_by_hand() -> None:
     """D's second layer, 64 x 32 x 32 to 128 x 16 x 16, for 3 pictures in bf16."""
-    by_name = {kernel.name: kernel.bytes for kernel in kernels(DCGAN64, 3, "bf16")}
+    by_name = {kernel.name: kernel.bytes for kernel in step_kernels(DCGAN64, 3, "bf16")}
     before, after, weight = 3 * 64 * 32**2, 3 * 128 * 16**2, 64 * 128 * 4 * 4
     assert by_name["D real 1 convolution"] == 2 * (before + weight + after)
     assert by_name["D real 1 statistics"] == 2 * after
@@ -70,7 +71,7 @@ def test_bytes_of_a_layer_by_hand() -> None:
     weights = (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) * 16
     assert by_name["D Adam"] == (2 * 12 + 2 * 2) * weights  # read and written: weight and two moments; two gradients
     assert by_name["D cast"] == (4 + 2) * weights
-    assert not [kernel for kernel in kernels(DCGAN64, 3, "fp32") if "cast" in kernel.name]
+    assert not [kernel for kernel in step_kernels(DCGAN64, 3, "fp32") if "cast" in kernel.name]
 
 
 def test_a_kernel_waits_for_the_slower_of_the_two() -> None:
@@ -113,5 +114,5 @@ def test_it_agrees_with_the_compilers_own_kernels(gpu: str, arithmetic: float, m
     assert 1e3 * step.arithmetic == pytest.approx(arithmetic, rel=0.05)
     assert 1e3 * step.memory == pytest.approx(memory, rel=0.25)
     assert 1e3 * step.captured == pytest.approx(captured, rel=0.25)
-    assert sum(kernel.bytes for kernel in kernels(DCGAN64, 128, "bf16")) == pytest.approx(2.4e9, rel=0.25)
+    assert sum(kernel.bytes for kernel in step_kernels(DCGAN64, 128, "bf16")) == pytest.approx(2.4e9, rel=0.25)
     assert 1.6 <= 1e3 * step.launches <= 2.0

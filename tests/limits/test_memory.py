@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from fastdcgan.limits.memory import no_garbage_left
+from fastdcgan.limits.memory import collect_cycles_at_exit
 
 MEASURED = """
 import torch
@@ -22,7 +22,7 @@ print(peak.mib())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="known on Linux only")
-def test_the_peak_is_what_was_taken_at_the_most_and_only_since_then() -> None:
+def test_the_peak_counts_from_the_start_of_measuring() -> None:
     """In a process that hands back what it frees: runs within others' tests may have this one keep it for good."""
     said = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True).stdout.strip()
     assert said != "None", "no permission to write to /proc/self/clear_refs"
@@ -36,9 +36,9 @@ class Ring:
         self.ring = self
 
 
-def test_what_only_refers_to_itself_is_freed_at_once() -> None:
+def test_reference_cycles_are_freed_at_exit() -> None:
     held = Ring()
-    with no_garbage_left():
+    with collect_cycles_at_exit():
         lost = weakref.ref(Ring())
         kept = weakref.ref(held)
         # So many objects would make Python look for garbage; what it then finds alive, it looks at seldom.
@@ -49,14 +49,14 @@ def test_what_only_refers_to_itself_is_freed_at_once() -> None:
     assert len(others) == 100_000
 
 
-def test_pythons_own_collecting_is_left_as_it_was() -> None:
+def test_garbage_collection_is_enabled_again_if_it_was() -> None:
     assert gc.isenabled()
-    with pytest.raises(ZeroDivisionError), no_garbage_left():
+    with pytest.raises(ZeroDivisionError), collect_cycles_at_exit():
         raise ZeroDivisionError
     assert gc.isenabled()
     gc.disable()
     try:
-        with no_garbage_left():
+        with collect_cycles_at_exit():
             pass
         assert not gc.isenabled()
     finally:

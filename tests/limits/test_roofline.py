@@ -1,24 +1,25 @@
-"""The yardstick is measured too: arithmetic against PyTorch's own counter and by hand, the machine against sense."""
+"""The roofline: FLOPs against PyTorch's own counter and by hand, and plausible peaks of this machine."""
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import train_step
 from fastdcgan.limits.roofline import (
     KNOWN_GPUS,
     Ceilings,
-    Work,
+    WorkPerImage,
     iteration_flops,
-    limit,
     measure_ceilings,
     numbers_moved,
     pass_flops,
-    work,
+    throughput_limit,
+    work_per_image,
 )
 
 NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
@@ -47,13 +48,13 @@ def test_dcgan64_by_hand() -> None:
     assert iteration_flops(generator, discriminator) == pytest.approx(2.29e9, rel=0.01)
 
 
-def test_the_optimizer_is_shared_by_the_batch_and_half_precision_moves_half() -> None:
+def test_optimizer_traffic_is_divided_by_the_batch_and_half_precision_halves_the_rest() -> None:
     arch = architecture("dcgan32", width=8)
-    small, large = work(arch, 2), work(arch, 64)
+    small, large = work_per_image(arch, 2), work_per_image(arch, 64)
     assert small.flops == large.flops
     assert small.bytes > large.bytes
     parameters = sum(models.parameter_count(network) for network in models.build(arch, 0))
-    halved = work(arch, 64, bytes_per_number=2)
+    halved = work_per_image(arch, 64, bytes_per_number=2)
     assert large.bytes - halved.bytes == pytest.approx(2 * numbers_moved(arch, 64) / 64)
     assert halved.bytes > 7 * 4 * parameters / 64
 
@@ -65,22 +66,28 @@ def test_traffic_is_at_least_every_layer_read_and_written() -> None:
     assert 6 * maps < numbers_moved(arch, 4) / 4 < 200 * maps
 
 
-def test_the_lower_roof_binds() -> None:
+def test_the_lower_of_the_two_bounds_counts() -> None:
     machine = Ceilings(name="paper", flops={"fp32": 100.0, "bf16": 400.0}, bytes=1000.0)
-    needed = Work(flops=10.0, bytes=50.0)
-    assert (limit(needed, machine, "fp32").images_per_sec, limit(needed, machine, "fp32").bound_by) == (
+    needed = WorkPerImage(flops=10.0, bytes=50.0)
+    assert (
+        throughput_limit(needed, machine, "fp32").images_per_sec,
+        throughput_limit(needed, machine, "fp32").bound_by,
+    ) == (
         10,
         "arithmetic",
     )
-    assert (limit(needed, machine, "bf16").images_per_sec, limit(needed, machine, "bf16").bound_by) == (20, "memory")
+    assert (
+        throughput_limit(needed, machine, "bf16").images_per_sec,
+        throughput_limit(needed, machine, "bf16").bound_by,
+    ) == (20, "memory")
 
 
 def test_a_fast_gpu_is_bound_by_memory() -> None:
-    needed = work(architecture("dcgan64"), 128, bytes_per_number=2)
-    assert limit(needed, KNOWN_GPUS["H100"], "bf16").bound_by == "memory"
+    needed = work_per_image(architecture("dcgan64"), 128, bytes_per_number=2)
+    assert throughput_limit(needed, KNOWN_GPUS["H100"], "bf16").bound_by == "memory"
 
 
-def test_the_machine_has_rates() -> None:
+def test_this_machines_peaks_are_plausible() -> None:
     ceilings = measure_ceilings(seconds=0.02)
     assert 1e9 < ceilings.flops["fp32"] < 1e15
     assert 1e8 < ceilings.bytes < 1e13

@@ -1,4 +1,4 @@
-"""Predictions at their limits, and by hand: what is not measured here must at least add up."""
+"""Predictions of scaling: limiting cases, and by hand."""
 
 import pytest
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -6,33 +6,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.limits.allreduce import Fabric, Link, gpu_fabrics
-from fastdcgan.limits.gpu_prediction import compute, predict
+from fastdcgan.limits.gpu_prediction import predict, predict_compute
 from fastdcgan.limits.roofline import KNOWN_GPUS
 from fastdcgan.limits.scaling import (
-    BUCKET,
-    FIRST_BUCKET,
+    BUCKET_BYTES,
+    FIRST_BUCKET_BYTES,
+    Communication,
     Compute,
     Gradient,
-    Sharing,
     batch_norm_messages,
-    buckets,
-    counts_of,
+    ddp_buckets,
     gradient_numbers,
-    measured,
-    share,
-    strong,
-    weak,
+    measured_compute,
+    parse_gpu_counts,
+    predict_iteration,
+    strong_scaling,
+    weak_scaling,
 )
 
 DCGAN64 = architecture("dcgan64")
 H100 = KNOWN_GPUS["H100"]
 LINK = Link(latency=1.0, bytes_per_sec=4.0)
-PAPER = (Fabric(inside=LINK, between=LINK, node=8),)
+PAPER = (Fabric(intra_node=LINK, inter_node=LINK, ranks_per_node=8),)
 """Between two ranks an all-reduce of n numbers takes 2 + n seconds."""
 
 
 def on_h100(batch: int) -> Compute:
-    return compute(DCGAN64, batch, H100, "bf16", captured=False)
+    return predict_compute(DCGAN64, batch, H100, "bf16", captured=False)
 
 
 def two_networks(*ready: float, end: float = 10.0, numbers: int = 3) -> Compute:
@@ -63,25 +63,27 @@ def test_batch_norm_sends_two_sums_a_channel_each_way() -> None:
     assert len(batch_norm_messages(DCGAN64)) == 2 * (4 + 3 * 3)
 
 
-def test_one_rank_waits_for_nobody() -> None:
-    sharing = Sharing(fabrics=PAPER, batch_norm=(3, 3))
-    alone = share(two_networks(9, 10), 8, 1, sharing)
+def test_one_rank_does_not_communicate() -> None:
+    sharing = Communication(fabrics=PAPER, batch_norm=(3, 3))
+    alone = predict_iteration(two_networks(9, 10), 8, 1, sharing)
     assert (alone.seconds, alone.communication, alone.images_per_sec) == (10, 0, 0.8)
 
 
-def test_what_comes_early_is_hidden() -> None:
+def test_early_all_reduces_are_hidden() -> None:
     """D's bucket closes at 10 with the last gradient: 2 + 6 seconds after it. G's: 2 + 1."""
-    scaled = share(two_networks(1, 10), 8, 2, Sharing(fabrics=PAPER))
+    scaled = predict_iteration(two_networks(1, 10), 8, 2, Communication(fabrics=PAPER))
     assert scaled.exposed_seconds == pytest.approx(8 + 3)
 
 
 def test_large_buckets_go_as_soon_as_they_are_full() -> None:
     """The first bucket leaves at 1 and arrives long before the second is full, so only the second's is seen."""
-    fast = Link(latency=0.0, bytes_per_sec=4.0 * FIRST_BUCKET)  # two ranks share a bucket in numbers / FIRST_BUCKET
-    sharing = Sharing(fabrics=(Fabric(inside=fast, between=fast, node=8),))
-    compute = two_networks(1, 10, numbers=FIRST_BUCKET // 4)
-    overlapped = share(compute, 8, 2, sharing)
-    in_turn = share(compute, 8, 2, Sharing(fabrics=sharing.fabrics, overlapped=False))
+    fast = Link(
+        latency=0.0, bytes_per_sec=4.0 * FIRST_BUCKET_BYTES
+    )  # two ranks share a bucket in numbers / FIRST_BUCKET
+    sharing = Communication(fabrics=(Fabric(intra_node=fast, inter_node=fast, ranks_per_node=8),))
+    compute = two_networks(1, 10, numbers=FIRST_BUCKET_BYTES // 4)
+    overlapped = predict_iteration(compute, 8, 2, sharing)
+    in_turn = predict_iteration(compute, 8, 2, Communication(fabrics=sharing.fabrics, overlapped=False))
     assert overlapped.exposed_seconds == pytest.approx(0.25, rel=1e-3)
     assert in_turn.exposed_seconds == pytest.approx(0.5, rel=1e-3)
     assert overlapped.gradient_seconds == in_turn.gradient_seconds
@@ -89,17 +91,17 @@ def test_large_buckets_go_as_soon_as_they_are_full() -> None:
 
 def test_buckets_close_once_they_are_large_enough() -> None:
     """DDP's rule, on dcgan64's D: its first bucket ends with the layer of 256 to 512 channels."""
-    gradients = measured(DCGAN64, 1.0).discriminator
+    gradients = measured_compute(DCGAN64, 1.0).discriminator
     last, before = 512 * 16, 256 * 512 * 16 + 2 * 512
     rest = 128 * 256 * 16 + 2 * 256 + 64 * 128 * 16 + 2 * 128 + 3 * 64 * 16
-    assert [numbers for numbers, _ in buckets(gradients)] == [last + before, rest]
-    large = [Gradient(numbers=BUCKET // 8, seconds=float(second)) for second in range(4)]
-    assert buckets(large) == [(BUCKET // 8, 0.0), (BUCKET // 4, 2.0), (BUCKET // 8, 3.0)]
+    assert [numbers for numbers, _ in ddp_buckets(gradients)] == [last + before, rest]
+    large = [Gradient(numbers=BUCKET_BYTES // 8, seconds=float(second)) for second in range(4)]
+    assert ddp_buckets(large) == [(BUCKET_BYTES // 8, 0.0), (BUCKET_BYTES // 4, 2.0), (BUCKET_BYTES // 8, 3.0)]
 
 
 def test_compressed_gradients_take_half_the_bytes() -> None:
     whole, halved = (
-        share(two_networks(10), 8, 2, Sharing(fabrics=PAPER, bytes_per_number=number)).exposed_seconds
+        predict_iteration(two_networks(10), 8, 2, Communication(fabrics=PAPER, bytes_per_number=number)).exposed_seconds
         for number in (4, 2)
     )
     assert whole - halved == pytest.approx((3 + 1) / 2)
@@ -107,25 +109,28 @@ def test_compressed_gradients_take_half_the_bytes() -> None:
 
 def test_synchronised_batch_norm_costs_a_message_each() -> None:
     local, synchronised = (
-        share(two_networks(10), 8, 2, Sharing(fabrics=PAPER, batch_norm=messages)) for messages in ((), (5, 7))
+        predict_iteration(two_networks(10), 8, 2, Communication(fabrics=PAPER, batch_norm=messages))
+        for messages in ((), (5, 7))
     )
     assert synchronised.seconds - local.seconds == pytest.approx(2 + 5 + 2 + 7)
 
 
-def test_crowded_cores_slow_down_what_is_computed_alone() -> None:
-    free, crowded = (share(two_networks(10), 8, 2, Sharing(fabrics=PAPER), slowdown=slow) for slow in (1.0, 2.0))
+def test_slowdown_applies_to_compute_alone() -> None:
+    free, crowded = (
+        predict_iteration(two_networks(10), 8, 2, Communication(fabrics=PAPER), slowdown=slow) for slow in (1.0, 2.0)
+    )
     assert crowded.seconds - free.seconds == 10
     assert crowded.exposed_seconds == free.exposed_seconds
 
 
-def test_what_takes_most_binds() -> None:
-    assert share(two_networks(10), 8, 2, Sharing(fabrics=PAPER)).bound_by == "memory"
-    assert share(two_networks(10, numbers=100), 8, 2, Sharing(fabrics=PAPER)).bound_by == "all-reduce"
+def test_bound_by_names_what_takes_most_of_the_time() -> None:
+    assert predict_iteration(two_networks(10), 8, 2, Communication(fabrics=PAPER)).bound_by == "memory"
+    assert predict_iteration(two_networks(10, numbers=100), 8, 2, Communication(fabrics=PAPER)).bound_by == "all-reduce"
 
 
 def test_weak_scaling_keeps_each_rank_busy_and_loses_the_messages() -> None:
-    counts = counts_of("1..512")
-    rows = weak(128, counts, on_h100, Sharing(fabrics=gpu_fabrics("nvlink+infiniband", "H100")))
+    counts = parse_gpu_counts("1..512")
+    rows = weak_scaling(128, counts, on_h100, Communication(fabrics=gpu_fabrics("nvlink+infiniband", "H100")))
     assert [row.ranks for row in rows] == list(counts)
     assert {row.batch for row in rows} == {128}
     assert rows[0].efficiency == 1
@@ -134,25 +139,25 @@ def test_weak_scaling_keeps_each_rank_busy_and_loses_the_messages() -> None:
     assert all(row.seconds == pytest.approx(rows[0].seconds / row.efficiency) for row in rows)
 
 
-def test_strong_scaling_divides_the_batch_until_nothing_is_left_to_divide() -> None:
-    sharing = Sharing(fabrics=gpu_fabrics("nvlink+infiniband", "H100"))
-    rows = strong(128, counts_of("1..512"), on_h100, sharing)
+def test_strong_scaling_divides_the_batch() -> None:
+    sharing = Communication(fabrics=gpu_fabrics("nvlink+infiniband", "H100"))
+    rows = strong_scaling(128, parse_gpu_counts("1..512"), on_h100, sharing)
     assert [(row.ranks, row.batch) for row in rows] == [(2**k, 128 // 2**k) for k in range(8)]
     efficiencies = [row.efficiency for row in rows]
     assert efficiencies == sorted(efficiencies, reverse=True) and efficiencies[-1] < 0.05
-    assert [row.ranks for row in strong(6, (1, 2, 3, 4), on_h100, sharing)] == [1, 2, 3]
+    assert [row.ranks for row in strong_scaling(6, (1, 2, 3, 4), on_h100, sharing)] == [1, 2, 3]
 
 
 def test_where_launches_bind_a_smaller_share_takes_as_long() -> None:
     assert on_h100(128).bound_by == "launches"
     assert on_h100(1).seconds == on_h100(128).seconds
-    whole, half = (compute(DCGAN64, batch, H100, "bf16", captured=True).seconds for batch in (128, 64))
+    whole, half = (predict_compute(DCGAN64, batch, H100, "bf16", captured=True).seconds for batch in (128, 64))
     assert 0.5 < half / whole < 0.7
 
 
 @pytest.mark.parametrize("captured", [False, True])
-def test_gradients_are_there_within_the_step(captured: bool) -> None:
-    step = compute(DCGAN64, 128, H100, "bf16", captured=captured)
+def test_gradients_are_ready_within_the_step(captured: bool) -> None:
+    step = predict_compute(DCGAN64, 128, H100, "bf16", captured=captured)
     D, G = ([gradient.seconds for gradient in each] for each in (step.discriminator, step.generator))
     assert D[0] > 0 and sorted(D) == D and D[-1] < G[0] and sorted(G) == G and G[-1] < step.seconds
     prediction = predict(DCGAN64, 128, H100, "bf16")
@@ -163,11 +168,11 @@ def test_gradients_are_there_within_the_step(captured: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "counts"), [("8", (8,)), ("1,2,4", (1, 2, 4)), ("1..8", (1, 2, 4, 8)), ("3..20", (4, 8, 16))]
 )
-def test_counts(text: str, counts: tuple[int, ...]) -> None:
-    assert counts_of(text) == counts
+def test_counts_are_parsed(text: str, counts: tuple[int, ...]) -> None:
+    assert parse_gpu_counts(text) == counts
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "a", "1..", "8..1", "5..7", "1,,2", "1.5", "1..1000000000"])
-def test_counts_that_are_none(text: str) -> None:
+def test_invalid_counts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"--gpus {text}"):
-        counts_of(text)
+        parse_gpu_counts(text)

@@ -1,15 +1,15 @@
-"""A batch in parts is the reference on each part with gradients averaged; without BatchNorm, it is the whole batch."""
+"""Micro-batches are the reference on each, gradients averaged; without BatchNorm, they are the whole batch."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from twins import BATCH, CPU, errors, inputs, moments, narrow, the_reference, worst
+from twins import BATCH, CPU, errors, inputs, moments, narrow, reference_twin, worst
 
 from fastdcgan.config import RecipeConfig, TrainConfig
-from fastdcgan.execution.capture import step_function
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.step import TrainState
 
@@ -38,7 +38,7 @@ def numbers(G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
 
 
 def ours(plan: Plan, parts: int, norms: bool = True) -> Result:
-    start = the_reference(ARCH)
+    start = reference_twin(ARCH)
     G, D = models.build(ARCH, seed=0)
     G.load_state_dict(start.G.state_dict()), D.load_state_dict(start.D.state_dict())
     for network in (G, D):
@@ -53,9 +53,9 @@ def ours(plan: Plan, parts: int, norms: bool = True) -> Result:
     return figures, numbers(G, D) | moments(("g", G, state.optimizer_g), ("d", D, state.optimizer_d))
 
 
-def part_by_part(parts: int) -> Result:
-    """The reference's losses, each part's gradients by themselves, their means."""
-    twin = the_reference(ARCH)
+def reference_by_micro_batch(parts: int) -> Result:
+    """The reference's losses on each micro-batch, and updates by their mean gradients."""
+    twin = reference_twin(ARCH)
     G, D = twin.G.double(), twin.D.double()
     adam_g, adam_d = reference.adam(G), reference.adam(D)
     figures = []
@@ -94,18 +94,18 @@ def assert_same(found: Result, wanted: Result) -> None:
 
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("name", PLANS)
-def test_parts_are_the_reference_part_by_part(name: str, parts: int) -> None:
-    """BatchNorm's statistics too: a part after the other."""
-    assert_same(ours(PLANS[name], parts), part_by_part(parts))
+def test_micro_batches_are_the_reference_on_each_with_mean_gradients(name: str, parts: int) -> None:
+    """BatchNorm's running statistics too: one micro-batch after the other."""
+    assert_same(ours(PLANS[name], parts), reference_by_micro_batch(parts))
 
 
-def test_without_batch_norm_parts_are_the_whole_batch() -> None:
+def test_without_batch_norm_micro_batches_are_the_whole_batch() -> None:
     whole = ours(Plan(), 1, norms=False)
     assert_same(ours(Plan(), BATCH // 2, norms=False), whole)
     with_norms = ours(Plan(), 1), ours(Plan(), 2)
     assert worst(errors(with_norms[1][1], with_norms[0][1]))[0] > 1e-6
 
 
-def test_what_cannot_be_had() -> None:
+def test_accumulate_is_at_least_1() -> None:
     with pytest.raises(ValueError, match=r"--accumulate 0: must be at least 1"):
         replace(TrainConfig(), recipe=RecipeConfig(accumulate=0)).resolved()

@@ -20,14 +20,15 @@ from twins import (
     moments,
     narrow,
     numbers,
-    the_fast_path,
-    the_reference,
+    plan_twin,
+    reference_twin,
     worst,
 )
 
 from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
-from fastdcgan.execution.capture import CapturedStep, step_function
-from fastdcgan.execution.plan import Plan, choose_plan, prepare
+from fastdcgan.execution.capture import CapturedStep
+from fastdcgan.execution.plan import Plan, choose_plan
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
@@ -95,8 +96,8 @@ def test_lowered_in_fp64(name: str) -> None:
 def test_every_objective(objective: ObjectiveName, smoothing: float) -> None:
     if objective == "hinge":
         smoothing = 0.0  # hinge has no labels to smooth; the configuration refuses it
-    twin = doubled(the_reference(TINY, objective, smoothing))
-    found = run(doubled(the_fast_path(TINY, twin, TRACED, objective, smoothing)), TINY, 3, double=True)
+    twin = doubled(reference_twin(TINY, objective, smoothing))
+    found = run(doubled(plan_twin(TINY, twin, TRACED, objective, smoothing)), TINY, 3, double=True)
     wanted = run(twin, TINY, 3, double=True)
     metrics = {key for key in wanted if key in StepMetrics._fields}
     assert worst({key: value for key, value in errors(found, wanted).items() if key in metrics})[0] <= 1e-6
@@ -118,12 +119,12 @@ def test_inductor_in_fp32() -> None:
 
 def check_in_bf16(arch: Architecture, plan: Plan) -> None:
     """It errs as the reference does under autocast, or as the eager plan does; D's bf16 weights are cast anew for G."""
-    twin = the_reference(arch)
-    truth = run(doubled(the_reference(arch)), arch, 1, double=True)
-    fast = the_fast_path(arch, twin, plan)
+    twin = reference_twin(arch)
+    truth = run(doubled(reference_twin(arch)), arch, 1, double=True)
+    fast = plan_twin(arch, twin, plan)
     found = run(fast, arch, 1)
-    wanted = run(the_reference(arch, autocast=True), arch, 1)
-    eager = run(the_fast_path(arch, the_reference(arch), Plan(precision="bf16")), arch, 1)
+    wanted = run(reference_twin(arch, autocast=True), arch, 1)
+    eager = run(plan_twin(arch, reference_twin(arch), Plan(precision="bf16")), arch, 1)
     for prefix in ("loss", "grad.D", "grad.G"):
         known = max(1.5 * distance(wanted, truth, prefix), 1.01 * distance(eager, truth, prefix))
         assert distance(found, truth, prefix) <= max(1e-3, known), prefix
@@ -198,7 +199,7 @@ class Compiler:
         return Counter(str(node.target) for node in self.graphs[0].graph.nodes if node.op == "call_function")
 
 
-def test_what_was_captured() -> None:
+def test_the_captured_graph() -> None:
     """One graph for all steps, that a CUDA graph can replay, without work that nobody uses."""
     compiler = Compiler()
     state = fresh(Plan())
@@ -230,7 +231,7 @@ def test_what_was_captured() -> None:
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_cannot_tell(tmp_path: Path) -> None:
+def test_checkpoints_of_captured_and_eager_steps_are_interchangeable(tmp_path: Path) -> None:
     """Captured, then eager, then captured again, each from the other's checkpoint: as eager all the way."""
     eager = fresh(Plan())
     for number in range(6):
@@ -331,8 +332,8 @@ def train_as_rank(rank: int, folder: str) -> None:
     """One process of a group: captured steps on its share of each batch; leaves its numbers in a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
-    twin = doubled(the_reference(TINY))
-    fast = doubled(the_fast_path(TINY, twin, LOWERED))
+    twin = doubled(reference_twin(TINY))
+    fast = doubled(plan_twin(TINY, twin, LOWERED))
     for number in range(STEPS):
         real_BCHW, z_BL = inputs(TINY, number)
         fast.step(shard(real_BCHW, rank), shard(z_BL, rank))
@@ -345,7 +346,7 @@ def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
     """As one process that computes the ranks' gradients in turn and takes their mean; BatchNorm's numbers are local."""
     torch.multiprocessing.spawn(train_as_rank, (str(tmp_path),), nprocs=RANKS)
 
-    twins = [doubled(the_reference(TINY)) for _ in range(RANKS)]
+    twins = [doubled(reference_twin(TINY)) for _ in range(RANKS)]
     adams = [(reference.adam(twin.G), reference.adam(twin.D)) for twin in twins]
 
     def learn(networks: list[nn.Module], losses: list[Tensor], optimizers: list[torch.optim.Optimizer]) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from test_parity import run
 from torch import Tensor, nn
-from twins import inputs, relative_error, the_fast_path, the_reference
+from twins import inputs, plan_twin, reference_twin, relative_error
 
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import INSTALL, Plan, Precision, choose_plan
+from fastdcgan.execution.plan import Plan, Precision, choose_plan
+from fastdcgan.execution.prepare import INSTALL_KERNELS
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.kernels import ends, native, thin, winograd
 from fastdcgan.tuning.parity import ParityCheck
@@ -17,7 +18,7 @@ from fastdcgan.tuning.parity import ParityCheck
 needs_compiler = pytest.mark.skipif(not winograd.available(), reason="our kernels need g++ and an x86-64 processor")
 needs_bf16 = pytest.mark.skipif(not winograd.available(torch.bfloat16), reason="bf16 kernels need AVX512_BF16")
 
-OWN = Plan(kernels=tuple(INSTALL))
+OWN = Plan(kernels=tuple(INSTALL_KERNELS))
 
 
 def conv(channels: int, maps: int) -> nn.Module:
@@ -69,7 +70,7 @@ def results(layer: nn.Module, x: Tensor, direction: Tensor, autocast: bool = Fal
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_is_pytorchs(name: str, precision: str) -> None:
+def test_a_layer_computes_what_pytorchs_does(name: str, precision: str) -> None:
     kernels, make, shape = LAYERS[name]
     torch.manual_seed(0)
     own = make()
@@ -93,9 +94,9 @@ def test_a_layer_is_pytorchs(name: str, precision: str) -> None:
 
 
 @needs_compiler
-def test_every_layer_of_dcgan64_but_the_activations_is_ours_and_nothing_is_renamed() -> None:
+def test_every_convolution_of_dcgan64_is_replaced_and_no_parameter_is_renamed() -> None:
     arch = architecture("dcgan64")
-    plain, own = the_fast_path(arch, the_reference(arch), Plan()), the_fast_path(arch, the_reference(arch), OWN)
+    plain, own = plan_twin(arch, reference_twin(arch), Plan()), plan_twin(arch, reference_twin(arch), OWN)
     for network, twin in ((own.G, plain.G), (own.D, plain.D)):
         assert list(network.state_dict()) == list(twin.state_dict())
         kinds = {type(m) for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)}
@@ -106,11 +107,11 @@ def test_every_layer_of_dcgan64_but_the_activations_is_ours_and_nothing_is_renam
 def test_after_a_step_the_new_weights_are_used() -> None:
     """The fused optimizer changes weights without leaving a trace in their version."""
     arch = architecture("dcgan32", width=16)
-    own = the_fast_path(arch, the_reference(arch), OWN)
+    own = plan_twin(arch, reference_twin(arch), OWN)
     x_BCHW, z_BL = inputs(arch)
     for step in range(2):
         own.step(*inputs(arch, step))
-    plain = the_fast_path(arch, the_reference(arch), Plan())
+    plain = plan_twin(arch, reference_twin(arch), Plan())
     for network, twin, x in ((own.G, plain.G, z_BL), (own.D, plain.D, x_BCHW)):
         twin.load_state_dict(network.state_dict())
         assert relative_error(network.eval()(x), twin.eval()(x)) <= 1e-5
@@ -126,11 +127,11 @@ def test_a_step_errs_no_more_than_the_references(name: str, precision: Precision
 
 
 @needs_compiler
-def test_twenty_steps_go_the_same_way() -> None:
+def test_losses_of_twenty_steps_match() -> None:
     """Losses, not weights: fp32 paths with different kernels drift apart, as two runs of anything do."""
     arch = architecture("dcgan32", width=16)
-    twin = the_reference(arch)
-    own = the_fast_path(arch, twin, OWN)
+    twin = reference_twin(arch)
+    own = plan_twin(arch, twin, OWN)
     found, wanted = run(own, arch, 20), run(twin, arch, 20)
     for key in ("loss_d", "loss_g", "d_real", "d_fake"):
         assert found[key].item() == pytest.approx(wanted[key].item(), rel=0.05), key
@@ -140,7 +141,7 @@ def test_twenty_steps_go_the_same_way() -> None:
 def test_the_same_step_twice_gives_the_same_bits() -> None:
     """Threads take turns at the work; the order of the sums must not depend on who is first."""
     arch = architecture("dcgan64", width=32)
-    runs = [run(the_fast_path(arch, the_reference(arch), OWN), arch, 3) for _ in range(2)]
+    runs = [run(plan_twin(arch, reference_twin(arch), OWN), arch, 3) for _ in range(2)]
     assert all(torch.equal(runs[0][key], value) for key, value in runs[1].items())
 
 

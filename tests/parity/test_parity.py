@@ -18,9 +18,9 @@ from twins import (
     inputs,
     narrow,
     numbers,
+    plan_twin,
     reference_layers,
-    the_fast_path,
-    the_reference,
+    reference_twin,
     worst,
 )
 
@@ -85,8 +85,8 @@ def test_weights_begin_as_in_the_reference(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_forward_is_bit_for_bit_the_reference(name: str) -> None:
     arch = narrow(name)
-    twin = the_reference(arch)
-    fast = the_fast_path(arch, twin, PLAIN)
+    twin = reference_twin(arch)
+    fast = plan_twin(arch, twin, PLAIN)
     real_BCHW, z_BL = inputs(arch)
     for training in (True, False):
         for network in (twin.G, twin.D, fast.G, fast.D):
@@ -102,8 +102,8 @@ def test_forward_is_bit_for_bit_the_reference(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_training_is_bit_for_bit_the_reference(name: str, steps: int) -> None:
     arch = narrow(name)
-    twin = the_reference(arch)
-    found = run(the_fast_path(arch, twin, PLAIN), arch, steps)
+    twin = reference_twin(arch)
+    found = run(plan_twin(arch, twin, PLAIN), arch, steps)
     wanted = run(twin, arch, steps)
     different = [key for key, value in wanted.items() if not torch.equal(found[key], value)]
     assert not different, worst(errors(found, wanted))
@@ -115,8 +115,8 @@ def test_every_objective_is_bit_for_bit_the_reference(objective: ObjectiveName, 
     if objective == "hinge" and smoothing:
         smoothing = 0.0  # hinge has no labels to smooth; the configuration refuses it
     arch = narrow("dcgan28")
-    twin = the_reference(arch, objective, smoothing)
-    found = run(the_fast_path(arch, twin, PLAIN, objective, smoothing), arch, 3)
+    twin = reference_twin(arch, objective, smoothing)
+    found = run(plan_twin(arch, twin, PLAIN, objective, smoothing), arch, 3)
     wanted = run(twin, arch, 3)
     # lsgan: one mean of squares may be rounded unlike the other's, so the bound is roundings, not bits
     assert worst(errors(found, wanted))[0] <= 1e-5
@@ -125,8 +125,8 @@ def test_every_objective_is_bit_for_bit_the_reference(objective: ObjectiveName, 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_fused_adam_after_one_step(name: str) -> None:
     arch = narrow(name)
-    twin = the_reference(arch)
-    found = run(the_fast_path(arch, twin, FUSED), arch, 1)
+    twin = reference_twin(arch)
+    found = run(plan_twin(arch, twin, FUSED), arch, 1)
     assert worst(errors(found, run(twin, arch, 1)))[0] <= 1e-5
 
 
@@ -134,8 +134,8 @@ def test_fused_adam_after_one_step(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_full_width_is_bit_for_bit_the_reference(name: str) -> None:
     arch = architecture(name)
-    twin = the_reference(arch)
-    found = run(the_fast_path(arch, twin, PLAIN), arch, 1)
+    twin = reference_twin(arch)
+    found = run(plan_twin(arch, twin, PLAIN), arch, 1)
     wanted = run(twin, arch, 1)
     assert all(torch.equal(found[key], value) for key, value in wanted.items()), worst(errors(found, wanted))
 
@@ -145,8 +145,8 @@ def test_full_width_is_bit_for_bit_the_reference(name: str) -> None:
 
 def check_in_fp64(arch: Architecture, plan: Plan, steps: int = 20) -> None:
     """All numbers after many steps, where only a different computation can explain a difference."""
-    twin = doubled(the_reference(arch))
-    found = run(doubled(the_fast_path(arch, twin, plan)), arch, steps, double=True)
+    twin = doubled(reference_twin(arch))
+    found = run(doubled(plan_twin(arch, twin, plan)), arch, steps, double=True)
     wanted = run(twin, arch, steps, double=True)
     metrics = {"loss_d", "loss_g", "d_real", "d_fake"}  # probabilities are reported in fp32
     assert worst(errors({k: found[k] for k in metrics}, {k: wanted[k] for k in metrics}))[0] <= 1e-6
@@ -155,9 +155,9 @@ def check_in_fp64(arch: Architecture, plan: Plan, steps: int = 20) -> None:
 
 def check_in_fp32(arch: Architecture, plan: Plan) -> None:
     """After one step from equal weights: as close to the fp64 truth as the reference is."""
-    twin = the_reference(arch)
-    exact = the_reference(arch)
-    found = run(the_fast_path(arch, twin, plan), arch, 1)
+    twin = reference_twin(arch)
+    exact = reference_twin(arch)
+    found = run(plan_twin(arch, twin, plan), arch, 1)
     wanted = run(twin, arch, 1)
     truth = run(doubled(exact), arch, 1, double=True)
     for prefix in ("loss", "grad.D", "grad.G", "D.", "G."):
@@ -184,7 +184,7 @@ def test_channels_last_in_fp32(name: str) -> None:
 def test_channels_last_is_kept_all_the_way(name: str) -> None:
     """A layout lost on the way costs a copy a layer and nobody would notice."""
     arch = narrow(name)
-    fast = the_fast_path(arch, the_reference(arch), CHANNELS_LAST)
+    fast = plan_twin(arch, reference_twin(arch), CHANNELS_LAST)
     lost = []
 
     def note(module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
@@ -228,9 +228,9 @@ def test_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
     ours: dict[str, list[float]] = {"loss": [], "grad.D": [], "grad.G": []}
     references: dict[str, list[float]] = {prefix: [] for prefix in ours}
     for batch in range(5):
-        truth = run(doubled(the_reference(arch)), arch, 1, double=True, first=batch)
-        found = run(the_fast_path(arch, the_reference(arch), Plan(precision="bf16")), arch, 1, first=batch)
-        wanted = run(the_reference(arch, autocast=True), arch, 1, first=batch)
+        truth = run(doubled(reference_twin(arch)), arch, 1, double=True, first=batch)
+        found = run(plan_twin(arch, reference_twin(arch), Plan(precision="bf16")), arch, 1, first=batch)
+        wanted = run(reference_twin(arch, autocast=True), arch, 1, first=batch)
         for prefix in ours:
             ours[prefix].append(distance(found, truth, prefix))
             references[prefix].append(distance(wanted, truth, prefix))
@@ -241,8 +241,8 @@ def test_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
 def test_bf16_learns_from_the_updated_discriminator() -> None:
     """Autocast's cache of bf16 weights must not carry D's old weights into the generator's phase."""
     arch = narrow("dcgan64")
-    full = the_reference(arch)
-    half = the_fast_path(arch, the_reference(arch), Plan(precision="bf16"))
+    full = reference_twin(arch)
+    half = plan_twin(arch, reference_twin(arch), Plan(precision="bf16"))
     for optimizer_step in range(2):
         wanted, found = full.step(*inputs(arch, optimizer_step)), half.step(*inputs(arch, optimizer_step))
     assert found["loss_g"].item() == pytest.approx(wanted["loss_g"].item(), rel=0.05)
@@ -251,8 +251,8 @@ def test_bf16_learns_from_the_updated_discriminator() -> None:
 @pytest.mark.parametrize("name", ["dcgan28", "dcgan64"])
 def test_fp16_with_gradient_scaling_on_the_cpu(name: str) -> None:
     arch = narrow(name)
-    twin = the_reference(arch)
-    fast = the_fast_path(arch, twin, Plan(precision="fp16"))
+    twin = reference_twin(arch)
+    fast = plan_twin(arch, twin, Plan(precision="fp16"))
     assert fast.state is not None
     for scaler in (fast.state.scaler_g, fast.state.scaler_d):
         # A scale at which nothing overflows: the default one begins by skipping steps until it has found one.
@@ -268,8 +268,8 @@ def test_fp16_with_gradient_scaling_on_the_cpu(name: str) -> None:
 def test_fp16_finds_its_scale() -> None:
     """At first the scaled gradients overflow: such steps are skipped, the scale halves, and training goes on."""
     arch = narrow("dcgan64")
-    twin = the_reference(arch)
-    fast = the_fast_path(arch, twin, Plan(precision="fp16"))
+    twin = reference_twin(arch)
+    fast = plan_twin(arch, twin, Plan(precision="fp16"))
     assert fast.state is not None
     for scaler in (fast.state.scaler_g, fast.state.scaler_d):
         scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**30})

@@ -27,8 +27,8 @@ FAULTS = (
         "gan/step.py",
         (
             (
-                "    with named(ranges.DISCRIMINATOR_REAL):\n        logits_real_B = D(real_BCHW)\n"
-                "    with named(ranges.DISCRIMINATOR_FAKE):\n        logits_fake_B = D(fake_BCHW)\n",
+                "    with profiler_range(ranges.DISCRIMINATOR_REAL):\n        logits_real_B = D(real_BCHW)\n"
+                "    with profiler_range(ranges.DISCRIMINATOR_FAKE):\n        logits_fake_B = D(fake_BCHW)\n",
                 "    logits_real_B, logits_fake_B = D(torch.cat([real_BCHW, fake_BCHW])).chunk(2)\n",
             ),
         ),
@@ -43,20 +43,26 @@ FAULTS = (
         "a stale D in the generator phase",
         "gan/step.py",
         (
-            ("    with named(ranges.OPTIMIZER_D):\n        update(state.optimizer_d, state.scaler_d)\n", ""),
             (
-                "    with named(ranges.METRICS):\n        return StepMetrics(\n",
-                "    update(state.optimizer_d, state.scaler_d)\n"
-                "    with named(ranges.METRICS):\n        return StepMetrics(\n",
+                "    with profiler_range(ranges.OPTIMIZER_D):\n"
+                "        optimizer_step(state.optimizer_d, state.scaler_d)\n",
+                "",
+            ),
+            (
+                "    with profiler_range(ranges.METRICS):\n        return StepMetrics(\n",
+                "    optimizer_step(state.optimizer_d, state.scaler_d)\n"
+                "    with profiler_range(ranges.METRICS):\n        return StepMetrics(\n",
             ),
         ),
     ),
     Fault(
         "BatchNorm in eval",
-        "execution/plan.py",
+        "execution/prepare.py",
         (("    return TrainState(\n", "    generator.eval(), discriminator.eval()\n    return TrainState(\n"),),
     ),
-    Fault("a wrong beta1", "execution/plan.py", (("betas=(recipe.beta1, recipe.beta2)", "betas=(0.9, recipe.beta2)"),)),
+    Fault(
+        "a wrong beta1", "execution/prepare.py", (("betas=(recipe.beta1, recipe.beta2)", "betas=(0.9, recipe.beta2)"),)
+    ),
     Fault(
         "D's gradients leaking into the next step",
         "gan/step.py",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan.config import ObjectiveName, RecipeConfig
-from fastdcgan.execution.capture import step_function
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState
@@ -48,7 +48,7 @@ class Twin:
     state: TrainState | None = None
 
 
-def the_reference(
+def reference_twin(
     arch: Architecture, objective: ObjectiveName = "bce", label_smoothing: float = 0.0, autocast: bool = False
 ) -> Twin:
     generator_layers, discriminator_layers = reference_layers(arch)
@@ -66,7 +66,7 @@ def the_reference(
     return Twin(G, D, step, watch(("G", G, optimizer_g), ("D", D, optimizer_d)))
 
 
-def the_fast_path(
+def plan_twin(
     arch: Architecture, start: Twin, plan: Plan, objective: ObjectiveName = "bce", label_smoothing: float = 0.0
 ) -> Twin:
     """The fast path as `trainer.py` builds it, from the weights of another twin."""

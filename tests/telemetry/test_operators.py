@@ -7,7 +7,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from fastdcgan.config import RecipeConfig
-from fastdcgan.execution.plan import KernelName, Plan, prepare
+from fastdcgan.execution.plan import KernelName, Plan
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import train_step

@@ -11,7 +11,7 @@ import torch
 from fastdcgan.config import RunConfig
 from fastdcgan.gan import ranges
 from fastdcgan.gan.architecture import architecture
-from fastdcgan.gan.ranges import named
+from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.telemetry.profiler import step_profiler
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
@@ -23,7 +23,7 @@ REQUEST = RunConfig(profile_wait=1, profile_warmup=1, profile_active=2)
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Ceilings(name="this CPU", flops={"fp32": 1e11, "bf16": 2e11}, bytes=2e10)
-    monkeypatch.setattr(step_profiler, "ceilings_of", lambda device, seconds: here)
+    monkeypatch.setattr(step_profiler, "device_ceilings", lambda device, seconds: here)
 
 
 def watch(folder: Path, steps: int, said: list[str], rank: int = 0, request: RunConfig = REQUEST) -> StepProfiler:
@@ -32,7 +32,7 @@ def watch(folder: Path, steps: int, said: list[str], rank: int = 0, request: Run
     )
     watched = StepProfiler(ProfileFolder(folder, rank), request, subject, said.append)
     for step in range(steps):
-        with named(ranges.GENERATOR):
+        with profiler_range(ranges.GENERATOR):
             torch.ones(64, 64) @ torch.full((64, 64), float(step))
         watched.step()
     watched.close()

@@ -345,7 +345,7 @@ def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
 
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "ceilings_of", lambda *arguments: None)
+    monkeypatch.setattr(html, "device_ceilings", lambda *arguments: None)
 
 
 def test_a_report_that_fails_costs_nothing(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from fastdcgan.gan.ranges import DATA_WAIT, DISCRIMINATOR_REAL, named
+from fastdcgan.gan.ranges import DATA_WAIT, DISCRIMINATOR_REAL, profiler_range
 from fastdcgan.telemetry.profiler import trace
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder
 
@@ -41,9 +41,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         acc_events=True,
     ) as profiled:
         for _ in range(3):
-            with named(DATA_WAIT):
+            with profiler_range(DATA_WAIT):
                 matrix = torch.ones(64, 64)
-            with named(DISCRIMINATOR_REAL):
+            with profiler_range(DISCRIMINATOR_REAL):
                 matrix.mm(matrix)
             profiled.step()
     return trace.parse(file.read_text())

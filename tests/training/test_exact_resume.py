@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.decoding.dali import dali_available
-from fastdcgan.execution.capture import TakeStep
 from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import TakeStep
 from fastdcgan.gan.step import StepMetrics, TrainState
 from fastdcgan.training import trainer
 

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch import Tensor
 
-from conftest import ROOT
 from fastdcgan import cli
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution import capture
-from fastdcgan.execution.capture import TakeStep, step_function
-from fastdcgan.execution.finite import LEAST_SCALE, norms, not_finite, overflowing
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.finite import MIN_LOSS_SCALE, non_finite_tensors, overflowing_network, weight_norms
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import TakeStep, prepare, step_function
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics, TrainState
@@ -186,19 +186,23 @@ def test_every_way_to_take_a_step_leaves_a_trace_of_a_bad_gradient(plan: Plan, a
     if plan.backend and accumulate > 1:
         pytest.skip("is what the others are")
     state, step = one_step(plan, accumulate)
-    assert torch.isfinite(norms((state.generator, state.discriminator))).all() and not any(not_finite(state))
+    assert torch.isfinite(weight_norms((state.generator, state.discriminator))).all() and not any(
+        non_finite_tensors(state)
+    )
     poison(state, "discriminator", INF)
     step()
     step()  # it stays, whatever comes after
-    assert not torch.isfinite(norms((state.generator, state.discriminator))[1])
-    assert "discriminator.layers.0.weight" in list(not_finite(state))
+    assert not torch.isfinite(weight_norms((state.generator, state.discriminator))[1])
+    assert "discriminator.layers.0.weight" in list(non_finite_tensors(state))
 
 
 def test_a_captured_step_leaves_a_trace_of_a_bad_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    averaged = capture._averaged
-    monkeypatch.setattr(capture, "_averaged", lambda gradients, kind: [g * INF for g in averaged(gradients, kind)])
+    averaged = capture._all_reduce_mean
+    monkeypatch.setattr(
+        capture, "_all_reduce_mean", lambda gradients, kind: [g * INF for g in averaged(gradients, kind)]
+    )
     state, _ = one_step(Plan(capture=True, backend="aot_eager"))
-    assert not torch.isfinite(norms((state.generator, state.discriminator))).any()
+    assert not torch.isfinite(weight_norms((state.generator, state.discriminator))).any()
 
 
 def test_steps_that_fp16s_scaler_leaves_out_are_no_failure_until_none_fits() -> None:
@@ -207,9 +211,12 @@ def test_steps_that_fp16s_scaler_leaves_out_are_no_failure_until_none_fits() -> 
     poison(state, "discriminator", INF)
     step()
     assert all(torch.equal(a, b) for a, b in zip(before, state.discriminator.parameters(), strict=True))
-    assert torch.isfinite(norms((state.generator, state.discriminator))).all() and overflowing(state) is None
-    state.scaler_g.update(LEAST_SCALE / 2)
-    assert overflowing(state) == "generator"
+    assert (
+        torch.isfinite(weight_norms((state.generator, state.discriminator))).all()
+        and overflowing_network(state) is None
+    )
+    state.scaler_g.update(MIN_LOSS_SCALE / 2)
+    assert overflowing_network(state) == "generator"
 
 
 def one_step(plan: Plan, accumulate: int = 1) -> tuple[TrainState, Callable[[], object]]:

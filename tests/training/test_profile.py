@@ -24,7 +24,7 @@ FILES = {"trace.json.gz", "memory.png", "summary.txt", "summary.json", "tensorbo
 @pytest.fixture(autouse=True)
 def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Ceilings(name="this CPU", flops={"fp32": 1e11, "bf16": 2e11}, bytes=2e10)
-    monkeypatch.setattr(step_profiler, "ceilings_of", lambda device, seconds: here)
+    monkeypatch.setattr(step_profiler, "device_ceilings", lambda device, seconds: here)
 
 
 @pytest.fixture(scope="module")

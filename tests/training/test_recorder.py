@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdcgan.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.array import ArraySource
-from fastdcgan.execution.plan import Plan, prepare
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.runs.checkpoint import Progress
 from fastdcgan.runs.folder import RunFolder, create, write_config

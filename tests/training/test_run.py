@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT, Command
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import ROOT, Command
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.training.announce import list_skipped

@@ -1,4 +1,4 @@
-"""The plan of a run: what was measured is remembered for these conditions and no others, and a run keeps its own."""
+"""The plan of a run: a measurement is cached for its conditions and no others, and a continued run keeps its plan."""
 
 import json
 from collections.abc import Iterator
@@ -16,10 +16,17 @@ from fastdcgan.execution import plan
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.tuning import choice, tune
-from fastdcgan.tuning.choice import Choice, as_fields, choose_tuned, conditions_of, recall, remember
-from fastdcgan.tuning.paired import Paired
+from fastdcgan.tuning.choice import (
+    Choice,
+    choose_plan_for_run,
+    load_choice,
+    measurement_conditions,
+    plan_fields,
+    save_choice,
+)
+from fastdcgan.tuning.paired import PairedTimes
 from fastdcgan.tuning.parity import Parity
-from fastdcgan.tuning.tune import Measured, Tuning
+from fastdcgan.tuning.tune import Measurement, TuningResult
 
 CPU = torch.device("cpu")
 ARCH = architecture("dcgan64")
@@ -38,13 +45,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def tuning(chosen: Plan, parity: Parity = PASSED) -> Tuning:
-    times = Paired((3.0,), (2.0,)) if parity.passed else None
-    return Tuning(
+def tuning(chosen: Plan, parity: Parity = PASSED) -> TuningResult:
+    times = PairedTimes((3.0,), (2.0,)) if parity.passed else None
+    return TuningResult(
         arch=ARCH,
         batch=128,
-        reference=Measured(plan=None),
-        plans=(Measured(plan=chosen, parity=parity, times=times),),
+        reference=Measurement(plan=None),
+        plans=(Measurement(plan=chosen, parity=parity, times=times),),
         seconds=18.0,
     )
 
@@ -54,19 +61,19 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A log of measurements; steps take a second, and fp32 is always the fastest."""
     log: list[str] = []
 
-    def measure(plans: list[Plan], *_: Any) -> Tuning:
+    def measure(plans: list[Plan], *_: Any) -> TuningResult:
         assert plans == [BF16, replace(BF16, stacked=True), FP32]
         log.append("measured")
         return tuning(FP32)
 
-    monkeypatch.setattr(choice, "measure", measure)
-    monkeypatch.setattr(choice, "seconds_a_step", lambda *_: log.append("timed") or 1.0)
+    monkeypatch.setattr(choice, "measure_plans", measure)
+    monkeypatch.setattr(choice, "time_one_step", lambda *_: log.append("timed") or 1.0)
     yield log
 
 
 def chosen(images: int = DAYS, arch: Architecture = ARCH, batch: int = 128, **options: Any) -> Choice:
-    rest = {key: options.pop(key) for key in ("world_size", "begun_with", "say") if key in options}
-    return choose_tuned(ExecutionConfig(**options), CPU, arch, batch, images=images, **rest)
+    rest = {key: options.pop(key) for key in ("world_size", "previous_plan", "say") if key in options}
+    return choose_plan_for_run(ExecutionConfig(**options), CPU, arch, batch, images=images, **rest)
 
 
 def test_a_long_run_measures_once_and_says_so(measured: list[str]) -> None:
@@ -88,7 +95,7 @@ def test_what_is_measured_holds_for_these_conditions_alone(
         assert "just now" in chosen(**other).why, other
     monkeypatch.setattr(choice, "__version__", "99")
     assert "just now" in chosen().why
-    monkeypatch.setattr(choice, "describe", lambda device: {"cpu": "another"})
+    monkeypatch.setattr(choice, "describe_hardware", lambda device: {"cpu": "another"})
     assert "just now" in chosen().why
     assert measured.count("measured") == 6
 
@@ -97,15 +104,13 @@ def test_short_runs_measure_nothing(measured: list[str]) -> None:
     short = chosen(images=300)
     assert short.plan == BF16 and "too short" in short.why
     assert measured == [], "not even a step is timed"
-    a_step_short = chosen(images=int(choice.WORTH_MEASURING - 1) * 128)
+    a_step_short = chosen(images=int(choice.MIN_RUN_SECONDS - 1) * 128)
     assert a_step_short.plan == BF16 and "too short" in a_step_short.why
     assert "measured" not in measured
 
 
-def test_where_a_few_steps_take_longer_than_briefly_nothing_is_measured(
-    measured: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "seconds_a_step", lambda *_: choice.BRIEFLY / 20)
+def test_where_steps_are_slow_nothing_is_measured(measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "time_one_step", lambda *_: choice.MEASURING_SECONDS / 20)
     found = chosen()
     assert found.plan == BF16 and "too long to measure plans briefly" in found.why
     assert measured == []
@@ -123,15 +128,15 @@ def test_where_nothing_is_measured_the_rules_decide(measured: list[str], options
     assert measured == []
 
 
-def test_a_run_that_goes_on_keeps_its_plan(measured: list[str]) -> None:
-    assert chosen(begun_with=as_fields(BF16)).plan == BF16
-    assert chosen(begun_with=as_fields(FP32)).plan == FP32
+def test_a_continued_run_keeps_its_plan(measured: list[str]) -> None:
+    assert chosen(previous_plan=plan_fields(BF16)).plan == BF16
+    assert chosen(previous_plan=plan_fields(FP32)).plan == FP32
     assert measured == []
 
 
-@pytest.mark.parametrize("fields", [{**as_fields(FP32), "magic": True}, {"precision": "fp64"}, "fp32", [1]])
-def test_a_plan_that_is_not_possible_any_more_is_chosen_anew(measured: list[str], fields: object) -> None:
-    found = chosen(begun_with=fields)
+@pytest.mark.parametrize("fields", [{**plan_fields(FP32), "magic": True}, {"precision": "fp64"}, "fp32", [1]])
+def test_an_impossible_previous_plan_is_replaced(measured: list[str], fields: object) -> None:
+    found = chosen(previous_plan=fields)
     assert found.plan == FP32 and found.why.startswith("not the one this run was begun with")
     assert "measured" in measured
 
@@ -160,7 +165,7 @@ def test_a_cache_that_cannot_be_used_is_replaced(measured: list[str], cache: Pat
     assert measured.count("measured") == 2
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle(measured: list[str], cache: Path) -> None:
+def test_without_a_writable_cache_a_plan_is_chosen_all_the_same(measured: list[str], cache: Path) -> None:
     cache.write_text("a file, not a folder")
     assert chosen().plan == FP32
     assert chosen().plan == FP32
@@ -169,7 +174,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(measured: list[str], cach
 
 def test_where_no_plan_passes_none_is_chosen(measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     failing = tuning(FP32, Parity(error=1.0, allowed=1e-5, beyond=("gradients of D",)))
-    monkeypatch.setattr(choice, "measure", lambda *_: failing)
+    monkeypatch.setattr(choice, "measure_plans", lambda *_: failing)
     with pytest.raises(ValueError, match=r"none of the plans .* --plan default"):
         chosen()
 
@@ -182,21 +187,21 @@ def test_a_real_run_keeps_the_plan_it_was_begun_with(tmp_path: Path, capsys: pyt
     command = ["train", "--data", str(data), "--batch-size", "4", "--arch", "dcgan16", "--width", "4"]
     command += ["--out", str(out), "--decoder", "pillow", "--device", "cpu", "--track", "none"]
     tiny = replace(tuning(FP32), arch=architecture("dcgan16", width=4), batch=4)
-    conditions = conditions_of(ExecutionConfig(device="cpu"), CPU, tiny.arch, 4, 1)
+    conditions = measurement_conditions(ExecutionConfig(device="cpu"), CPU, tiny.arch, 4, 1)
 
-    remember(conditions, tiny)
+    save_choice(conditions, tiny)
     cli.main([*command, "--images", "4"])
     said = capsys.readouterr().out
     assert f"plan      {FP32}: chosen on 20" in said
 
-    remember(conditions, replace(tiny, plans=tuning(BF16).plans))
-    known = recall(conditions, [BF16, FP32])
+    save_choice(conditions, replace(tiny, plans=tuning(BF16).plans))
+    known = load_choice(conditions, [BF16, FP32])
     assert known and known.plan == BF16
     cli.main([*command, "--images", "8"])
     said = capsys.readouterr().out
     assert f"plan      {FP32}: the one this run was begun with" in said and "resuming" in said
     kept = json.loads((out / "config.json").read_text())
-    assert kept["conditions"]["plan_fields"] == as_fields(FP32) and kept["config"]["precision"] == "fp32"
+    assert kept["conditions"]["plan_fields"] == plan_fields(FP32) and kept["config"]["precision"] == "fp32"
 
     kept["conditions"]["plan_fields"] = {"precision": "fp32", "magic": True}
     (out / "config.json").write_text(json.dumps(kept))

@@ -33,7 +33,7 @@ class Machine:
 
 def test_durations_and_their_ratio() -> None:
     machine = Machine()
-    turns = paired.Turns(
+    turns = paired.PairTimer(
         machine.step("reference", 3.0, 4.0, 6.0),
         machine.step("ours", 1.0, 2.0, 2.0),
         clock=machine.clock,
@@ -51,10 +51,10 @@ def test_durations_and_their_ratio() -> None:
     assert times.speedup_quartiles == (2.5, 3.0)
 
 
-def test_drift_that_hits_both_leaves_the_ratio_alone() -> None:
+def test_drift_does_not_change_the_ratio() -> None:
     machine = Machine()
     drift = [1.0, 2.0, 4.0, 8.0]
-    turns = paired.Turns(
+    turns = paired.PairTimer(
         machine.step("reference", *(3.0 * factor for factor in drift)),
         machine.step("ours", *(2.0 * factor for factor in drift)),
         clock=machine.clock,
@@ -70,7 +70,7 @@ def test_drift_that_hits_both_leaves_the_ratio_alone() -> None:
 
 def test_the_warm_up_is_not_counted() -> None:
     machine = Machine()
-    turns = paired.Turns(
+    turns = paired.PairTimer(
         machine.step("reference", 50.0, 50.0, 3.0),
         machine.step("ours", 90.0, 90.0, 1.0),
         clock=machine.clock,
@@ -84,7 +84,7 @@ def test_the_warm_up_is_not_counted() -> None:
     assert turns.result().speedup_quartiles == (3.0, 3.0)
 
 
-def test_work_that_is_only_queued_counts_for_the_turn_that_queued_it() -> None:
+def test_queued_work_counts_for_the_turn_that_queued_it() -> None:
     """As on a GPU: a step returns at once, and the time passes while one waits."""
     machine = Machine()
 
@@ -94,11 +94,11 @@ def test_work_that_is_only_queued_counts_for_the_turn_that_queued_it() -> None:
 
         return take
 
-    def finish() -> None:
+    def synchronize() -> None:
         machine.now += machine.queued
         machine.queued = 0.0
 
-    turns = paired.Turns(queue(4.0), queue(2.0), clock=machine.clock, finish=finish)
+    turns = paired.PairTimer(queue(4.0), queue(2.0), clock=machine.clock, synchronize=synchronize)
     turns.warm_up(1)
     turns.time_reference()
     turns.time_ours()
@@ -110,7 +110,7 @@ def test_work_that_is_only_queued_counts_for_the_turn_that_queued_it() -> None:
 @pytest.mark.parametrize(("reference_turns", "our_turns"), [(0, 0), (2, 1), (1, 2)])
 def test_turns_that_are_no_pairs_are_refused(reference_turns: int, our_turns: int) -> None:
     machine = Machine()
-    turns = paired.Turns(machine.step("reference", 1, 1), machine.step("ours", 1, 1), clock=machine.clock)
+    turns = paired.PairTimer(machine.step("reference", 1, 1), machine.step("ours", 1, 1), clock=machine.clock)
     for _ in range(reference_turns):
         turns.time_reference()
     for _ in range(our_turns):
@@ -120,10 +120,10 @@ def test_turns_that_are_no_pairs_are_refused(reference_turns: int, our_turns: in
         turns.result()
 
 
-def test_rounds_pair_every_contender_with_the_reference_beside_it() -> None:
+def test_each_candidates_turn_is_paired_with_the_reference_of_its_round() -> None:
     machine = Machine()
     drift = [1.0, 2.0, 4.0]
-    rounds = paired.Rounds(
+    rounds = paired.RoundTimer(
         machine.step("reference", *(6.0 * factor for factor in drift)),
         {"a": machine.step("a", *(2.0 * factor for factor in drift)), "b": machine.step("b", 3.0, 6.0)},
         clock=machine.clock,
@@ -134,14 +134,14 @@ def test_rounds_pair_every_contender_with_the_reference_beside_it() -> None:
     rounds.time_round()
 
     assert machine.log == ["reference", "a", "b"] * 2 + ["reference", "a"]
-    assert rounds.running == ["a"]
+    assert rounds.active == ["a"]
     assert rounds.reference_seconds == [6.0, 12.0, 24.0]
-    assert rounds.result("a") == paired.Paired((6.0, 12.0, 24.0), (2.0, 4.0, 8.0))
-    assert rounds.result("b") == paired.Paired((6.0, 12.0), (3.0, 6.0))
+    assert rounds.result("a") == paired.PairedTimes((6.0, 12.0, 24.0), (2.0, 4.0, 8.0))
+    assert rounds.result("b") == paired.PairedTimes((6.0, 12.0), (3.0, 6.0))
     assert rounds.result("b").speedup == 2.0
 
 
-def test_known_durations_come_out_right_on_a_noisy_machine() -> None:
+def test_known_durations_are_measured_on_a_noisy_machine() -> None:
     """Drift, jitter of a tenth, and every seventh turn disturbed: rates and ratios stay within 2 %."""
     rng = random.Random(0)
     machine = Machine()
@@ -154,7 +154,7 @@ def test_known_durations_come_out_right_on_a_noisy_machine() -> None:
         return take
 
     true = {"a": 0.120, "b": 0.300}
-    rounds = paired.Rounds(
+    rounds = paired.RoundTimer(
         disturbed(0.360), {name: disturbed(seconds) for name, seconds in true.items()}, clock=machine.clock
     )
     for _ in range(101):

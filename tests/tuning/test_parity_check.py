@@ -12,7 +12,7 @@ from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.tuning import implementations, parity
-from fastdcgan.tuning.implementations import Contender
+from fastdcgan.tuning.implementations import Implementation
 from fastdcgan.tuning.parity import ParityCheck
 
 CPU = torch.device("cpu")
@@ -32,33 +32,33 @@ def check() -> ParityCheck:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_what_computes_the_same_passes(check: ParityCheck, plan: Plan) -> None:
+def test_a_right_plan_passes(check: ParityCheck, plan: Plan) -> None:
     found = check(plan)
     assert found.passed and not found.beyond
     assert 0 < found.error <= found.allowed
     assert found.error < (1e-5 if plan.precision == "fp32" else 0.3)
 
 
-def steeper(state: TrainState) -> TrainState:
+def wrong_slope(state: TrainState) -> TrainState:
     for module in state.discriminator.modules():
         if isinstance(module, nn.LeakyReLU):
             module.negative_slope = 0.21
     return state
 
 
-def forgetful(state: TrainState) -> TrainState:
+def wrong_momentum(state: TrainState) -> TrainState:
     for module in state.discriminator.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.2
     return state
 
 
-def lazy(state: TrainState) -> TrainState:
+def no_update(state: TrainState) -> TrainState:
     state.optimizer_d.param_groups[0]["lr"] = 0.0
     return state
 
 
-def stacked(state: TrainState) -> TrainState:
+def mixed_statistics(state: TrainState) -> TrainState:
     """Real and fake in one batch of D's: BatchNorm mixes them. Here: its statistics are another batch's."""
 
     def mixed(pictures_BCHW: Tensor) -> Tensor:
@@ -69,21 +69,21 @@ def stacked(state: TrainState) -> TrainState:
     return replace(state, call_discriminator=mixed)
 
 
-def broken(state: TrainState) -> TrainState:
+def not_a_number(state: TrainState) -> TrainState:
     return replace(state, call_generator=lambda z_BL: state.generator(z_BL) * float("nan"))
 
 
 FAULTS: dict[str, tuple[Callable[[TrainState], TrainState], str]] = {
-    "slope": (steeper, "gradients of D"),
-    "momentum": (forgetful, "D after the step"),
-    "no update": (lazy, "D after the step"),
-    "statistics": (stacked, "gradients of D"),
-    "nan": (broken, "gradients of G"),
+    "slope": (wrong_slope, "gradients of D"),
+    "momentum": (wrong_momentum, "D after the step"),
+    "no update": (no_update, "D after the step"),
+    "statistics": (mixed_statistics, "gradients of D"),
+    "nan": (not_a_number, "gradients of G"),
 }
 
 
 @pytest.mark.parametrize(("fault", "where"), FAULTS.values(), ids=FAULTS)
-def test_what_computes_something_else_does_not(
+def test_a_wrong_plan_fails(
     check: ParityCheck, monkeypatch: pytest.MonkeyPatch, fault: Callable[[TrainState], TrainState], where: str
 ) -> None:
     prepare = implementations.prepare
@@ -98,23 +98,23 @@ def test_what_computes_something_else_does_not(
 
 
 @pytest.mark.parametrize(("unlucky", "passed"), [(5, True), (100, False)])
-def test_bad_luck_is_forgiven_and_a_habit_is_not(
+def test_five_wrong_tries_of_eight_pass_and_eight_fail(
     check: ParityCheck, monkeypatch: pytest.MonkeyPatch, unlucky: int, passed: bool
 ) -> None:
     """Five tries out of eight with a flipped slope somewhere."""
-    the_plan, steps = parity.the_plan, 0
+    original, steps = parity.plan_implementation, 0
 
-    def gambler(*arguments: Any) -> Contender:
-        honest = the_plan(*arguments)
+    def unlucky_implementation(*arguments: Any) -> Implementation:
+        right = original(*arguments)
 
         def step(real_BCHW: Tensor, z_BL: Tensor) -> Mapping[str, Tensor]:
             nonlocal steps
             steps += 1
-            return honest.step(real_BCHW * (1.01 if steps <= unlucky else 1.0), z_BL)
+            return right.step(real_BCHW * (1.01 if steps <= unlucky else 1.0), z_BL)
 
-        return replace(honest, step=step)
+        return replace(right, step=step)
 
-    monkeypatch.setattr(parity, "the_plan", gambler)
+    monkeypatch.setattr(parity, "plan_implementation", unlucky_implementation)
     assert check(Plan()).passed is passed
     assert steps == (6 if passed else 8)
 
@@ -128,5 +128,5 @@ def test_the_global_random_state_is_left_alone() -> None:
 @pytest.mark.parametrize(
     "arch", [architecture("dcgan28", channels=3, width=4, latent_dim=7), architecture("dcgan16", width=4)]
 )
-def test_geometries_that_the_references_own_tables_lack(arch: Any) -> None:
+def test_architectures_that_reference_py_has_no_tables_for(arch: Any) -> None:
     assert ParityCheck(arch, CPU)(Plan()).passed

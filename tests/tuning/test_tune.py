@@ -35,18 +35,18 @@ class Machine:
         self.log: list[Plan | None] = []
         self.durations = durations
         self.check_seconds = check_seconds
-        monkeypatch.setattr(tune, "the_plan", lambda plan, arch, device: FakeContender(self, plan))
-        monkeypatch.setattr(tune, "the_reference", lambda arch, device: FakeContender(self, None))
+        monkeypatch.setattr(tune, "plan_implementation", lambda plan, arch, device: FakeImplementation(self, plan))
+        monkeypatch.setattr(tune, "reference_implementation", lambda arch, device: FakeImplementation(self, None))
         monkeypatch.setattr(tune, "PeakMemory", FakeMemory)
-        monkeypatch.setattr(tune, "_forget_compiled", lambda: None)
+        monkeypatch.setattr(tune, "_reset_compiler", lambda: None)
         monkeypatch.setattr(tune, "ParityCheck", lambda arch, device: self.check)
 
     def check(self, plan: Plan) -> Parity:
         self.now += self.check_seconds
         return FAILED if plan == FAULTY else PASSED
 
-    def measure(self, plans: list[Plan], seconds: float) -> tune.Tuning:
-        return tune.measure(plans, ARCH, 4, CPU, seconds, clock=lambda: self.now)
+    def measure(self, plans: list[Plan], seconds: float) -> tune.TuningResult:
+        return tune.measure_plans(plans, ARCH, 4, CPU, seconds, clock=lambda: self.now)
 
 
 class FakeMemory:
@@ -57,7 +57,7 @@ class FakeMemory:
         return 7.0
 
 
-class FakeContender:
+class FakeImplementation:
     def __init__(self, machine: Machine, plan: Plan | None) -> None:
         self.machine, self.plan, self.steps = machine, plan, 0
 
@@ -104,36 +104,36 @@ def test_a_fault_planted_in_a_real_plan_is_found(monkeypatch: pytest.MonkeyPatch
             state.discriminator.layers[1].negative_slope = 0.3
         return state
 
-    def the_plan(plan: Plan, *arguments: Any) -> implementations.Contender:
+    def recorded(plan: Plan, *arguments: Any) -> implementations.Implementation:
         timed.append(plan)
-        return implementations.the_plan(plan, *arguments)
+        return implementations.plan_implementation(plan, *arguments)
 
     monkeypatch.setattr(implementations, "prepare", wrong)
-    monkeypatch.setattr(tune, "the_plan", the_plan)
-    tuning = tune.measure([FAST, SLOW], ARCH, 4, CPU, seconds=0.1)
+    monkeypatch.setattr(tune, "plan_implementation", recorded)
+    tuning = tune.measure_plans([FAST, SLOW], ARCH, 4, CPU, seconds=0.1)
     assert tuning.chosen and tuning.chosen.plan == SLOW
     assert timed == [SLOW]
     assert tuning.plans[0].parity and "gradients of D" in tuning.plans[0].parity.beyond
 
 
-def test_the_time_is_kept_to_but_for_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_is_kept_except_for_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 5.0})
     tuning = machine.measure([SLOW, FAST], seconds=200.0)
     assert 180 < tuning.seconds <= 200
     hasty = machine.measure([SLOW, FAST], seconds=1.0)
-    assert hasty.plans[0].times and len(hasty.plans[0].times.ours) == tune.LEAST_ROUNDS
+    assert hasty.plans[0].times and len(hasty.plans[0].times.ours) == tune.MIN_ROUNDS
 
 
-def test_the_hopeless_get_no_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_plans_get_no_more_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 1.0})
     slow, fast = machine.measure([SLOW, FAST], seconds=200.0).plans
-    assert slow.times and len(slow.times.ours) == tune.LEAST_ROUNDS
-    assert fast.times and len(fast.times.ours) > 2 * tune.LEAST_ROUNDS
+    assert slow.times and len(slow.times.ours) == tune.MIN_ROUNDS
+    assert fast.times and len(fast.times.ours) > 2 * tune.MIN_ROUNDS
     assert slow.speedup == pytest.approx(REFERENCE / 5.0)
 
 
-def test_more_plans_than_are_held_together_take_part_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "TOGETHER", 1)
+def test_many_plans_are_timed_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "GROUP_SIZE", 1)
     machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 4.5})
     tuning = machine.measure([SLOW, FAST], seconds=400.0)
     assert tuning.chosen and tuning.chosen.plan == FAST
@@ -145,14 +145,14 @@ def test_more_plans_than_are_held_together_take_part_in_groups(monkeypatch: pyte
     )
 
 
-def test_plans_that_time_does_not_suffice_for_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_that_there_is_no_time_to_check_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, {SLOW: 5.0, FAST: 1.0}, check_seconds=60.0)
     slow, fast = machine.measure([SLOW, FAST], seconds=100.0).plans
     assert slow.times is not None
     assert fast.parity is None and fast.times is None
 
 
-def test_only_so_many_plans_are_timed_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_that_there_is_no_time_to_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, {FAST: 4.0, SLOW: 5.0})
     tuning = machine.measure([FAST, SLOW], seconds=60.0)
     fast, slow = tuning.plans
@@ -164,7 +164,7 @@ def test_only_so_many_plans_are_timed_as_there_is_time_for(monkeypatch: pytest.M
 
 def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     def possible(device: torch.device = CPU, **request: Any) -> list[tuple[str, str | None]]:
-        plans = tune.candidates(ExecutionConfig(**request), device)
+        plans = tune.candidate_plans(ExecutionConfig(**request), device)
         return list(dict.fromkeys((p.precision, p.backend) for p in plans))
 
     monkeypatch.setattr(plan, "has_cpp_compiler", lambda: True)
@@ -181,21 +181,21 @@ def test_candidates_follow_the_request_and_the_hardware(monkeypatch: pytest.Monk
     assert set(possible(CUDA, compile="off")) == {("bf16", None), ("fp32", None)}
 
 
-def test_our_kernels_are_candidates_with_and_without_the_boldest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_kernels_are_candidates_with_and_without_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "own_kernels", lambda device, precision: ("ends", "thin", "winograd"))
-    plans = tune.candidates(ExecutionConfig(precision="fp32"), CPU)
+    plans = tune.candidate_plans(ExecutionConfig(precision="fp32"), CPU)
     assert plans[1] == replace(plans[0], stacked=True)
     assert {p.kernels for p in plans} == {plans[0].kernels, ("ends", "thin", "winograd"), ("ends", "thin"), ()}
-    assert not [p for p in tune.candidates(ExecutionConfig(compile="on"), CPU) if p.kernels]
+    assert not [p for p in tune.candidate_plans(ExecutionConfig(compile="on"), CPU) if p.kernels]
 
 
 def test_one_thread_a_core_is_a_candidate_where_cores_run_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "physical_cores", lambda: 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    assert {p.threads for p in tune.candidates(ExecutionConfig(), CPU)} == {None, 3}
-    assert {p.threads for p in tune.candidates(ExecutionConfig(threads=6), CPU)} == {None}, "as asked for"
+    assert {p.threads for p in tune.candidate_plans(ExecutionConfig(), CPU)} == {None, 3}
+    assert {p.threads for p in tune.candidate_plans(ExecutionConfig(threads=6), CPU)} == {None}, "as asked for"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert {p.threads for p in tune.candidates(ExecutionConfig(), CPU)} == {None}
+    assert {p.threads for p in tune.candidate_plans(ExecutionConfig(), CPU)} == {None}
 
 
 def test_a_plans_threads_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,15 +204,15 @@ def test_a_plans_threads_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "fastdcgan.tuning.implementations.step_function", lambda *_: lambda *_: seen.append(torch.get_num_threads())
     )
-    it = implementations.the_plan(Plan(threads=before + 1), architecture("dcgan16", width=2), CPU)
+    it = implementations.plan_implementation(Plan(threads=before + 1), architecture("dcgan16", width=2), CPU)
     with pytest.raises(AttributeError):  # this step returns nothing
-        it.step(*implementations.inputs(architecture("dcgan16", width=2), 2, CPU))
+        it.step(*implementations.random_batch(architecture("dcgan16", width=2), 2, CPU))
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
 
 def test_a_real_measurement_has_all_figures() -> None:
-    tuning = tune.measure([FAST], architecture("dcgan32", width=8), 16, CPU, seconds=0.1)
+    tuning = tune.measure_plans([FAST], architecture("dcgan32", width=8), 16, CPU, seconds=0.1)
     (fast,) = tuning.plans
     assert fast.parity and fast.parity.passed and fast.speedup > 0
     assert fast.warm_up_seconds and fast.warm_up_seconds > 0

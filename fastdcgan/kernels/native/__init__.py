@@ -1,11 +1,10 @@
-"""Our C++, compiled for the processor at hand when it is first needed, and kept in the cache folder.
+"""Our C++ kernels: compiled for this processor when first needed, cached, and called through ctypes.
 
-A library is code: it is loaded only from a folder that nobody else can have written to. Where the cache is shared with
-others, it is built anew for each process, in a folder of its own.
+A library is loaded only from a folder that no other user can have written to. Where the cache folder is shared with
+other users, each process builds the library in a temporary folder of its own.
 
-Nothing is linked but the compiler's own libraries, and the interface is plain C through ctypes: any g++ will do, and
-neither Python's nor PyTorch's headers are needed. OpenMP's library is the one that PyTorch has loaded, so that both
-share one set of threads.
+The interface is plain C and links only the compiler's own libraries, so neither Python's nor PyTorch's headers are
+needed. The OpenMP library is the one that PyTorch has loaded, so that both share one set of threads.
 """
 
 import ctypes
@@ -30,25 +29,25 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "
 
 
 def compiler() -> str | None:
-    """The C++ compiler: $CXX, else g++. None if there is none."""
+    """Path of the C++ compiler: $CXX, else g++. None if there is none."""
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
 @cache
 def load(name: str) -> ctypes.CDLL | None:
-    """The library built from `name`.cpp; None where it can't be built, or for another kind of processor than x86-64."""
+    """The library built from `name`.cpp; None where it can't be built, or on processors other than x86-64."""
     program = compiler()
     if program is None or platform.machine() not in ("x86_64", "AMD64"):
         return None
     source = Path(__file__).with_name(f"{name}.cpp")
     try:
-        # The same cache may serve other machines: -march=native means something else there.
-        target = _ask(program, "-march=native", "-Q", "--help=target")
+        # Other machines may share the cache, and -march=native means another target there.
+        target = _run_compiler(program, "-march=native", "-Q", "--help=target")
         sources = [file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp")))]
-        key = hashlib.sha256("\n".join((*sources, *FLAGS, _ask(program, "--version"), target)).encode())
+        key = hashlib.sha256("\n".join((*sources, *FLAGS, _run_compiler(program, "--version"), target)).encode())
         library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
         if not have_private(library.parent):
-            with tempfile.TemporaryDirectory() as folder:  # only for us; what is loaded stays when it is gone
+            with tempfile.TemporaryDirectory() as folder:  # mode 0700; a loaded library stays when its file is gone
                 library = Path(folder) / library.name
                 _build(program, source, library)
                 return ctypes.CDLL(str(library))
@@ -59,65 +58,65 @@ def load(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def _ask(program: str, *arguments: str) -> str:
+def _run_compiler(program: str, *arguments: str) -> str:
     return subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def _build(program: str, source: Path, library: Path) -> None:
-    """Build beside its place and rename: another process may be doing the same."""
+    """Build in a temporary folder and rename: another process may be building the same library."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         unfinished = Path(folder) / library.name
-        _ask(program, *FLAGS, "-o", str(unfinished), str(source))
+        _run_compiler(program, *FLAGS, "-o", str(unfinished), str(source))
         unfinished.chmod(0o700)
         unfinished.replace(library)
 
 
-# --- What the kernels and PyTorch say to each other -------------------------------------------------------------------
+# --- Calling the kernels ----------------------------------------------------------------------------------------------
 
 _SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 class Shape(ctypes.Structure):
-    """A convolution's batch, channels on its big and on its small side, and the big side's size."""
+    """A stride-2 convolution: batch, input channels C, output channels O, and the input's height and width."""
 
     _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "C", "O", "height", "width"))
 
 
-def offers(library: str, name: str, precision: torch.dtype) -> bool:
-    """Whether a library can be built here, and has a kernel for a precision: bf16 only where the processor does."""
+def has_kernel(library: str, name: str, precision: torch.dtype) -> bool:
+    """Whether a library can be built here and has this kernel in fp32 or bf16; bf16 needs AVX512_BF16."""
     loaded = load(library)
     return loaded is not None and precision in _SUFFIX and hasattr(loaded, f"{name}_{_SUFFIX[precision]}")
 
 
 def kernel(library: str, name: str, precision: torch.dtype) -> Callable[..., None]:
-    """A kernel that takes tensors (or None) for pointers. They must be contiguous in channels-last order."""
+    """A kernel by name. For a pointer it takes a tensor, contiguous in channels-last order, or None."""
     loaded = load(library)
-    assert loaded is not None, "offers() was not asked"
+    assert loaded is not None, "has_kernel() was not asked"
     function = getattr(loaded, f"{name}_{_SUFFIX[precision]}")
 
     def call(*arguments: object) -> None:
-        with ranges.operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
-            function(*(_argument(argument) for argument in arguments))
+        with ranges.profiler_operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
+            function(*(_to_ctypes(argument) for argument in arguments))
 
     return call
 
 
-def knows(x: Tensor) -> bool:
-    """Whether the kernels can read a tensor."""
+def supports(x: Tensor) -> bool:
+    """Whether a tensor is on the CPU, and fp32 or bf16."""
     return x.device.type == "cpu" and x.dtype in _SUFFIX
 
 
-def autocast(x: Tensor) -> Tensor:
-    """As autocast would have it."""
+def to_autocast_dtype(x: Tensor) -> Tensor:
+    """Cast a tensor as autocast casts the input of a convolution."""
     return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
-def empty(like: Tensor, *shape: int) -> Tensor:
-    """Memory for a result: channels last, of the same type."""
+def empty_channels_last(like: Tensor, *shape: int) -> Tensor:
+    """An uninitialised tensor in channels-last memory, of the same dtype as another one."""
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
-def _argument(value: object) -> object:
+def _to_ctypes(value: object) -> object:
     match value:
         case None:
             return ctypes.c_void_p(None)

@@ -1,22 +1,22 @@
-// BatchNorm by a batch's own statistics and the ReLU or LeakyReLU after it, each way in two passes over the pixels.
+// BatchNorm in training and the ReLU or LeakyReLU after it, forward and backward, each in two passes over the pixels.
 //
 // Forward:   c = x - mean        y = gamma c / deviation + beta        out = y > 0 ? y : slope y
 // Backward:  h = y > 0 ? g : slope g        dbeta = sum(h)        dgamma = sum(h c) / deviation
 //            dx = gamma / deviation (h - mean(h) - c mean(h c) / deviation^2)
 //
-// The first pass makes a channel's sums, the second writes. Only x and the statistics are kept for the way back: y is
-// computed again from them, by the same instructions, so that its sign is the same.
+// The first pass computes a channel's sums, the second writes the result. Only x and the statistics are saved for the
+// backward pass: it computes y again from them, by the same instructions, so that its sign is the same.
 //
-// Sums: float within a block of rows, double from block to block, so that few roundings add up. The variance takes one
-// pass: a block's x are summed about the mean of the block before (the first block's about its own, in one pass more).
-// Means of neighbouring blocks differ by no more than the data vary, so nothing cancels however far from zero they lie.
-// A thread has the same rows each time and the threads' sums are added in their order: the same number of threads, the
-// same bits.
+// Sums: float within a block of rows, double over the blocks, so that few rounding errors add up. The variance takes one
+// pass: a block's x are shifted by the mean of the block before it (the first block's by its own, in one pass more). Means
+// of neighbouring blocks differ by no more than the data vary, so there is no cancellation however far from zero they are.
+// A thread has the same rows each time, and the threads' sums are added in their order: the bits depend on the number of
+// threads alone.
 //
-// Results are larger than the caches: they are written past them. Their memory is aligned to 64 bytes, as PyTorch's is.
+// Results are larger than the caches: they are written with streaming stores, to memory aligned to 64 bytes, as PyTorch's.
 //
-// Where several processes share a batch, each way is two calls: between the two the processes add up their sums. A batch of
-// one process takes both at once.
+// Where several processes share a batch, each pass is two calls (forward_sums, forward_from; backward_sums, backward_from),
+// and the processes add up their sums in between. With one process forward and backward do both at once.
 //
 // Layout: NHWC ("channels last"), that is `rows` pixels of C channels, float or bf16; all else is float.
 
@@ -36,15 +36,15 @@ struct Setting {
     float slope; // of the activation below zero
 };
 
-// Rows whose sums are taken in float. With up to 64 channels at a time a block stays in the first cache.
+// Rows whose sums are taken in float. With up to 64 channels at a time a block stays in the L1 cache.
 constexpr int64_t BLOCK = 64;
 
-// What one thread works on.
-struct Share {
+// The blocks of rows that one thread works on.
+struct ThreadBlocks {
     int64_t first, last; // blocks
     int64_t rows;
 
-    explicit Share(int64_t rows) : rows(rows) {
+    explicit ThreadBlocks(int64_t rows) : rows(rows) {
         int64_t blocks = (rows + BLOCK - 1) / BLOCK, threads = omp_get_num_threads(), thread = omp_get_thread_num();
         first = blocks * thread / threads;
         last = blocks * (thread + 1) / threads;
@@ -53,7 +53,7 @@ struct Share {
     int64_t end(int64_t block) const { return std::min(rows, (block + 1) * BLOCK); }
 };
 
-// All channels, four vectors at a time: their sums fit the registers and wait for each other no more than need be.
+// Calls `visit` for all channels, up to four vectors at a time: as many sums as fit into registers hide their latency.
 template <class Visit> inline void for_channels(int64_t C, Visit visit) {
     int64_t channel = 0;
     for (; channel + 4 * LANES <= C; channel += 4 * LANES) visit(channel, std::integral_constant<int, 4>());
@@ -61,24 +61,27 @@ template <class Visit> inline void for_channels(int64_t C, Visit visit) {
     for (; channel < C; channel += LANES) visit(channel, std::integral_constant<int, 1>());
 }
 
-// One channel in each lane.
+inline Vector select_positive(Vector y, Vector then, Vector otherwise) { return y > 0 ? then : otherwise; }
+
+// The statistics and parameters of 16 channels, one in each lane.
 struct Channels {
     Vector mean, scale, bias;
 
     Channels() = default;
-    Channels(const float *mean, const float *inverse, const float *weight, const float *bias, int64_t channel)
-        : mean(load(mean + channel)), scale(load(weight + channel) * load(inverse + channel)), bias(load(bias + channel)) {}
-    Vector normalised(Vector centred) const { return centred * scale + bias; }
+    Channels(const float *mean, const float *invstd, const float *weight, const float *bias, int64_t channel)
+        : mean(load(mean + channel)), scale(load(weight + channel) * load(invstd + channel)), bias(load(bias + channel)) {}
+    Vector pre_activation(Vector centred) const { return centred * scale + bias; }
+    Vector activation_gradient(Vector centred, Vector g, float slope) const {
+        return select_positive(pre_activation(centred), g, g * slope);
+    }
 };
-
-inline Vector where_positive(Vector y, Vector then, Vector otherwise) { return y > 0 ? then : otherwise; }
 
 inline void add(const float *from, double *to, int64_t C) {
     for (int64_t c = 0; c < C; c++) to[c] += from[c];
 }
 
-// Each thread's sums[2][C] to those of all, in the threads' order.
-void add_up_threads(const double *sums, double *total, int64_t C) {
+// Adds up the threads' sums[2][C] in the threads' order.
+void reduce_threads(const double *sums, double *total, int64_t C) {
 #pragma omp barrier
 #pragma omp for
     for (int64_t c = 0; c < 2 * C; c++) {
@@ -90,224 +93,226 @@ void add_up_threads(const double *sums, double *total, int64_t C) {
 
 // --- Forward --------------------------------------------------------------------------------------------------------
 
-// The sums of x - shift and of its square, for one block.
+// The sums of x - shift and of its square over the rows of one block.
 template <int N, class T>
-inline void sums_about(const T *x, int64_t rows, int64_t C, const float *shift, float *sum, float *squares) {
-    Vector about[N], s[N] = {}, q[N] = {};
-    for (int n = 0; n < N; n++) about[n] = load(shift + n * LANES);
+inline void block_sums(const T *x, int64_t rows, int64_t C, const float *shift, float *sum, float *squares) {
+    Vector shifts[N], s[N] = {}, q[N] = {};
+    for (int n = 0; n < N; n++) shifts[n] = load(shift + n * LANES);
     for (int64_t row = 0; row < rows; row++)
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) {
-            Vector d = load(x + row * C + n * LANES) - about[n];
+            Vector d = load(x + row * C + n * LANES) - shifts[n];
             s[n] += d;
             q[n] += d * d;
         }
     for (int n = 0; n < N; n++) store(sum + n * LANES, s[n]), store(squares + n * LANES, q[n]);
 }
 
-// A thread's sums of x and of its square.
-template <class T> void moments(const T *x, const Share &share, int64_t C, double *sum, double *squares) {
-    static thread_local Scratch kept;
-    float *shift = kept.take<float>(3 * C), *s = shift + C, *q = s + C;
+// The sums of x and of its square over a thread's rows.
+template <class T> void thread_sums(const T *x, const ThreadBlocks &blocks, int64_t C, double *sum, double *squares) {
+    static thread_local Scratch scratch;
+    float *shift = scratch.take<float>(3 * C), *s = shift + C, *q = s + C;
     std::fill(sum, sum + C, 0), std::fill(squares, squares + C, 0);
-    if (share.first == share.last) return;
+    if (blocks.first == blocks.last) return;
     const auto sum_up = [&](int64_t block) {
         for_channels(C, [&](int64_t channel, auto vectors) {
-            const int64_t begin = share.begin(block);
-            sums_about<vectors.value>(x + begin * C + channel, share.end(block) - begin, C, shift + channel, s + channel, q + channel);
+            const int64_t begin = blocks.begin(block);
+            block_sums<vectors.value>(x + begin * C + channel, blocks.end(block) - begin, C, shift + channel, s + channel, q + channel);
         });
-        return double(share.end(block) - share.begin(block));
+        return double(blocks.end(block) - blocks.begin(block));
     };
     for (int64_t channel = 0; channel < C; channel += LANES)
-        store(shift + channel, load(x + share.begin(share.first) * C + channel));
-    const double rows = sum_up(share.first);
+        store(shift + channel, load(x + blocks.begin(blocks.first) * C + channel));
+    const double rows = sum_up(blocks.first);
     for (int64_t c = 0; c < C; c++) shift[c] += s[c] / rows;
-    for (int64_t block = share.first; block < share.last; block++) {
+    for (int64_t block = blocks.first; block < blocks.last; block++) {
         const double rows = sum_up(block);
         for (int64_t c = 0; c < C; c++) {
-            const double about = shift[c], by = s[c];
-            sum[c] += rows * about + by;
-            squares[c] += rows * about * about + 2 * about * by + q[c];
-            shift[c] = about + by / rows;
+            const double old_shift = shift[c], by = s[c];
+            sum[c] += rows * old_shift + by;
+            squares[c] += rows * old_shift * old_shift + 2 * old_shift * by + q[c];
+            shift[c] = old_shift + by / rows;
         }
     }
 }
 
-// All threads' sums of x and of its square, to total[2][C].
-template <class T> void add_up_moments(const T *x, const Share &share, int64_t C, double *sums, double *total) {
-    double *mine = sums + omp_get_thread_num() * 2 * C;
-    moments(x, share, C, mine, mine + C);
-    add_up_threads(sums, total, C);
+// The sums of x and of its square over all rows, to total[2][C].
+template <class T> void reduce_sums(const T *x, const ThreadBlocks &blocks, int64_t C, double *sums, double *total) {
+    double *own_sums = sums + omp_get_thread_num() * 2 * C;
+    thread_sums(x, blocks, C, own_sums, own_sums + C);
+    reduce_threads(sums, total, C);
 }
 
-// What follows from the sums over the whole batch.
-void statistics(const double *total, float *running_mean, float *running_variance, float *mean, float *inverse, const Setting &setting) {
+// Mean, 1 / deviation and running statistics, from the sums over the whole batch.
+void statistics(const double *total, float *running_mean, float *running_variance, float *mean, float *invstd, const Setting &setting) {
     const double count = setting.count;
 #pragma omp for
     for (int64_t c = 0; c < setting.C; c++) {
         const double sum = total[c], about_mean = std::max(0.0, total[setting.C + c] - sum / count * sum);
         mean[c] = sum / count;
-        inverse[c] = 1 / std::sqrt(about_mean / count + setting.epsilon);
+        invstd[c] = 1 / std::sqrt(about_mean / count + setting.epsilon);
         running_mean[c] += setting.momentum * (sum / count - running_mean[c]);
         running_variance[c] += setting.momentum * (about_mean / (count - 1) - running_variance[c]);
     }
 }
 
 template <class T>
-void write_out(const T *x, const Share &share, const float *weight, const float *bias, T *out, const float *mean, const float *inverse,
-               const Setting &setting) {
+void write_output(const T *x, const ThreadBlocks &blocks, const float *weight, const float *bias, T *out, const float *mean,
+                  const float *invstd, const Setting &setting) {
     const int64_t C = setting.C;
-    // Backwards: what was read last is still in the cache.
-    for (int64_t block = share.last - 1; block >= share.first; block--)
+    // From the last block to the first: what was read last is still in the cache.
+    for (int64_t block = blocks.last - 1; block >= blocks.first; block--)
         for_channels(C, [&](int64_t channel, auto vectors) {
             constexpr int N = vectors.value;
             Channels of[N];
-            for (int n = 0; n < N; n++) of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
-            for (int64_t row = share.begin(block); row < share.end(block); row++)
+            for (int n = 0; n < N; n++) of[n] = Channels(mean, invstd, weight, bias, channel + n * LANES);
+            for (int64_t row = blocks.begin(block); row < blocks.end(block); row++)
 #pragma GCC unroll 4
                 for (int n = 0; n < N; n++) {
                     const int64_t at = row * C + channel + n * LANES;
-                    const Vector y = of[n].normalised(load(x + at) - of[n].mean);
-                    stream(out + at, where_positive(y, y, y * setting.slope));
+                    const Vector y = of[n].pre_activation(load(x + at) - of[n].mean);
+                    stream_store(out + at, select_positive(y, y, y * setting.slope));
                 }
         });
-    settle();
+    fence_streaming_stores();
 }
 
 template <class T> void forward_sums(const T *x, double *total, const Setting &setting) {
-    static thread_local Scratch kept;
-    double *sums = kept.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
+    static thread_local Scratch scratch;
+    double *sums = scratch.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
 #pragma omp parallel
-    add_up_moments(x, Share(setting.rows), setting.C, sums, total);
+    reduce_sums(x, ThreadBlocks(setting.rows), setting.C, sums, total);
 }
 
 template <class T>
 void forward_from(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, float *running_variance,
-                  T *out, float *mean, float *inverse, const Setting &setting) {
+                  T *out, float *mean, float *invstd, const Setting &setting) {
 #pragma omp parallel
     {
-        statistics(total, running_mean, running_variance, mean, inverse, setting);
-        write_out(x, Share(setting.rows), weight, bias, out, mean, inverse, setting);
+        statistics(total, running_mean, running_variance, mean, invstd, setting);
+        write_output(x, ThreadBlocks(setting.rows), weight, bias, out, mean, invstd, setting);
     }
 }
 
 template <class T>
 void forward(const T *x, const float *weight, const float *bias, float *running_mean, float *running_variance, T *out, float *mean,
-             float *inverse, const Setting &setting) {
-    static thread_local Scratch kept;
-    double *total = kept.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
+             float *invstd, const Setting &setting) {
+    static thread_local Scratch scratch;
+    double *total = scratch.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
 #pragma omp parallel
     {
-        const Share share(setting.rows);
-        add_up_moments(x, share, setting.C, sums, total);
-        statistics(total, running_mean, running_variance, mean, inverse, setting);
-        write_out(x, share, weight, bias, out, mean, inverse, setting);
+        const ThreadBlocks blocks(setting.rows);
+        reduce_sums(x, blocks, setting.C, sums, total);
+        statistics(total, running_mean, running_variance, mean, invstd, setting);
+        write_output(x, blocks, weight, bias, out, mean, invstd, setting);
     }
 }
 
 // --- Backward -------------------------------------------------------------------------------------------------------
 
-// All threads' sums of h and of h c, to total[2][C]; and the gradients of this process, which follow from its own.
+// The sums of h and of h c over all rows, to total[2][C]; and this process's gradients of weight and bias.
 template <class T>
-void add_up_gradients(const T *x, const T *grad_out, const Share &share, const float *weight, const float *bias, const float *mean,
-                      const float *inverse, double *sums, double *total, float *grad_weight, float *grad_bias,
-                      const Setting &setting) {
+void reduce_gradient_sums(const T *x, const T *grad_out, const ThreadBlocks &blocks, const float *weight, const float *bias,
+                          const float *mean, const float *invstd, double *sums, double *total, float *grad_weight,
+                          float *grad_bias, const Setting &setting) {
     const int64_t C = setting.C;
-    static thread_local Scratch kept;
-    float *s = kept.take<float>(2 * C), *t = s + C;
-    double *mine = sums + omp_get_thread_num() * 2 * C;
-    std::fill(mine, mine + 2 * C, 0);
-    for (int64_t block = share.first; block < share.last; block++) {
+    static thread_local Scratch scratch;
+    float *s = scratch.take<float>(2 * C), *t = s + C;
+    double *own_sums = sums + omp_get_thread_num() * 2 * C;
+    std::fill(own_sums, own_sums + 2 * C, 0);
+    for (int64_t block = blocks.first; block < blocks.last; block++) {
         for_channels(C, [&](int64_t channel, auto vectors) {
             constexpr int N = vectors.value;
             Channels of[N];
-            for (int n = 0; n < N; n++) of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
-            Vector sum[N] = {}, with_x[N] = {};
-            for (int64_t row = share.begin(block); row < share.end(block); row++)
+            for (int n = 0; n < N; n++) of[n] = Channels(mean, invstd, weight, bias, channel + n * LANES);
+            Vector sum[N] = {}, dot[N] = {};
+            for (int64_t row = blocks.begin(block); row < blocks.end(block); row++)
 #pragma GCC unroll 4
                 for (int n = 0; n < N; n++) {
                     const int64_t at = row * C + channel + n * LANES;
-                    const Vector centred = load(x + at) - of[n].mean, g = load(grad_out + at);
-                    const Vector h = where_positive(of[n].normalised(centred), g, g * setting.slope);
+                    const Vector centred = load(x + at) - of[n].mean;
+                    const Vector h = of[n].activation_gradient(centred, load(grad_out + at), setting.slope);
                     sum[n] += h;
-                    with_x[n] += h * centred;
+                    dot[n] += h * centred;
                 }
             for (int n = 0; n < N; n++) {
                 store(s + channel + n * LANES, sum[n]);
-                store(t + channel + n * LANES, with_x[n]);
+                store(t + channel + n * LANES, dot[n]);
             }
         });
-        add(s, mine, 2 * C);
+        add(s, own_sums, 2 * C);
     }
-    add_up_threads(sums, total, C);
+    reduce_threads(sums, total, C);
 #pragma omp for
     for (int64_t c = 0; c < C; c++) {
-        if (grad_weight) grad_weight[c] = total[C + c] * inverse[c];
+        if (grad_weight) grad_weight[c] = total[C + c] * invstd[c];
         if (grad_bias) grad_bias[c] = total[c];
     }
 }
 
 template <class T>
-void write_grad(const T *x, const T *grad_out, const Share &share, const double *total, const float *weight, const float *bias,
-                const float *mean, const float *inverse, float *constants, T *grad_in, const Setting &setting) {
+void write_input_gradient(const T *x, const T *grad_out, const ThreadBlocks &blocks, const double *total, const float *weight,
+                          const float *bias, const float *mean, const float *invstd, float *constants, T *grad_in,
+                          const Setting &setting) {
     const int64_t C = setting.C;
     float *constant = constants, *linear = constants + C;
 #pragma omp for
     for (int64_t c = 0; c < C; c++) {
-        const double to = inverse[c], scale = weight[c] * to;
+        const double to = invstd[c], scale = weight[c] * to;
         constant[c] = scale * total[c] / setting.count;
         linear[c] = scale * to * to * total[C + c] / setting.count;
     }
-    for (int64_t block = share.last - 1; block >= share.first; block--)
+    for (int64_t block = blocks.last - 1; block >= blocks.first; block--)
         for_channels(C, [&](int64_t channel, auto vectors) {
             constexpr int N = vectors.value;
             Channels of[N];
             Vector a[N], b[N];
             for (int n = 0; n < N; n++) {
-                of[n] = Channels(mean, inverse, weight, bias, channel + n * LANES);
+                of[n] = Channels(mean, invstd, weight, bias, channel + n * LANES);
                 a[n] = load(constant + channel + n * LANES), b[n] = load(linear + channel + n * LANES);
             }
-            for (int64_t row = share.begin(block); row < share.end(block); row++)
+            for (int64_t row = blocks.begin(block); row < blocks.end(block); row++)
 #pragma GCC unroll 4
                 for (int n = 0; n < N; n++) {
                     const int64_t at = row * C + channel + n * LANES;
-                    const Vector centred = load(x + at) - of[n].mean, g = load(grad_out + at);
-                    const Vector h = where_positive(of[n].normalised(centred), g, g * setting.slope);
-                    stream(grad_in + at, h * of[n].scale - (a[n] + centred * b[n]));
+                    const Vector centred = load(x + at) - of[n].mean;
+                    const Vector h = of[n].activation_gradient(centred, load(grad_out + at), setting.slope);
+                    stream_store(grad_in + at, h * of[n].scale - (a[n] + centred * b[n]));
                 }
         });
-    settle();
+    fence_streaming_stores();
 }
 
 template <class T>
-void backward_sums(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *inverse,
+void backward_sums(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *invstd,
                    double *total, float *grad_weight, float *grad_bias, const Setting &setting) {
-    static thread_local Scratch kept;
-    double *sums = kept.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
+    static thread_local Scratch scratch;
+    double *sums = scratch.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
 #pragma omp parallel
-    add_up_gradients(x, grad_out, Share(setting.rows), weight, bias, mean, inverse, sums, total, grad_weight, grad_bias, setting);
+    reduce_gradient_sums(x, grad_out, ThreadBlocks(setting.rows), weight, bias, mean, invstd, sums, total, grad_weight, grad_bias,
+                         setting);
 }
 
 template <class T>
 void backward_from(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, const float *mean,
-                   const float *inverse, T *grad_in, const Setting &setting) {
-    static thread_local Scratch kept;
-    float *constants = kept.take<float>(2 * setting.C);
+                   const float *invstd, T *grad_in, const Setting &setting) {
+    static thread_local Scratch scratch;
+    float *constants = scratch.take<float>(2 * setting.C);
 #pragma omp parallel
-    write_grad(x, grad_out, Share(setting.rows), total, weight, bias, mean, inverse, constants, grad_in, setting);
+    write_input_gradient(x, grad_out, ThreadBlocks(setting.rows), total, weight, bias, mean, invstd, constants, grad_in, setting);
 }
 
 template <class T>
-void backward(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *inverse,
+void backward(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *invstd,
               T *grad_in, float *grad_weight, float *grad_bias, const Setting &setting) {
-    static thread_local Scratch kept, kept_constants;
-    double *total = kept.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
-    float *constants = kept_constants.take<float>(2 * setting.C);
+    static thread_local Scratch scratch, scratch_constants;
+    double *total = scratch.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
+    float *constants = scratch_constants.take<float>(2 * setting.C);
 #pragma omp parallel
     {
-        const Share share(setting.rows);
-        add_up_gradients(x, grad_out, share, weight, bias, mean, inverse, sums, total, grad_weight, grad_bias, setting);
-        write_grad(x, grad_out, share, total, weight, bias, mean, inverse, constants, grad_in, setting);
+        const ThreadBlocks blocks(setting.rows);
+        reduce_gradient_sums(x, grad_out, blocks, weight, bias, mean, invstd, sums, total, grad_weight, grad_bias, setting);
+        write_input_gradient(x, grad_out, blocks, total, weight, bias, mean, invstd, constants, grad_in, setting);
     }
 }
 
@@ -315,27 +320,27 @@ void backward(const T *x, const T *grad_out, const float *weight, const float *b
 
 #define EXPORT(NAME, T)                                                                                                \
     void forward_##NAME(const T *x, const float *weight, const float *bias, float *running_mean, float *running_variance, \
-                        T *out, float *mean, float *inverse, const Setting *setting) {                                 \
-        forward<T>(x, weight, bias, running_mean, running_variance, out, mean, inverse, *setting);                     \
+                        T *out, float *mean, float *invstd, const Setting *setting) {                                 \
+        forward<T>(x, weight, bias, running_mean, running_variance, out, mean, invstd, *setting);                     \
     }                                                                                                                  \
     void backward_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean,     \
-                         const float *inverse, T *grad_in, float *grad_weight, float *grad_bias,                       \
+                         const float *invstd, T *grad_in, float *grad_weight, float *grad_bias,                       \
                          const Setting *setting) {                                                                     \
-        backward<T>(x, grad_out, weight, bias, mean, inverse, grad_in, grad_weight, grad_bias, *setting);              \
+        backward<T>(x, grad_out, weight, bias, mean, invstd, grad_in, grad_weight, grad_bias, *setting);              \
     }                                                                                                                  \
     void forward_sums_##NAME(const T *x, double *total, const Setting *setting) { forward_sums<T>(x, total, *setting); } \
     void forward_from_##NAME(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, \
-                             float *running_variance, T *out, float *mean, float *inverse, const Setting *setting) {   \
-        forward_from<T>(x, total, weight, bias, running_mean, running_variance, out, mean, inverse, *setting);         \
+                             float *running_variance, T *out, float *mean, float *invstd, const Setting *setting) {   \
+        forward_from<T>(x, total, weight, bias, running_mean, running_variance, out, mean, invstd, *setting);         \
     }                                                                                                                  \
     void backward_sums_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, \
-                              const float *inverse, double *total, float *grad_weight, float *grad_bias,               \
+                              const float *invstd, double *total, float *grad_weight, float *grad_bias,               \
                               const Setting *setting) {                                                                \
-        backward_sums<T>(x, grad_out, weight, bias, mean, inverse, total, grad_weight, grad_bias, *setting);           \
+        backward_sums<T>(x, grad_out, weight, bias, mean, invstd, total, grad_weight, grad_bias, *setting);           \
     }                                                                                                                  \
     void backward_from_##NAME(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, \
-                              const float *mean, const float *inverse, T *grad_in, const Setting *setting) {           \
-        backward_from<T>(x, grad_out, total, weight, bias, mean, inverse, grad_in, *setting);                          \
+                              const float *mean, const float *invstd, T *grad_in, const Setting *setting) {           \
+        backward_from<T>(x, grad_out, total, weight, bias, mean, invstd, grad_in, *setting);                          \
     }
 
 extern "C" {

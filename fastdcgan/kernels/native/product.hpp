@@ -1,7 +1,7 @@
-// A small matrix product, 8 rows by 32 columns, from which the larger ones are made.
+// A matrix product of 8 rows by 32 columns, from which larger ones are made.
 //
-// Numbers are float, or bf16 multiplied in pairs with sums in float. A *word* is 32 bits: one float, or two bf16 that
-// are neighbours in the sum. Panels are 32 columns wide.
+// Numbers are float, or bf16 multiplied in pairs and added up in float. A *word* is 32 bits: one float, or two bf16 with
+// neighbouring indices of the sum. A *panel* is a matrix of 32 columns, in words, row by row.
 #pragma once
 
 #include "vector.hpp"

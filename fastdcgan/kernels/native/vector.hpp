@@ -1,6 +1,6 @@
-// Sixteen numbers at a time, in float, from and to memory that holds float or bf16; and memory kept between calls.
+// Vectors of 16 floats, loaded from and stored to memory that holds float or bf16; and scratch memory.
 //
-// In an anonymous namespace, as each library is built from one file. bf16 only where the processor multiplies it.
+// In an anonymous namespace, as each library is built from one file. bf16 needs AVX512_BF16.
 #pragma once
 
 #include <algorithm>
@@ -21,22 +21,23 @@ struct bf16 {
     uint16_t bits;
 };
 
-template <class T> constexpr int64_t IN_WORD = 4 / sizeof(T);
+// Numbers in a word of 32 bits (see product.hpp).
+template <class T> constexpr int64_t PER_WORD = 4 / sizeof(T);
 
-// Anywhere in memory, whatever else lies there.
-typedef Vector VectorAnywhere __attribute__((aligned(4), may_alias));
-typedef Words WordsAnywhere __attribute__((aligned(4), may_alias));
+// At any address that is a multiple of 4, and of any type.
+typedef Vector UnalignedVector __attribute__((aligned(4), may_alias));
+typedef Words UnalignedWords __attribute__((aligned(4), may_alias));
 
-inline Vector load(const float *from) { return *reinterpret_cast<const VectorAnywhere *>(from); }
-inline Words load(const uint32_t *from) { return *reinterpret_cast<const WordsAnywhere *>(from); }
-inline void store(float *to, Vector v) { *reinterpret_cast<VectorAnywhere *>(to) = v; }
-inline void store(uint32_t *to, Words v) { *reinterpret_cast<WordsAnywhere *>(to) = v; }
+inline Vector load(const float *from) { return *reinterpret_cast<const UnalignedVector *>(from); }
+inline Words load(const uint32_t *from) { return *reinterpret_cast<const UnalignedWords *>(from); }
+inline void store(float *to, Vector v) { *reinterpret_cast<UnalignedVector *>(to) = v; }
+inline void store(uint32_t *to, Words v) { *reinterpret_cast<UnalignedWords *>(to) = v; }
 
-template <class T> T rounded(float number);
-template <> inline float rounded<float>(float number) { return number; }
+template <class T> T from_float(float number);
+template <> inline float from_float<float>(float number) { return number; }
 
 #ifdef __AVX512BF16__
-template <> inline bf16 rounded<bf16>(float number) {
+template <> inline bf16 from_float<bf16>(float number) {
     const bf16 out = {uint16_t(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(number)), 0))};
     return out;
 }
@@ -45,39 +46,39 @@ inline Vector load(const bf16 *from) {
     __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from));
     return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16);
 }
-inline __m256i narrowed(Vector v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
-inline void store(bf16 *to, Vector v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), narrowed(v)); }
+inline __m256i to_bf16(Vector v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
+inline void store(bf16 *to, Vector v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), to_bf16(v)); }
 
-// first and second are neighbours in the sum
-inline Words words(const bf16 *, Vector first, Vector second) {
-    return (Words)_mm512_or_si512(_mm512_cvtepu16_epi32(narrowed(first)),
-                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrowed(second)), 16));
+// bf16: each word holds a number of `first` and one of `second`, neighbours in the sum. float: `first` alone.
+inline Words pack_words(const bf16 *, Vector first, Vector second) {
+    return (Words)_mm512_or_si512(_mm512_cvtepu16_epi32(to_bf16(first)),
+                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bf16(second)), 16));
 }
 inline Vector multiply_add(const bf16 *, uint32_t a, Words b, Vector sum) {
     return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
 }
 #endif
 
-inline Words words(const float *, Vector first, Vector) { return (Words)first; }
+inline Words pack_words(const float *, Vector first, Vector) { return (Words)first; }
 inline Vector multiply_add(const float *, uint32_t a, Words b, Vector sum) {
     float number;
     std::memcpy(&number, &a, sizeof number);
     return sum + number * (Vector)b;
 }
 
-// To memory past the caches, which then need not read it first; `to` is aligned to the vector as it is stored. For what
-// is not read soon. Before another thread may read it, settle().
+// A store that bypasses the caches, for results that are not read soon: the cache line is not read first. `to` must be
+// aligned to the stored vector. fence_streaming_stores() before another thread reads it.
 #ifdef __AVX512F__
-inline void stream(float *to, Vector v) { _mm512_stream_ps(to, (__m512)v); }
+inline void stream_store(float *to, Vector v) { _mm512_stream_ps(to, (__m512)v); }
 #else
-inline void stream(float *to, Vector v) { store(to, v); }
+inline void stream_store(float *to, Vector v) { store(to, v); }
 #endif
 #ifdef __AVX512BF16__
-inline void stream(bf16 *to, Vector v) { _mm256_stream_si256(reinterpret_cast<__m256i *>(to), narrowed(v)); }
+inline void stream_store(bf16 *to, Vector v) { _mm256_stream_si256(reinterpret_cast<__m256i *>(to), to_bf16(v)); }
 #endif
-inline void settle() { _mm_sfence(); }
+inline void fence_streaming_stores() { _mm_sfence(); }
 
-// Kept between calls, so that its pages are faulted in once.
+// Memory that is kept between calls, so that its pages are faulted in once. Its content is undefined.
 struct Scratch {
     void *memory = nullptr;
     size_t size = 0;

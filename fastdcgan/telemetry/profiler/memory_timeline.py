@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastdcgan.gan.ranges import ALL, ALL_REDUCE
+from fastdcgan.gan.ranges import ALL_RANGES, ALL_REDUCE
 from fastdcgan.storage.files import replacing
 from fastdcgan.telemetry.profiler.trace import MemoryPoint, Window
 
@@ -44,10 +44,10 @@ def plot_memory(window: Window, path: Path) -> None:
     )
     held.title.set_fontsize(11)
     held.yaxis.label.set_fontsize(8)
-    shown = [name for name in ALL if name != ALL_REDUCE and any(found.name == name for found in window.ranges)]
+    shown = [name for name in ALL_RANGES if name != ALL_REDUCE and any(found.name == name for found in window.ranges)]
     for name in shown:
         bars = [(1e3 * found.start, 1e3 * found.seconds) for found in window.ranges if found.name == name]
-        names.broken_barh(bars, (0, 1), color=_COLOURS[ALL.index(name)], label=name)
+        names.broken_barh(bars, (0, 1), color=_COLOURS[ALL_RANGES.index(name)], label=name)
     names.set(xlabel="ms", yticks=[], ylim=(0, 1), xlim=(0, 1e3 * window.length))
     figure.legend(*names.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     for axes in (held, names):

@@ -21,7 +21,7 @@ from pathlib import Path
 from torch.profiler import ProfilerAction, ProfilerActivity, profile, schedule
 
 from fastdcgan.config import RunConfig
-from fastdcgan.limits.roofline import ceilings_of
+from fastdcgan.limits.roofline import device_ceilings
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.telemetry.profiler import trace
 from fastdcgan.telemetry.profiler.memory_timeline import plot_memory
@@ -178,7 +178,7 @@ class StepProfiler:
                 f"profile   the trace of {window.steps} steps takes {len(packed) / 2**20:,.0f} MiB, more than "
                 f"{LARGEST_TRACE / 2**20:g}, and is not written: ask for fewer with --profile-active"
             )
-        summary = summarise(window, self._subject, ceilings_of(self._subject.device, seconds=0.1))
+        summary = summarise(window, self._subject, device_ceilings(self._subject.device, seconds=0.1))
         plot_memory(window, self._folder.memory)
         names = (
             self._folder.memory,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.ranges import ALL_REDUCE, DATA_WAIT
-from fastdcgan.limits.hardware import describe
+from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.telemetry.profiler.memory_timeline import peak
@@ -190,7 +190,7 @@ def as_data(summary: Summary) -> dict[str, Any]:
             **{"arch": subject.arch.name, "width": subject.arch.width, "batch": subject.batch, "plan": subject.plan},
             **{"device": str(subject.device), "rank": subject.rank, "world_size": subject.world_size},
         },
-        "machine": describe(subject.device),
+        "machine": describe_hardware(subject.device),
         "torch": torch.__version__,
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdcgan.gan.ranges import ALL, ALL_REDUCE, DATA_WAIT, UPKEEP
+from fastdcgan.gan.ranges import ALL_RANGES, ALL_REDUCE, DATA_WAIT, OUTSIDE_STEP
 from fastdcgan.telemetry.profiler.operators import Call, bytes_moved, flops
 
 Event = dict[str, Any]
@@ -105,7 +105,9 @@ def read(trace: Event, whole_steps: int | None = None) -> Window:
     if len(steps) == len(found):  # a device finishes after the host has named its last kernel
         end = max([end, *(e["ts"] + e["dur"] for e in events if e.get("cat") in _ON_DEVICE)])
     events = [e for e in events if begin <= float(e.get("ts", -1)) < end]
-    upkeep = [(e["ts"], e["ts"] + e["dur"]) for e in events if _is_a(e, "user_annotation") and e["name"] in UPKEEP]
+    upkeep = [
+        (e["ts"], e["ts"] + e["dur"]) for e in events if _is_a(e, "user_annotation") and e["name"] in OUTSIDE_STEP
+    ]
     of_steps = [e for e in events if not any(start <= float(e["ts"]) < stop for start, stop in upkeep)]
     kernels = [e for e in of_steps if e.get("cat") in _ON_DEVICE]
     return Window(
@@ -135,13 +137,13 @@ def phases(window: Window) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for found in window.ranges:
         spent[found.name] += found.seconds
-    return {name: spent[name] for name in ALL if name in spent and name not in UPKEEP}
+    return {name: spent[name] for name in ALL_RANGES if name in spent and name not in OUTSIDE_STEP}
 
 
 def _renamed(event: Event) -> Iterable[Event]:
     if event.get("cat") in _BEYOND_THE_PLUGIN:
         yield {**event, "cat": "Runtime"}
-    elif event.get("cat") == "user_annotation" and event["name"] in ALL:
+    elif event.get("cat") == "user_annotation" and event["name"] in ALL_RANGES:
         if event["name"] == DATA_WAIT:
             # before the range of the same length, which so lies within: the range keeps its own time
             yield {**event, "cat": "cpu_op", "name": _WAIT_OF_THE_PLUGIN}
@@ -241,7 +243,7 @@ def _ranges(events: Sequence[Event], begin: float) -> list[Range]:
         if not _is_a(event, "user_annotation", "cpu_op"):
             continue
         name = ALL_REDUCE if event["name"].startswith(_COMMUNICATION) else event["name"]
-        if name in ALL:
+        if name in ALL_RANGES:
             found.append(Range(name=name, start=(event["ts"] - begin) / 1e6, seconds=event["dur"] / 1e6))
     return sorted(found, key=lambda found: found.start)
 

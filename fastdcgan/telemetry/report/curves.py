@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastdcgan.limits.memory import no_garbage_left
+from fastdcgan.limits.memory import collect_cycles_at_exit
 from fastdcgan.storage.files import replacing
 from fastdcgan.telemetry.metrics import Record
 
 
-@no_garbage_left()
+@collect_cycles_at_exit()
 def plot_losses(records: Sequence[Record], path: Path) -> None:
     """Draw the losses, and D's probabilities below them, over the steps of a run."""
     from matplotlib.figure import Figure  # slow to import, and needed only now

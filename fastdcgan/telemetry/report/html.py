@@ -25,7 +25,7 @@ from PIL import Image
 
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits import hardware
-from fastdcgan.limits.roofline import Ceilings, ceilings_of, limit, work
+from fastdcgan.limits.roofline import Ceilings, device_ceilings, throughput_limit, work_per_image
 from fastdcgan.runs.animation import EFFORT, QUALITY, evenly, save_animation
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import read_json, write_replacing
@@ -141,7 +141,7 @@ def _write_end(folder: RunFolder, failed: str, device: torch.device, processes: 
     machine = None
     # One process of several measures only its own share of a CPU. GPUs are one a process, and known from datasheets.
     if not failed and (device.type != "cpu" or processes == 1):
-        machine = ceilings_of(device, BRIEFLY)
+        machine = device_ceilings(device, BRIEFLY)
     record = {
         "failed": failed,
         "machine": machine and {"name": machine.name, "flops": machine.flops, "bytes": machine.bytes},
@@ -165,8 +165,8 @@ def _read_facts(folder: RunFolder, unread: list[str]) -> Facts:
     if machine is None and conditions.get("processes") == 1 and conditions.get("device") == "cpu":
         here = torch.device("cpu")
         # Threads are of the process: this one may be at liberty to use others.
-        same = {**hardware.describe(here), "threads": conditions.get("threads")}
-        machine = ceilings_of(here, BRIEFLY) if conditions.get("hardware") == same else None
+        same = {**hardware.describe_hardware(here), "threads": conditions.get("threads")}
+        machine = device_ceilings(here, BRIEFLY) if conditions.get("hardware") == same else None
     command = record.get("command")
     return Facts(
         config=config,
@@ -432,7 +432,7 @@ def _ceiling(facts: Facts, records: Sequence[Record]) -> dict[str, Any] | None:
         return None
     if precision not in machine.flops or batch < 1 or not isinstance(processes, int) or processes < 1:
         return None
-    most = limit(work(facts.arch, batch, _BYTES[precision]), machine, precision)
+    most = throughput_limit(work_per_image(facts.arch, batch, _BYTES[precision]), machine, precision)
     ceiling, reached = processes * most.images_per_sec, _speed(records)
     if reached > _ABSURD * ceiling:
         return None

@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.gpu_prediction import ATTAINABLE, LAUNCH_SECONDS, predict
-from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, limit, work
+from fastdcgan.limits.gpu_prediction import LAUNCH_SECONDS, PEAK_EFFICIENCY, predict
+from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, throughput_limit, work_per_image
 
 _BYTES = {"fp32": 4, "bf16": 2}
 
@@ -20,8 +20,8 @@ def limits_table(arch: Architecture, batch: int, here: Ceilings) -> Table:
         table.add_column(heading, justify="left" if heading in ("machine", "precision", "bound by") else "right")
     for machine in (here, *KNOWN_GPUS.values()):
         for precision, rate in machine.flops.items():
-            needed = work(arch, batch, _BYTES[precision])
-            most = limit(needed, machine, precision)
+            needed = work_per_image(arch, batch, _BYTES[precision])
+            most = throughput_limit(needed, machine, precision)
             table.add_row(
                 machine.name,
                 precision,
@@ -40,7 +40,8 @@ def prediction_table(arch: Architecture, batch: int) -> Table:
     table = Table(
         title=f"{arch.name}, width {arch.width}, batch {batch}: a step on GPUs, predicted and not measured",
         caption="The sum over kernels of the longer of their arithmetic and their memory traffic, at "
-        f"{ATTAINABLE:.0%} of datasheet peaks. Eager also has to launch each operator, {1e6 * LAUNCH_SECONDS:.0f} us "
+        f"{PEAK_EFFICIENCY:.0%} of datasheet peaks. Eager also has to launch each operator, "
+        f"{1e6 * LAUNCH_SECONDS:.0f} us "
         "apiece; a step captured whole (--compile step) is replayed without.",
     )
     text = ("GPU", "precision", "eager bound by", "captured bound by")

@@ -7,15 +7,15 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from fastdcgan.limits.roofline import Ceilings, limit, work
+from fastdcgan.limits.roofline import Ceilings, throughput_limit, work_per_image
 from fastdcgan.storage.files import write_replacing
-from fastdcgan.tuning.choice import as_fields
-from fastdcgan.tuning.tune import Measured, Tuning
+from fastdcgan.tuning.choice import plan_fields
+from fastdcgan.tuning.tune import Measurement, TuningResult
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def plans_table(tuning: Tuning, machine: Ceilings | None) -> Table:
+def plans_table(tuning: TuningResult, machine: Ceilings | None) -> Table:
     """One row a plan, the reference first, the chosen one marked.
 
     Args:
@@ -42,7 +42,7 @@ def plans_table(tuning: Tuning, machine: Ceilings | None) -> Table:
     return table
 
 
-def plans_as_data(tuning: Tuning, machine: Ceilings | None, conditions: dict[str, Any]) -> dict[str, Any]:
+def plans_as_data(tuning: TuningResult, machine: Ceilings | None, conditions: dict[str, Any]) -> dict[str, Any]:
     """The table as JSON has it, with the conditions that it holds for."""
     return {
         "conditions": conditions,
@@ -60,22 +60,22 @@ def write_plans(path: Path, data: dict[str, Any]) -> None:
         raise ValueError(f"can't write to {path}: {error.strerror or error}") from error
 
 
-def images_per_sec(measured: Measured, batch: int) -> float | None:
+def images_per_sec(measured: Measurement, batch: int) -> float | None:
     """The median; None if it was not timed."""
     return batch / measured.times.our_seconds if measured.times else None
 
 
-def ceiling_fraction(measured: Measured, tuning: Tuning, machine: Ceilings | None) -> float | None:
+def ceiling_fraction(measured: Measurement, tuning: TuningResult, machine: Ceilings | None) -> float | None:
     """Images per second over those that the roofline allows; None if either isn't known."""
     reached = images_per_sec(measured, tuning.batch)
     precision = measured.plan.precision if measured.plan else "fp32"
     if machine is None or reached is None or precision not in machine.flops:
         return None
-    needed = work(tuning.arch, tuning.batch, _BYTES[precision])
-    return reached / limit(needed, machine, precision).images_per_sec
+    needed = work_per_image(tuning.arch, tuning.batch, _BYTES[precision])
+    return reached / throughput_limit(needed, machine, precision).images_per_sec
 
 
-def _figures(measured: Measured, tuning: Tuning, machine: Ceilings | None) -> tuple[str, ...]:
+def _figures(measured: Measurement, tuning: TuningResult, machine: Ceilings | None) -> tuple[str, ...]:
     speed, share = images_per_sec(measured, tuning.batch), ceiling_fraction(measured, tuning, machine)
     if measured.times is None:
         ratio = "no time left" if measured.parity is None or measured.parity.passed else "FAILS PARITY"
@@ -99,11 +99,11 @@ def _what_fails(beyond: tuple[str, ...]) -> str:
     return f"; too far off: {', '.join(beyond)}" if beyond else ""
 
 
-def _record(measured: Measured, tuning: Tuning, machine: Ceilings | None) -> dict[str, Any]:
+def _record(measured: Measurement, tuning: TuningResult, machine: Ceilings | None) -> dict[str, Any]:
     times, parity = measured.times, measured.parity
     return {
         "plan": str(measured.plan or "reference"),
-        "fields": as_fields(measured.plan) if measured.plan else None,
+        "fields": plan_fields(measured.plan) if measured.plan else None,
         "chosen": measured is tuning.chosen,
         "images_per_sec": images_per_sec(measured, tuning.batch),
         "speedup": times.speedup if times else None,

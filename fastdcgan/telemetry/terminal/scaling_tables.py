@@ -8,10 +8,10 @@ from rich import box
 from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.allreduce import REACHED
-from fastdcgan.limits.gpu_prediction import ATTAINABLE, compute
+from fastdcgan.limits.allreduce import LINK_EFFICIENCY
+from fastdcgan.limits.gpu_prediction import PEAK_EFFICIENCY, predict_compute
 from fastdcgan.limits.roofline import Ceilings
-from fastdcgan.limits.scaling import Compute, Sharing, strong, weak
+from fastdcgan.limits.scaling import Communication, Compute, strong_scaling, weak_scaling
 
 Scaling = Literal["strong", "weak"]
 
@@ -24,7 +24,7 @@ def scaling_table(
     precision: str,
     counts: Sequence[int],
     links: str,
-    sharing: Sharing,
+    sharing: Communication,
 ) -> Table:
     """One row a number of GPUs.
 
@@ -43,7 +43,7 @@ def scaling_table(
     """
     captured = not sharing.overlapped
     on_gpu = partial(_on_gpu, arch, gpu, precision, captured)
-    rows = (strong if scaling == "strong" else weak)(batch, counts, on_gpu, sharing)
+    rows = (strong_scaling if scaling == "strong" else weak_scaling)(batch, counts, on_gpu, sharing)
     if not rows:
         raise ValueError(f"--batch-size {batch}: can't be divided among {', '.join(map(str, counts))} GPUs")
     whose = "divided among all GPUs (strong scaling)" if scaling == "strong" else "on each GPU (weak scaling)"
@@ -76,10 +76,10 @@ def scaling_table(
 
 
 def _on_gpu(arch: Architecture, gpu: Ceilings, precision: str, captured: bool, batch: int) -> Compute:
-    return compute(arch, batch, gpu, precision, captured=captured)
+    return predict_compute(arch, batch, gpu, precision, captured=captured)
 
 
-def _assumptions(sharing: Sharing, captured: bool, left_out: int) -> str:
+def _assumptions(sharing: Communication, captured: bool, left_out: int) -> str:
     step = (
         "A captured step is replayed without launches; its gradients are added when all are there."
         if captured
@@ -87,7 +87,8 @@ def _assumptions(sharing: Sharing, captured: bool, left_out: int) -> str:
         "DDP's buckets while the backward pass goes on, and what is late is waited for."
     )
     parts = (
-        f"{step} Kernels reach {ATTAINABLE:.0%} of datasheet peaks, links {REACHED:.0%} of theirs, with latencies from "
+        f"{step} Kernels reach {PEAK_EFFICIENCY:.0%} of datasheet peaks, "
+        f"links {LINK_EFFICIENCY:.0%} of theirs, with latencies from "
         "NCCL's cost model (Ethernet: assumed); the fastest of ring, tree and node by node counts.",
         f"Gradients travel in {'fp32' if sharing.bytes_per_number == 4 else 'bf16'}; BatchNorm's statistics "
         + ("are synchronised, in messages that nothing hides." if sharing.batch_norm else "stay on each GPU."),

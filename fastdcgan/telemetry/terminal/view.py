@@ -21,7 +21,7 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 from torch import Tensor
 
-from fastdcgan.limits.memory import in_use
+from fastdcgan.limits.memory import memory_in_use
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.terminal.half_blocks import half_blocks, sheet, thumbnails, tiled
 from fastdcgan.telemetry.terminal.sparkline import Trace, sparkline
@@ -84,7 +84,7 @@ class View(Progress):
             return
         for name, trace in self._traces.items():
             trace.add(getattr(record, name))
-        self._record, self._memory = record, in_use()
+        self._record, self._memory = record, memory_in_use()
 
     def show(self, pictures_BCHW: Tensor, caption: str) -> None:
         """The newest sample grid: pictures in [-1, 1] on the CPU."""

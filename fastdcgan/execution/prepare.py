@@ -1,0 +1,146 @@
+"""Carries out a plan: networks and optimizers ready to train, and the function that takes a step with them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fastdcgan.config import RecipeConfig
+from fastdcgan.execution import exact_sums
+from fastdcgan.execution.accumulate import MicroBatched, accumulated_train_step
+from fastdcgan.execution.allocator import keep_freed_memory
+from fastdcgan.execution.capture import CapturedStep
+from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
+from fastdcgan.execution.stacked import StackedDiscriminator
+from fastdcgan.gan.models import Discriminator
+from fastdcgan.gan.objectives import Objective, objective
+from fastdcgan.gan.step import (
+    StepMetrics,
+    TrainState,
+    discriminate_in_one_call,
+    discriminate_in_two_calls,
+    train_step,
+)
+from fastdcgan.kernels import ends, fused_batch_norm, thin, winograd
+from fastdcgan.storage.private import keep_compiled_private
+
+INSTALL_KERNELS: dict[KernelName, Callable[[nn.Module], int]] = {
+    "ends": ends.install,
+    "norm": fused_batch_norm.install,
+    "thin": thin.install,
+    "winograd": winograd.install,
+}
+"""Each replaces layers of a network in place and returns how many."""
+
+TakeStep = Callable[[Tensor, Tensor], StepMetrics]
+"""(real_BCHW, z_BL) to metrics: `train_step` of a certain state."""
+
+
+def _identity(network: nn.Module) -> nn.Module:
+    return network
+
+
+def prepare(
+    plan: Plan,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    recipe: RecipeConfig,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module] = _identity,
+    all_reduce_dtype: torch.dtype | None = None,
+) -> TrainState:
+    """Put a pair of networks on a device, with layout, kernels, compilation and optimizers as the plan says.
+
+    Args:
+        plan: how to execute. Its threads and memory settings are those of the process from now on.
+        generator: changed in place (device, layout, layers' classes); its values stay.
+        discriminator: likewise.
+        recipe: objective, optimizer, and number of micro-batches.
+        device: where to run.
+        wrap: applied to the networks as a step calls them, outside of the compiled module: for DDP. A captured step
+            averages gradients by itself and is not wrapped.
+        all_reduce_dtype: to which a captured step casts gradients for the all-reduce; None: not cast.
+    """
+    _configure_process(plan)
+    for network in (generator, discriminator):
+        _configure_network(plan, network, device)
+    if plan.capture:
+        wrap = _identity
+    called_generator, called_discriminator = _compiled(plan, generator), _compiled(plan, discriminator)
+    if recipe.accumulate > 1:
+        called_generator = MicroBatched(called_generator, recipe.accumulate)
+    call_discriminator = called_discriminator
+    if plan.stacked:
+        call_discriminator = StackedDiscriminator(cast(Discriminator, discriminator))
+    return TrainState(
+        generator=generator,
+        discriminator=discriminator,
+        call_generator=wrap(called_generator),
+        call_discriminator=wrap(call_discriminator),
+        discriminate=discriminate_in_one_call if plan.stacked else discriminate_in_two_calls,
+        call_frozen_discriminator=called_discriminator,
+        optimizer_g=_adam(plan, generator, recipe),
+        optimizer_d=_adam(plan, discriminator, recipe),
+        scaler_g=_scaler(plan, device),
+        scaler_d=_scaler(plan, device),
+        autocast=_autocast(plan.precision, device),
+        objective=_objective(plan, recipe),
+        all_reduce_dtype=all_reduce_dtype,
+        accumulate=recipe.accumulate,
+    )
+
+
+def step_function(plan: Plan, state: TrainState) -> TakeStep:
+    """The step of a state that `prepare` made from the same plan: as one graph, or operator by operator."""
+    if plan.capture:
+        assert plan.backend is not None, plan
+        return CapturedStep(state, plan.backend)
+    return partial(train_step if state.accumulate == 1 else accumulated_train_step, state)
+
+
+def _configure_process(plan: Plan) -> None:
+    if plan.keep_memory:
+        keep_freed_memory()
+    if plan.backend == "inductor":
+        keep_compiled_private()
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+
+
+def _configure_network(plan: Plan, network: nn.Module, device: torch.device) -> None:
+    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+    network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    for name in plan.kernels:
+        INSTALL_KERNELS[name](network)
+    if plan.shares:
+        exact_sums.install(network, plan.shares)
+
+
+def _compiled(plan: Plan, network: nn.Module) -> nn.Module:
+    if plan.backend is None or plan.capture:
+        return network
+    # Shapes never change during training, so symbolic shapes would only be slower.
+    return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))
+
+
+def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(
+        network.parameters(), lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), fused=plan.fused_adam
+    )
+
+
+def _scaler(plan: Plan, device: torch.device) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+
+
+def _autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Makes an autocast context at each call; in fp32 it does nothing."""
+    return lambda: torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def _objective(plan: Plan, recipe: RecipeConfig) -> Objective:
+    plain = objective(recipe.objective, recipe.label_smoothing)
+    return exact_sums.exact_objective(plain, plan.shares) if plan.shares else plain
