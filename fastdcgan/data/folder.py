@@ -26,7 +26,7 @@ from fastdcgan.data.decoding.picture import (
 )
 from fastdcgan.data.source import Skipped, endings
 from fastdcgan.storage import strict_json
-from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.printable import printable
 
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
@@ -311,7 +311,7 @@ def _cache_path(folder: Path) -> Path:
 def _load(path: Path) -> dict[str, _Entry]:
     """What an earlier run found; nothing where that is missing, damaged or of another version."""
     try:
-        index = strict_json.parse(read_whole(path) or b"{}")
+        index = strict_json.parse(read_cached(path) or b"{}")
         return (
             {name: _entry(*entry) for name, entry in index["files"].items()} if index.get("format") == _FORMAT else {}
         )
@@ -331,4 +331,4 @@ def _entry(width: Any, height: Any, plain: Any, kind: Any, size: Any, mtime_ns: 
 def _save(path: Path, entries: dict[str, _Entry]) -> None:
     # ASCII escapes carry names that are not UTF-8 (lone surrogates) there and back.
     body = json.dumps({"format": _FORMAT, "files": entries}, separators=(",", ":"))
-    write_whole(path, body.encode("ascii"))
+    write_cached(path, body.encode("ascii"))

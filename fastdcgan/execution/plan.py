@@ -20,7 +20,7 @@ from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import objective
 from fastdcgan.gan.step import TrainState, apart, together
 from fastdcgan.kernels import ends, fused_batch_norm, native, thin, winograd
-from fastdcgan.storage.private import keep_compiled_private
+from fastdcgan.storage.private import use_private_inductor_cache
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -202,7 +202,7 @@ def prepare(
     if plan.keep_memory:
         keep_freed_memory()
     if plan.backend == "inductor":
-        keep_compiled_private()
+        use_private_inductor_cache()
     if plan.threads:
         torch.set_num_threads(plan.threads)
     if plan.capture:

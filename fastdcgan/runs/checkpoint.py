@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.storage import checksummed, strict_json
+from fastdcgan.storage.checksummed import FileDigest
 
 FORMAT, UNSEALED_FORMAT = 2, 1
 """Of format 1 are the checkpoints from before there were manifests: they load, but for their shapes unverified."""
@@ -145,7 +146,7 @@ def write(folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = N
     step = snap.progress.step
     path = place(folder, step)
     try:
-        checksummed.sweep(folder, _PREFIX)
+        checksummed.remove_unfinished(folder, _PREFIX)
         with checksummed.writing(path, replace=_is_whole(path, snap.run)) as unfinished:
             safetensors.torch.save_file(snap.generator, unfinished / GENERATOR)
             safetensors.torch.save_file(snap.discriminator, unfinished / DISCRIMINATOR)
@@ -303,9 +304,7 @@ def _is_whole(path: Path, run: str | None) -> bool:
     return True
 
 
-def _open(
-    path: Path, arch: Architecture, run: str | None
-) -> tuple[dict[str, Any], dict[str, checksummed.Sealed] | None]:
+def _open(path: Path, arch: Architecture, run: str | None) -> tuple[dict[str, Any], dict[str, FileDigest] | None]:
     """The record, and what is known of the files (None: nothing, in format 1). Raises ValueError."""
     record, files = _open_record(path, run)
     # through JSON and back, so that tuples compare as the lists they become
@@ -320,7 +319,7 @@ def _open(
     return record, files
 
 
-def _open_record(path: Path, run: str | None) -> tuple[dict[str, Any], dict[str, checksummed.Sealed] | None]:
+def _open_record(path: Path, run: str | None) -> tuple[dict[str, Any], dict[str, FileDigest] | None]:
     try:
         files = checksummed.read_manifest(path)
         if files is not None and files.keys() != set(FILES):
@@ -421,7 +420,7 @@ def _restore_moments(prefix: str, moments: Tensors, network: nn.Module, optimize
         }
 
 
-def _read_network(path: Path, name: str, files: dict[str, checksummed.Sealed] | None, network: nn.Module) -> Tensors:
+def _read_network(path: Path, name: str, files: dict[str, FileDigest] | None, network: nn.Module) -> Tensors:
     """Raises ValueError."""
     tensors = _read_tensors(path, name, files, _weights(network))
     if bad := [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
@@ -430,7 +429,11 @@ def _read_network(path: Path, name: str, files: dict[str, checksummed.Sealed] | 
 
 
 def _read_tensors(
-    path: Path, name: str, files: dict[str, checksummed.Sealed] | None, wanted: Tensors, may_lack: Sequence[str] = ()
+    path: Path,
+    name: str,
+    files: dict[str, FileDigest] | None,
+    wanted: Tensors,
+    may_lack: Sequence[str] = (),
 ) -> Tensors:
     """All tensors of a file, which are those that are wanted by name, dtype and shape.
 

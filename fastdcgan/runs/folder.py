@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.storage.files import make_folder, read_json, refuse_link, sweep, write_replacing
+from fastdcgan.storage.files import make_folder, read_json, refuse_link, remove_unfinished, write_replacing
 
 PACKAGES = (
     "fastdcgan",
@@ -177,7 +177,7 @@ def create(folder: RunFolder) -> None:
         for path in (folder.logs, folder.tensorboard, folder.profile):
             refuse_link(path)
         for path in (folder.path, folder.samples):
-            sweep(path)
+            remove_unfinished(path)
         probe = folder.path / ".writable"
         probe.unlink(missing_ok=True)
         probe.touch(exist_ok=False)

@@ -21,7 +21,7 @@ from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint import Progress, Snapshot, moments
 from fastdcgan.runs.folder import WriteError, writing
 from fastdcgan.runs.sampling import generate, grid, save_grid
-from fastdcgan.storage.background import Background
+from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
 from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
 from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
@@ -54,7 +54,7 @@ class Recorder:
         self._log = StepLog(run.schedule.log_every, run.accelerator.device)
         self._saved = run.start.step
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
-        self._saving = Background("checkpoint")
+        self._saving = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
         self._slowed = Slowed()

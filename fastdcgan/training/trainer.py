@@ -318,7 +318,7 @@ def _take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Disp
                     z_BL = noise(run, step + 1)
                 recorder.add(take_step(real_BCHW, z_BL))
                 step += 1
-                stop.keep()
+                stop.defer()
 
                 last = step == schedule.total
                 saving = step % schedule.checkpoint_every == 0 or last

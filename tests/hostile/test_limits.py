@@ -26,7 +26,7 @@ from fastdcgan.data.pack import read_manifest
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder, begun_with, read_config
 from fastdcgan.storage import strict_json
-from fastdcgan.storage.cache import read_whole, write_whole
+from fastdcgan.storage.cache import read_cached, write_cached
 from fastdcgan.storage.files import read_json, read_limited
 from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import read_metrics
@@ -108,7 +108,7 @@ def test_files_that_are_read_whole_have_a_limit(tmp_path: Path, monkeypatch: pyt
         read_json(huge)
     with pytest.raises(ValueError, match="larger than the limit"):
         read_metrics(huge)
-    assert read_whole(huge) is None
+    assert read_cached(huge) is None
     assert read_manifest(huge) is None
     (tmp_path / "run").mkdir()
     huge.rename(tmp_path / "run" / "config.json")
@@ -242,9 +242,9 @@ def test_an_index_in_the_cache_that_is_none_is_made_anew(index: object, photo_fo
     whole = folders.scan_folder(photo_folder)
     path = folders._cache_path(photo_folder)
     for found in (index, {"format": folders._FORMAT, **index} if isinstance(index, dict) else index):
-        write_whole(path, json.dumps(found).encode())
+        write_cached(path, json.dumps(found).encode())
         assert folders.scan_folder(photo_folder) == whole
-    write_whole(path, DEEP.encode())
+    write_cached(path, DEEP.encode())
     assert folders.scan_folder(photo_folder) == whole
 
 
@@ -283,10 +283,10 @@ def test_an_index_of_a_shard_that_is_none_is_made_anew(
         tar.add(photo_folder / "a.png", "a.png")
     whole = shards.open_shards(str(tar_path)).read_bytes(0)
     cached = shards._cache_path(str(tar_path))
-    line, _, body = (read_whole(cached) or b"").partition(b"\n")
+    line, _, body = (read_cached(cached) or b"").partition(b"\n")
     found, pictures = json.loads(line), np.frombuffer(body, shards.PICTURE, 1).copy()
     spoil(found, pictures)
-    write_whole(cached, json.dumps(found).encode() + b"\n" + pictures.tobytes() + body[pictures.nbytes :])
+    write_cached(cached, json.dumps(found).encode() + b"\n" + pictures.tobytes() + body[pictures.nbytes :])
     assert shards._load(str(tar_path), *shards._stamp(str(tar_path))) is None
     assert shards.open_shards(str(tar_path)).read_bytes(0) == whole
 

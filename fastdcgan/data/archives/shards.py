@@ -30,7 +30,7 @@ from fastdcgan.data.decoding.picture import MAX_PIXELS, Examined, examine
 from fastdcgan.data.folder import ENDINGS, MAX_BYTES, NoneUsableError, OnProgress, reason_of, refuse_huge
 from fastdcgan.data.source import Skipped
 from fastdcgan.storage import strict_json
-from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.printable import printable
 
 PICTURE = np.dtype(
@@ -331,7 +331,7 @@ def _cache_path(shard: str) -> Path:
 
 def _load(path: str, size: int, mtime_ns: int) -> Shard | None:
     """What an earlier run found; None where that is missing, damaged, of another version or of an older shard."""
-    line, _, body = (read_whole(_cache_path(path)) or b"{}").partition(b"\n")
+    line, _, body = (read_cached(_cache_path(path)) or b"{}").partition(b"\n")
     try:
         found = strict_json.parse(line)
         if found.get("format") != _FORMAT or found["stamp"] != [size, mtime_ns]:
@@ -388,4 +388,4 @@ def _save(shard: Shard) -> None:
         "example": shard.example,
     }
     body = json.dumps(found).encode("ascii") + b"\n" + shard.pictures.tobytes() + shard.names
-    write_whole(_cache_path(shard.path), body)
+    write_cached(_cache_path(shard.path), body)
