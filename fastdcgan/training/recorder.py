@@ -18,8 +18,11 @@ from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import named
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Progress, Snapshot, moments
-from fastdcgan.runs.folder import WriteError, writing
+from fastdcgan.runs.checkpoint import Snapshot
+from fastdcgan.runs.checkpoint_folder import list_checkpoints
+from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoint_tensors import moments
+from fastdcgan.runs.folder import WriteError, converting_write_errors
 from fastdcgan.runs.sampling import generate, grid, save_grid
 from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
@@ -60,7 +63,7 @@ class Recorder:
         self._slowed = Slowed()
         self._profiler = self._begin_profile() if run.config.run.profile else None
         if self._main:
-            with writing(run.folder.metrics):
+            with converting_write_errors(run.folder.metrics):
                 self._metrics = MetricsFile(run.folder.metrics, run.start.step)
             self._trackers = Trackers(
                 run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
@@ -149,7 +152,7 @@ class Recorder:
         )
         self._window_step = step
         if self._main:
-            with writing(self._run.folder.metrics):
+            with converting_write_errors(self._run.folder.metrics):
                 self._metrics.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
@@ -179,7 +182,7 @@ class Recorder:
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
-                with writing(file):
+                with converting_write_errors(file):
                     save_grid(pictures_BCHW, file)
                 self._trackers.show(grid(pictures_BCHW), step)
                 self._display.show(pictures_BCHW, step)
@@ -202,7 +205,7 @@ class Recorder:
                     plan=as_fields(run.plan),
                 )
                 self._saving.start(partial(self._write, snap))
-                with writing(run.folder.losses):
+                with converting_write_errors(run.folder.losses):
                     plot_losses(self._metrics.records, run.folder.losses)
 
     def settle(self) -> None:
@@ -254,7 +257,7 @@ class Recorder:
 
     def _write(self, snap: Snapshot) -> None:
         options = self._run.config.run
-        with writing(self._run.folder.metrics):
+        with converting_write_errors(self._run.folder.metrics):
             flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
         try:
             checkpoint.write(
@@ -282,7 +285,7 @@ class Recorder:
         count = min(SAMPLES, len(self._run.source))
         with closing(self._run.source.read([range(count)])) as batches:
             for pictures_BHWC in batches:
-                with writing(self._run.folder.real):
+                with converting_write_errors(self._run.folder.real):
                     save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
 
     def _fail(self, step: int, what: str) -> None:
@@ -299,7 +302,7 @@ class Recorder:
     def _last_good_one(self) -> str:
         with suppress(ValueError):  # it could not be written: then it isn't there
             self._saving.wait()
-        good = checkpoint.checkpoints(self._run.folder.checkpoints)
+        good = list_checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
 
     @contextmanager

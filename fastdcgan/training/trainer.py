@@ -34,18 +34,19 @@ from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
 from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.checkpoint_folder import checkpoint_path, read_newest
+from fastdcgan.runs.checkpoint_record import Progress
 from fastdcgan.runs.folder import (
     RunFolder,
     WriteError,
-    begun_with,
     check_writable,
     choose,
+    converting_write_errors,
     create,
+    read_condition,
     read_config,
     run_id,
     write_config,
-    writing,
 )
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
@@ -180,13 +181,13 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
     )
     identity, start = _agree_on_start(folder, state, arch, accelerator, display)
 
-    if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
+    if read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         display.say(
             "changed   these are not the pictures that the run was begun with, or not decoded as they were: "
             "it goes on with what is there now"
         )
     if accelerator.is_main_process:
-        with writing(folder.path):
+        with converting_write_errors(folder.path):
             create(folder)
         conditions = {
             "run_id": identity,
@@ -202,7 +203,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
             "skipped": len(source.skipped),
             "steps": schedule.total,
         }
-        with writing(folder.path):
+        with converting_write_errors(folder.path):
             write_config(folder, config, arch, conditions)
             write_skipped(source.skipped, folder.skipped)
     return Run(
@@ -397,7 +398,7 @@ def _agree_on_plan(
             batch // config.recipe.accumulate,
             images=schedule.total * batch,
             world_size=accelerator.num_processes,
-            begun_with=begun_with(folder, "plan_fields"),
+            begun_with=read_condition(folder, "plan_fields"),
             say=display.say,
         )
     ]
@@ -417,7 +418,7 @@ def _agree_on_start(
     known = run_id(folder)
     found = None
     if accelerator.is_main_process:
-        found, passed_over = checkpoint.newest(
+        found, passed_over = read_newest(
             folder.checkpoints, partial(checkpoint.read, state=state, arch=arch, run=known)
         )
         for line in passed_over:
@@ -428,7 +429,7 @@ def _agree_on_start(
         broadcast_object_list(chosen)
     identity, step = chosen[0]
     if not accelerator.is_main_process:
-        path = checkpoint.place(folder.checkpoints, step)
+        path = checkpoint_path(folder.checkpoints, step)
         found = checkpoint.read(path, state, arch, known) if path.is_dir() else None
     start = checkpoint.restore(found, state) if found else Progress()
     check_same_start(accelerator, start.step)

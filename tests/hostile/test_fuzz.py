@@ -22,7 +22,7 @@ from fastdcgan.data import open_source
 from fastdcgan.data.datasets.cifar10 import _DAMAGE, _unpickled
 from fastdcgan.data.datasets.idx import FILE_NAME, read_idx_images
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.runs.folder import RunFolder, begun_with, read_config
+from fastdcgan.runs.folder import RunFolder, read_condition, read_config
 from fastdcgan.telemetry.metrics import Record, read_metrics
 
 EACH = int(os.environ.get("FASTDCGAN_FUZZ", "150"))
@@ -125,7 +125,7 @@ def unpickle(path: Path) -> None:
 
 
 def configuration(path: Path) -> None:
-    begun_with(RunFolder(path.parent), "data")
+    read_condition(RunFolder(path.parent), "data")
     config = read_config(RunFolder(path.parent))
     config.model.architecture()
 

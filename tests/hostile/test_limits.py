@@ -24,7 +24,7 @@ from fastdcgan.data.decoding.picture import MAX_SCANS, examine
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.pack import read_manifest
 from fastdcgan.data.source import Skipped
-from fastdcgan.runs.folder import RunFolder, begun_with, read_config
+from fastdcgan.runs.folder import RunFolder, read_condition, read_config
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import read_cached, write_cached
 from fastdcgan.storage.files import read_json, read_limited
@@ -114,7 +114,7 @@ def test_files_that_are_read_whole_have_a_limit(tmp_path: Path, monkeypatch: pyt
     huge.rename(tmp_path / "run" / "config.json")
     with pytest.raises(ValueError, match="can't be read"):
         read_config(RunFolder(tmp_path / "run"))
-    assert begun_with(RunFolder(tmp_path / "run"), "data") is None
+    assert read_condition(RunFolder(tmp_path / "run"), "data") is None
     (tmp_path / "small").write_bytes(bytes(10))
     assert read_limited(tmp_path / "small", 10) == bytes(10)
     with pytest.raises(ValueError):
@@ -130,7 +130,7 @@ def test_json_nested_without_end(text: str, tmp_path: Path) -> None:
     run.metrics.write_text(text)
     with pytest.raises(ValueError, match="nested too deeply"):
         read_config(run)
-    assert begun_with(run, "data") is None
+    assert read_condition(run, "data") is None
     assert read_metrics(run.metrics) == []
     assert read_manifest(run.config) is None
 

@@ -17,7 +17,7 @@ from fastdcgan.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.array import ArraySource
 from fastdcgan.execution.plan import Plan, prepare
 from fastdcgan.gan import models
-from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.checkpoint_record import Progress
 from fastdcgan.runs.folder import RunFolder, create, write_config
 from fastdcgan.storage.signals import stop_requests
 from fastdcgan.telemetry.terminal.display import Display

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdcgan.runs.animation import evenly
+from fastdcgan.runs.animation import evenly_spaced
 
 SIDE = 640
 """Pixels: larger grids are shown at this size."""
@@ -53,7 +53,7 @@ def read_grids(folder: Path, resolution: int | None) -> tuple[list[Grid], list[s
     pixels = last.width * last.height if isinstance(last, Image.Image) else 0
     most = min(MOST_GRIDS, max(2, MOST_PIXELS // max(1, pixels)))
     grids, left_out = [], []
-    for step, path in evenly(steps, most):
+    for step, path in evenly_spaced(steps, most):
         picture = read_picture(path)
         if isinstance(picture, str):
             left_out.append(f"{path.name}: {picture}")

@@ -26,7 +26,7 @@ from PIL import Image
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits import hardware
 from fastdcgan.limits.roofline import Ceilings, ceilings_of, limit, work
-from fastdcgan.runs.animation import EFFORT, QUALITY, evenly, save_animation
+from fastdcgan.runs.animation import WEBP_METHOD, WEBP_QUALITY, evenly_spaced, save_animation
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import read_json, write_replacing
 from fastdcgan.telemetry.metrics import Record, read_metrics_counting
@@ -248,7 +248,7 @@ def _render(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = resources.files("fastdcgan.telemetry.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     frames = _frames(grids)
-    milestones = {step for step, _ in evenly(frames, _MILESTONES)}
+    milestones = {step for step, _ in evenly_spaced(frames, _MILESTONES)}
     return environment.from_string(template).render(
         name=folder.path.resolve().name,
         standing=_standing(facts, records),
@@ -466,7 +466,7 @@ def _frames(grids: Sequence[Grid]) -> list[tuple[int, str]]:
     """Steps and pictures of grids, so many that they take no more than MOST_BYTES."""
     encoded = [(grid.step, _webp(grid.picture)) for grid in grids]
     while len(encoded) > 2 and sum(len(body) for _, body in encoded) > MOST_BYTES:
-        encoded = evenly(encoded, max(2, len(encoded) * 3 // 4))
+        encoded = evenly_spaced(encoded, max(2, len(encoded) * 3 // 4))
     return [(step, _as_uri(body)) for step, body in encoded]
 
 
@@ -480,7 +480,7 @@ def _as_uri(webp: bytes) -> str:
 
 def _webp(picture: Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, format="WEBP", quality=QUALITY, method=EFFORT)
+    picture.save(out, format="WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
     return out.getvalue()
 
 
