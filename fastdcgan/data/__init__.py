@@ -1,4 +1,4 @@
-"""Where pictures come from: one file per source, all behind the protocol in `source.py`."""
+"""Sources of pictures: `open_source`, and a module per source behind the protocol in `source.py`."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from typing import Literal
 import psutil
 import torch
 
-from fastdcgan.data.archives.shard_names import is_shards
+from fastdcgan.data.archives.shard_names import names_shards
 from fastdcgan.data.archives.shards import open_shards
-from fastdcgan.data.array import ArraySource, ResidentSource
+from fastdcgan.data.array import ArraySource, DeviceSource
 from fastdcgan.data.datasets.celeba import scan_celeba
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
-from fastdcgan.data.datasets.idx import fashion_mnist, holds_idx
+from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.pillow import PillowSource
-from fastdcgan.data.folder import FolderIndex, OnProgress, reason_of, scan_folder
+from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
-from fastdcgan.data.pack import SHARE_OF_DISK, NoRoomError, packed
+from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.printable import printable
 
@@ -27,8 +27,8 @@ __all__ = ["open_source"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Request:
-    """See `open_source`."""
+class _Options:
+    """The arguments of `open_source` that its helpers need."""
 
     resolution: int
     channels: int
@@ -50,27 +50,28 @@ def open_source(
     device_memory: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImageSource:
-    """Open what the user named.
+    """Open a source of pictures.
 
     Args:
-        spec: "faces" (drawn here, no download), "cifar10", "celeba" or "fashion-mnist"; a folder: of pictures, of
-            MNIST's idx files, or of CIFAR-10's; a NumPy file of pictures; or WebDataset tar shards (see `shards.py`).
-        resolution: side of the pictures.
+        spec: "faces" (drawn by the package, no download), "cifar10", "celeba" or "fashion-mnist"; a folder of
+            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or WebDataset tar shards (see
+            `shards.py`).
+        resolution: side of the pictures given out, in pixels.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
-        device: where pictures are wanted, as torch names it. DALI decodes on a CUDA device, else on the CPU.
+        device: where training runs, as torch names it. DALI decodes on a CUDA device, else on the CPU.
         threads: for decoding.
         decoder: for picture files; "auto" is DALI where it is installed.
-        cache: "on" decodes everything once into a pack (see `pack.py`) and reads that ever after; "auto" does so where
-            there is room; "off" decodes again whenever a picture is read.
-        device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Pictures that
-            stay in memory anyway (packs, arrays) are kept there if they fit.
+        cache: "on" decodes everything once into a pack (see `pack.py`) and reads that from then on; "auto" does so
+            where there is room; "off" decodes whenever a picture is read.
+        device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Packs and arrays
+            are kept there if they fit.
         on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
             images", done, total).
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
     """
-    request = _Request(
+    options = _Options(
         resolution=resolution,
         channels=channels,
         device=torch.device(device),
@@ -78,53 +79,53 @@ def open_source(
         decoder=decoder,
         on_progress=on_progress,
     )
-    source = _open(spec, request, to_pack=cache != "off")
+    source = _open(spec, options, to_pack=cache != "off")
     if cache != "off" and not isinstance(source, ArraySource):
         try:
-            source = packed(
+            source = open_packed(
                 source,
                 resolution=resolution,
                 channels=channels,
-                share_of_disk=SHARE_OF_DISK if cache == "auto" else 1.0,
+                share_of_disk=MAX_DISK_SHARE if cache == "auto" else 1.0,
                 on_progress=on_progress,
             )
-        except NoRoomError as error:
+        except PackWriteError as error:
             if cache == "on":
                 raise
-            source = _open(spec, request, to_pack=False)
+            source = _open(spec, options, to_pack=False)
             source.description += f" (not packed: {error})"
-    return _near(source, request.device, device_memory) if isinstance(source, ArraySource) else source
+    return _place(source, options.device, device_memory) if isinstance(source, ArraySource) else source
 
 
-def _open(spec: str, request: _Request, *, to_pack: bool) -> ImageSource:
-    """What the user named, decoded whenever it is read. Packs are made on the CPU, so that all machines' are alike."""
-    size = {"resolution": request.resolution, "channels": request.channels, "threads": request.threads}
-    if spec in _ARRAYS:
-        return _ARRAYS[spec](None, **size)
-    if spec in _FOLDERS:
-        return _decoded(_FOLDERS[spec](request.on_progress), request, to_pack=to_pack)
-    path = _local(spec)
-    if is_shards(spec):
-        return _decoded(open_shards(spec, request.on_progress), request, to_pack=to_pack)
+def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
+    """Open `spec` without a pack. For a pack DALI decodes on the CPU, so that packs don't depend on the machine."""
+    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
+    if spec in _ARRAY_DATASETS:
+        return _ARRAY_DATASETS[spec](None, **size)
+    if spec in _FILE_DATASETS:
+        return _with_decoder(_FILE_DATASETS[spec](options.on_progress), options, to_pack=to_pack)
+    path = _path_of_spec(spec)
+    if names_shards(spec):
+        return _with_decoder(open_shards(spec, options.on_progress), options, to_pack=to_pack)
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.stat()
     except OSError as error:
-        raise ValueError(f"{printable(spec)}: {reason_of(error)}") from error
+        raise ValueError(f"{printable(spec)}: {os_error_reason(error)}") from error
     if is_numpy_file(path):
         return open_numpy_file(path, **size)
     if holds_idx(path):
-        return fashion_mnist(path, **size)
+        return open_fashion_mnist(path, **size)
     if holds_cifar10(path):
         return open_cifar10(path, **size)
     if path.name == spec and not path.exists():
-        named = ", ".join((*_FOLDERS, *_ARRAYS))
+        named = ", ".join((*_FILE_DATASETS, *_ARRAY_DATASETS))
         raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
-    return _decoded(scan_folder(path, request.on_progress), request, to_pack=to_pack)
+    return _with_decoder(scan_folder(path, options.on_progress), options, to_pack=to_pack)
 
 
-def _local(spec: str) -> Path:
-    """What the user's words would be as a path. Raises ValueError where they can't be one."""
+def _path_of_spec(spec: str) -> Path:
+    """`spec` as a path, with ~ expanded. Raises ValueError where it can't be one."""
     if not spec:
         raise ValueError("no pictures are named: the name is empty")
     if "://" in spec:
@@ -137,41 +138,41 @@ def _local(spec: str) -> Path:
         raise ValueError(f"{printable(spec)}: there is no such user") from error
 
 
-def _decoded(encoded: EncodedPictures, request: _Request, *, to_pack: bool) -> ImageSource:
-    """By the decoder that was asked for."""
-    size = {"resolution": request.resolution, "channels": request.channels, "threads": request.threads}
-    if request.decoder == "dali" and not dali_available():
+def _with_decoder(encoded: EncodedPictures, options: _Options, *, to_pack: bool) -> ImageSource:
+    """A source that decodes by DALI or Pillow, as asked."""
+    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
+    if options.decoder == "dali" and not dali_available():
         raise ValueError("DALI is not installed here; use --decoder pillow, or auto")
-    if request.decoder == "dali" and request.channels == 4:
+    if options.decoder == "dali" and options.channels == 4:
         raise ValueError("DALI decodes 1 or 3 channels; use --decoder pillow, or auto, for 4")
-    if request.decoder == "pillow" or request.channels == 4 or not dali_available():
+    if options.decoder == "pillow" or options.channels == 4 or not dali_available():
         source = PillowSource(encoded, **size)
-        if request.decoder == "auto":
-            source.description += " (it has 4 channels)" if request.channels == 4 else " (DALI is not installed)"
+        if options.decoder == "auto":
+            source.description += " (it has 4 channels)" if options.channels == 4 else " (DALI is not installed)"
         return source
     gpu = None
-    if request.device.type == "cuda" and not to_pack:
-        gpu = torch.cuda.current_device() if request.device.index is None else request.device.index
+    if options.device.type == "cuda" and not to_pack:
+        gpu = torch.cuda.current_device() if options.device.index is None else options.device.index
     return DaliSource(encoded, device=gpu, **size)
 
 
-def _near(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:
-    """The pictures in a GPU's memory if they fit, else gathered ahead for it, or from a disk that is not all cached."""
+def _place(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:
+    """Copy an array to the GPU's memory if it fits; else prefetch for a GPU, or from a file that isn't all cached."""
     size = source.pictures_NHWC.nbytes
     if device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0] / 2 if device_memory is None else device_memory
         if size <= budget:
-            return ResidentSource(source, device)
-    source.ahead = device.type != "cpu" or size > psutil.virtual_memory().total / 2
+            return DeviceSource(source, device)
+    source.prefetch = device.type != "cpu" or size > psutil.virtual_memory().total / 2
     return source
 
 
-def _drawn_faces(on_progress: OnProgress | None) -> FolderIndex:
+def _scan_faces(on_progress: OnProgress | None) -> FolderIndex:
     from fastdcgan.data.faces.dataset import FACES, faces_folder
 
     folder = faces_folder(on_progress=on_progress and (lambda done: on_progress("drawing faces", done, FACES)))
     return scan_folder(folder, on_progress)
 
 
-_FOLDERS = {"faces": _drawn_faces, "celeba": scan_celeba}
-_ARRAYS = {"cifar10": open_cifar10, "fashion-mnist": fashion_mnist}
+_FILE_DATASETS = {"faces": _scan_faces, "celeba": scan_celeba}
+_ARRAY_DATASETS = {"cifar10": open_cifar10, "fashion-mnist": open_fashion_mnist}

@@ -19,7 +19,7 @@ from fastdcgan.config import TrainConfig
 from fastdcgan.data import open_source
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.order import rank_share
-from fastdcgan.data.source import ImageSource, endings
+from fastdcgan.data.source import ImageSource, common_suffixes
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_request, check_same_start
 from fastdcgan.distributed.processes import everyones, highest, join, naming_lost_ranks, requested, taking_turns, wrap
@@ -437,8 +437,8 @@ def _agree_on_start(
 
 
 def _list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:
-    damaged = [skip for skip in source.skipped if not skip.foreign]
-    foreign = [skip for skip in source.skipped if skip.foreign]
+    damaged = [skip for skip in source.skipped if not skip.not_a_picture]
+    others = [skip for skip in source.skipped if skip.not_a_picture]
     listed = f"all listed in {folder.skipped}"
     if damaged:
         display.say(f"skipped   {len(damaged):,} files that can't be used:")
@@ -446,7 +446,7 @@ def _list_skipped(source: ImageSource, folder: RunFolder, display: Display, most
             display.say(f"          {skip.path}: {skip.reason}")
         if len(damaged) > most:
             display.say(f"          and {len(damaged) - most:,} more, {listed}")
-    if foreign:
-        names = f" ({endings(foreign)})" if endings(foreign) else ""
+    if others:
+        names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "
-        display.say(f"{begin} {len(foreign):,} files that are no pictures{names}, {listed}")
+        display.say(f"{begin} {len(others):,} files that are no pictures{names}, {listed}")

@@ -94,7 +94,7 @@ FORMS: dict[str, dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_recognised_and_gives_the_same(form: str, tmp_path: Path) -> None:
+def test_every_layout_is_recognised_and_gives_the_same(form: str, tmp_path: Path) -> None:
     assert not holds_cifar10(tmp_path)
     source = opened(write(tmp_path, FORMS[form]), cache="on")
     assert isinstance(source, ArraySource)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import open_source
-from fastdcgan.data.datasets.cifar10 import _DAMAGE, _unpickled
+from fastdcgan.data.datasets.cifar10 import _BATCH_ERRORS, _pixels_from_pickle
 from fastdcgan.data.datasets.idx import FILE_NAME, read_idx_images
 from fastdcgan.data.pack import read_manifest
 from fastdcgan.runs.folder import RunFolder, read_condition, read_config
@@ -119,8 +119,8 @@ def open_any(path: Path) -> None:
 
 def unpickle(path: Path) -> None:
     try:
-        _unpickled(path.read_bytes())
-    except _DAMAGE as error:  # which open_cifar10 turns into one line
+        _pixels_from_pickle(path.read_bytes())
+    except _BATCH_ERRORS as error:  # which open_cifar10 turns into one line
         raise ValueError(type(error).__name__) from error
 
 

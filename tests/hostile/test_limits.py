@@ -284,10 +284,10 @@ def test_an_index_of_a_shard_that_is_none_is_made_anew(
     whole = shards.open_shards(str(tar_path)).read_bytes(0)
     cached = shards._cache_path(str(tar_path))
     line, _, body = (read_cached(cached) or b"").partition(b"\n")
-    found, pictures = json.loads(line), np.frombuffer(body, shards.PICTURE, 1).copy()
+    found, pictures = json.loads(line), np.frombuffer(body, shards.PICTURE_DTYPE, 1).copy()
     spoil(found, pictures)
     write_cached(cached, json.dumps(found).encode() + b"\n" + pictures.tobytes() + body[pictures.nbytes :])
-    assert shards._load(str(tar_path), *shards._stamp(str(tar_path))) is None
+    assert shards._load_cached(str(tar_path), *shards._stamp(str(tar_path))) is None
     assert shards.open_shards(str(tar_path)).read_bytes(0) == whole
 
 

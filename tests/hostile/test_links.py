@@ -212,7 +212,7 @@ def test_a_new_file_has_the_permissions_that_the_user_gives_files(tmp_path: Path
 
 def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) -> None:
     from fastdcgan.data import open_source
-    from fastdcgan.data.pack import Pack, packed
+    from fastdcgan.data.pack import Pack, open_packed
 
     source = open_source(
         str(photographs), resolution=16, channels=1, device="cpu", threads=1, decoder="pillow", cache="off"
@@ -222,7 +222,7 @@ def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) ->
     for path in (pack.array, pack.manifest, pack.array.with_suffix(".unfinished"), pack.array.with_suffix(".lock")):
         path.symlink_to(precious)
     try:
-        packed(source, resolution=16, channels=1)
+        open_packed(source, resolution=16, channels=1)
     except ValueError as refusal:
         assert "can't be written" in str(refusal)
     assert precious.read_bytes() == PRECIOUS

@@ -17,7 +17,7 @@ import torch
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data import open_source
-from fastdcgan.data.datasets.cifar10 import _unpickled, open_cifar10
+from fastdcgan.data.datasets.cifar10 import _pixels_from_pickle, open_cifar10
 from fastdcgan.kernels import native
 from fastdcgan.runs.generate import generate_from_run
 from fastdcgan.storage import private
@@ -224,7 +224,7 @@ def test_small_pickles_ask_for_neither_gigabytes_nor_ages(bomb: bytes) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((pickle.UnpicklingError, TypeError, ValueError, LookupError)):
-        _unpickled(bomb)
+        _pixels_from_pickle(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "a GiB"
 
 
@@ -232,12 +232,12 @@ def test_a_count_that_is_a_list_is_not_multiplied() -> None:
     """By 3,072, which is memory without end."""
     from fastdcgan.data.datasets import cifar10
 
-    recorded, dtype = cifar10._Recorded(), cifar10._Recorded("u1")
+    recorded, dtype = cifar10._StandIn(), cifar10._StandIn("u1")
     recorded.__setstate__((1, ([0] * 2**20, 3072), dtype, False, b""))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar10._Inert, "load", lambda self: {b"data": recorded})
+        patch.setattr(cifar10._SafeUnpickler, "load", lambda self: {b"data": recorded})
         with pytest.raises(ValueError, match="another size"):
-            _unpickled(b"")
+            _pixels_from_pickle(b"")
 
 
 # --- Libraries --------------------------------------------------------------------------------------------------------
