@@ -23,7 +23,8 @@ def save_animation(frames: Sequence[Image.Image], path: Path, frame_ms: int, las
     """Write frames of one size as an endless animation, whole or not at all.
 
     Args:
-        frames: at least one.
+        frames: at least one. They are taken one at a time, so a sequence that makes them when they are asked for takes
+            the memory of one.
         path: ends in a key of FORMATS.
         frame_ms: how long each frame is shown.
         last_extra_ms: how much longer the last one is shown.
@@ -31,18 +32,34 @@ def save_animation(frames: Sequence[Image.Image], path: Path, frame_ms: int, las
     Raises:
         OSError: it can't be written.
     """
-    first, *others = frames
     with replacing(path) as file:
-        first.save(
+        _MultiFrameImage(frames).save(
             file,
             format=FORMATS[path.suffix.lower()],
             save_all=True,
-            append_images=others,
-            duration=[frame_ms] * len(others) + [frame_ms + last_extra_ms],
+            duration=[frame_ms] * (len(frames) - 1) + [frame_ms + last_extra_ms],
             loop=0,
             quality=WEBP_QUALITY,
             method=WEBP_METHOD,
         )
+
+
+class _MultiFrameImage(Image.Image):
+    """Presents a sequence of pictures to Pillow's encoders as an image of several frames."""
+
+    def __init__(self, frames: Sequence[Image.Image]) -> None:
+        super().__init__()
+        self._frames, self.n_frames = frames, len(frames)
+        self.seek(0)
+
+    def seek(self, frame: int) -> None:
+        if frame >= self.n_frames:
+            raise EOFError
+        picture = self._frames[frame]
+        self.im, self._mode, self._size, self._position = picture.im, picture.mode, picture.size, frame
+
+    def tell(self) -> int:
+        return self._position
 
 
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:

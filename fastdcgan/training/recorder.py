@@ -26,13 +26,13 @@ from fastdcgan.runs.folder import WriteError, converting_write_errors
 from fastdcgan.runs.sampling import generate, grid, save_grid
 from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
-from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
-from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
+from fastdcgan.telemetry.metrics import MetricsBuffer, MetricsFile, Record, first_non_finite_step
+from fastdcgan.telemetry.profiler.profiled_intervals import Interval, ProfiledIntervals
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
-from fastdcgan.telemetry.profiler.summary import Subject
-from fastdcgan.telemetry.report.curves import plot_losses
+from fastdcgan.telemetry.profiler.summary import ProfiledRun
+from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
-from fastdcgan.telemetry.trackers import Tracked, Trackers
+from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.training.run import Run
 from fastdcgan.tuning.choice import as_fields
 
@@ -54,13 +54,13 @@ class Recorder:
     def __init__(self, run: Run, display: Display) -> None:
         self._run, self._display = run, display
         self._main = run.accelerator.is_main_process
-        self._log = StepLog(run.schedule.log_every, run.accelerator.device)
+        self._log = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
         self._saved = run.start.step
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
         self._saving = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
-        self._slowed = Slowed()
+        self._profiled = ProfiledIntervals()
         self._profiler = self._begin_profile() if run.config.run.profile else None
         if self._main:
             with converting_write_errors(run.folder.metrics):
@@ -101,11 +101,11 @@ class Recorder:
         """All that belongs to a step is done: the profiler's window moves on. What it writes is off the clock."""
         if self._profiler is None:
             return
-        if self._profiler.turns:
+        if self._profiler.recording_changes:
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()  # what the device has yet to do belongs to the steps so far
             elapsed = time.perf_counter() - self._window_start
-            self._slowed.turn(Lap(step - self._window_step, elapsed, self._waited))
+            self._profiled.toggle(Interval(step - self._window_step, elapsed, self._waited))
         with self._off_the_clock():
             self._profiler.step()
 
@@ -126,9 +126,9 @@ class Recorder:
             weights = torch.nn.functional.pad(norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2))
             rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
         elapsed = time.perf_counter() - self._window_start
-        at_full_speed = self._slowed.rest(Lap(steps, elapsed, self._waited))
+        at_full_speed = self._profiled.unprofiled(Interval(steps, elapsed, self._waited))
         rows, weights = rows[:-1], rows[-1]
-        if bad := first_bad_step(rows, step):
+        if bad := first_non_finite_step(rows, step):
             self._fail(*bad)
         if not torch.isfinite(weights).all():
             self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
@@ -184,8 +184,8 @@ class Recorder:
                 file = self._run.folder.samples / f"step-{step:08d}.png"
                 with converting_write_errors(file):
                     save_grid(pictures_BCHW, file)
-                self._trackers.show(grid(pictures_BCHW), step)
-                self._display.show(pictures_BCHW, step)
+                self._trackers.write_grid(grid(pictures_BCHW), step)
+                self._display.show_samples(pictures_BCHW, step)
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
@@ -271,7 +271,7 @@ class Recorder:
         run = self._run
         check_window(run.config.run, run.schedule.total - run.start.step)
         rank = run.accelerator.process_index
-        subject = Subject(
+        subject = ProfiledRun(
             arch=run.arch,
             batch=cast(int, run.config.data.batch_size),
             plan=str(run.plan),
@@ -312,11 +312,11 @@ class Recorder:
         self._window_start += time.perf_counter() - start
 
 
-def tracked(run: Run) -> Tracked:
+def tracked(run: Run) -> TrackedRun:
     """The run, as trackers know it."""
-    return Tracked(
+    return TrackedRun(
         folder=run.folder.path,
-        identity=run.id,
+        run_id=run.id,
         resume_step=run.start.step,
         configuration=flat(run.config),
     )

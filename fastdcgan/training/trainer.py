@@ -50,7 +50,7 @@ from fastdcgan.runs.folder import (
 )
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
-from fastdcgan.telemetry.report.html import reporting
+from fastdcgan.telemetry.report.end_of_run import reporting
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import check_installed
@@ -78,7 +78,7 @@ def train(request: TrainConfig) -> RunFolder:
             until_the_end.enter_context(_in_our_hands(folder, accelerator))
         until_the_end.enter_context(rank_log(folder.logs, accelerator.process_index, accelerator.num_processes))
         first = accelerator.is_main_process
-        log = RunLog(folder.log, begun=folder.config.exists) if first else None
+        log = RunLog(folder.log, may_create=folder.config.exists) if first else None
         display = until_the_end.enter_context(Display(visible=first, quiet=config.run.quiet, log=log))
         until_the_end.enter_context(naming_lost_ranks(accelerator, timeout))
         run = setup(config, folder, accelerator, display)
@@ -91,7 +91,7 @@ def train(request: TrainConfig) -> RunFolder:
             )
         else:
             fit(run, stop, display)
-            display.settle()
+            display.stop_drawing()
             display.say(f"Done. Samples, losses.png, metrics and checkpoints are in {run.folder.path}", always=True)
             display.say(f"See what happened:  {run.folder.report}")
             if config.run.profile:

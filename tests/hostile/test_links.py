@@ -22,8 +22,8 @@ from fastdcgan.runs.sampling import save_each, save_grid, save_tiled
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import create, open_to_append, read_limited, write_replacing
 from fastdcgan.telemetry.metrics import MetricsFile, Record
-from fastdcgan.telemetry.report.curves import plot_losses
 from fastdcgan.telemetry.report.html import write_report
+from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.plan_tables import write_plans
 

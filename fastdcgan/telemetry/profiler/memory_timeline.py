@@ -1,4 +1,4 @@
-"""memory.png: what was held over a profiled window, with the named ranges below it."""
+"""memory.png: allocated memory over a profiled window, above a time line of the named ranges."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _COLOURS = (
 
 
 def peak(window: Window) -> tuple[MemoryPoint, str] | None:
-    """When most was held, and in which range (empty: in none); None if no allocation was recorded."""
+    """When most memory was allocated, and in which range ("" if in none); None if no allocation was recorded."""
     if not window.memory:
         return None
     most = max(window.memory, key=lambda point: point.bytes)
@@ -22,7 +22,7 @@ def peak(window: Window) -> tuple[MemoryPoint, str] | None:
 
 
 def plot_memory(window: Window, path: Path) -> None:
-    """Draw it; nothing where nothing was recorded."""
+    """Plot the memory of a window to a PNG; nothing where no allocation was recorded."""
     found = peak(window)
     if found is None:
         return
