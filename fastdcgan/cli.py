@@ -107,8 +107,8 @@ def pack(
     if threads is not None and not 1 <= threads <= MAX_DATA_THREADS:
         raise ValueError(f"--threads {threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
 
-    from fastdcgan.data import open_source
     from fastdcgan.data.array import ArraySource
+    from fastdcgan.data.open import open_source
     from fastdcgan.data.pack import Pack, ensure_packed
     from fastdcgan.telemetry.terminal.data_tables import packing_rows, show
     from fastdcgan.telemetry.terminal.display import Display
@@ -154,9 +154,9 @@ def data(
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: must end in .png")
 
-    from fastdcgan.data import open_source
     from fastdcgan.data.describe import contact_sheet, describe, write_skipped
     from fastdcgan.data.folder import NoUsablePictureError
+    from fastdcgan.data.open import open_source
     from fastdcgan.data.stream import normalise
     from fastdcgan.runs.sampling import save_grid
     from fastdcgan.telemetry.terminal.data_tables import facts_rows, show, skipped_by_reason_rows

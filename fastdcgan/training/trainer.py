@@ -16,8 +16,8 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from fastdcgan.config import TrainConfig
-from fastdcgan.data import open_source
 from fastdcgan.data.describe import write_skipped
+from fastdcgan.data.open import open_source
 from fastdcgan.data.order import rank_share
 from fastdcgan.data.source import ImageSource, common_suffixes
 from fastdcgan.data.stream import Batching, real_batches

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from fastdcgan.data import open_source
 from fastdcgan.data.datasets import celeba as module
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 COUNT = 6

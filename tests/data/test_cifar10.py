@@ -13,10 +13,10 @@ import pytest
 import torch
 import torchvision
 
-from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.datasets import cifar10 as module
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 PER_BATCH = 4

@@ -12,11 +12,11 @@ import torch
 from corpus import PHOTOS, encode, good_files, write_corpus
 from PIL import Image
 
-from fastdcgan import data
-from fastdcgan.data import open_source
+from fastdcgan.data import open as module
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import FolderIndex, scan_folder
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
@@ -240,7 +240,7 @@ def test_open_source_says_what_decodes(photos: Path, monkeypatch: pytest.MonkeyP
     assert next(opened(channels=4).read([[0, 20]])).shape == (2, 32, 32, 4)
     with pytest.raises(ValueError, match="DALI decodes 1 or 3 channels"):
         opened(decoder="dali", channels=4)
-    monkeypatch.setattr(data, "dali_available", lambda: False)
+    monkeypatch.setattr(module, "dali_available", lambda: False)
     assert opened().description.endswith("by Pillow (DALI is not installed)")
     with pytest.raises(ValueError, match="DALI is not installed here"):
         opened(decoder="dali")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan.data import open_source
 from fastdcgan.data.decoding.picture import PictureInfo
 from fastdcgan.data.describe import contact_sheet, describe, describe_files, group_by_reason, write_skipped
+from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, PackStatus, ensure_packed, pack_status
 from fastdcgan.data.source import ImageSource, Skipped
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torchvision
 
-from fastdcgan.data import open_source
 from fastdcgan.data.datasets import idx as idx_module
 from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist, read_idx_images
+from fastdcgan.data.open import open_source
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (7, 28, 28, 1), dtype=np.uint8)
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastdcgan.data import numpy_file, open_source
+from fastdcgan.data import numpy_file
 from fastdcgan.data.array import ArraySource, ResizedSource
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 RNG = np.random.default_rng(0)

@@ -15,10 +15,10 @@ import torch
 from corpus import write_corpus
 from torch import Tensor
 
-from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
 
@@ -284,7 +284,8 @@ def test_nobody_asked_for_half_of_the_disk(photos: Path, monkeypatch: pytest.Mon
 
 BUILD = """
 import sys, time
-from fastdcgan.data import open_source, pack
+from fastdcgan.data import pack
+from fastdcgan.data.open import open_source
 pack.BATCH = 1
 
 def slowly(what, done, total):

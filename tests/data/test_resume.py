@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource, DeviceSource
 from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 

@@ -16,12 +16,12 @@ import torch
 from corpus import PHOTOS, bad_files, encode, good_files
 from PIL import Image
 
-from fastdcgan.data import open_source
 from fastdcgan.data.archives import shards as shards_module
 from fastdcgan.data.archives.shards import PICTURE_DTYPE, ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import PICTURE_SUFFIXES
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.cache import cache_folder

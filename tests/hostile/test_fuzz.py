@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig, flat
-from fastdcgan.data import open_source
 from fastdcgan.data.datasets.cifar10 import _BATCH_ERRORS, _pixels_from_pickle
 from fastdcgan.data.datasets.idx import FILE_NAME, read_idx_images
+from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
 from fastdcgan.runs.folder import RunFolder, read_condition, read_config
 from fastdcgan.telemetry.metrics import Record, read_metrics

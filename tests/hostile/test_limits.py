@@ -15,13 +15,13 @@ from PIL import Image
 from fastdcgan import cli
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import folder as folders
-from fastdcgan.data import open_source
 from fastdcgan.data.archives import shards
 from fastdcgan.data.archives.tar_headers import list_members
 from fastdcgan.data.datasets.cifar10 import open_cifar10
 from fastdcgan.data.datasets.idx import read_idx_images
 from fastdcgan.data.decoding.picture import MAX_SCANS, examine
 from fastdcgan.data.describe import write_skipped
+from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder, read_condition, read_config

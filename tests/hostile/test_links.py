@@ -211,7 +211,7 @@ def test_a_new_file_has_the_permissions_that_the_user_gives_files(tmp_path: Path
 
 
 def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) -> None:
-    from fastdcgan.data import open_source
+    from fastdcgan.data.open import open_source
     from fastdcgan.data.pack import Pack, open_packed
 
     source = open_source(

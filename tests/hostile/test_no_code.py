@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
-from fastdcgan.data import open_source
 from fastdcgan.data.datasets.cifar10 import _pixels_from_pickle, open_cifar10
+from fastdcgan.data.open import open_source
 from fastdcgan.kernels import native
 from fastdcgan.runs.generate import generate_from_run
 from fastdcgan.storage import private
