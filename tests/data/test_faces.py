@@ -167,7 +167,7 @@ def test_helpers_draw_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_drawing_needs_no_torch() -> None:
-    """Helpers load portrait.py by itself: with PyTorch, each would take seconds to start."""
+    """With PyTorch, each helper would take seconds to start."""
     code = f"import runpy, sys; runpy.run_path({portrait.__file__!r}); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fastdcgan.data.faces import portrait
 from fastdcgan.data.faces.portrait import DRAWING_VERSION, file_name, save_faces
 from fastdcgan.storage import cache
 
@@ -152,14 +151,11 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
-# Loads portrait.py alone: importing the package would import PyTorch, which takes each helper seconds and much memory.
 _HELPER = """
-import importlib.util, os, sys
+import os, sys
 sys.path[:] = {sys_path!r}
-spec = importlib.util.spec_from_file_location("portrait", {portrait!r})
-portrait = sys.modules["portrait"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(portrait)
-for _ in portrait.save_faces({folder!r}, {indices!r}, {seed}, {size}):
+from fastdcgan.data.faces.portrait import save_faces
+for _ in save_faces({folder!r}, {indices!r}, {seed}, {size}):
     os.write(1, b".")
 """
 
@@ -181,7 +177,6 @@ def _helpers(folder: Path, count: int, seed: int, size: int, helpers: int) -> It
             for share in range(helpers):
                 code = _HELPER.format(
                     sys_path=sys.path,
-                    portrait=portrait.__file__,
                     folder=str(folder),
                     indices=range(share, count, helpers),
                     seed=seed,
