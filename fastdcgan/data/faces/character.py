@@ -61,9 +61,9 @@ class Character:
     """-1 (left) or 1 (right): where asymmetric details are."""
     side_lock: float
     """How far down the locks beside the face reach."""
-    locks: tuple[float, ...]
-    """24 random deviations in [-1, 1], for details that should look irregular: tips, bumps, the swing of a tail."""
-    stray: bool
+    deviations: tuple[float, ...]
+    """24 random numbers in [-1, 1], for details that should look irregular: tips, bumps, the swing of a tail."""
+    stray_lock: bool
     jaw: float
     chin: float
     eye_x: float
@@ -112,8 +112,8 @@ def random_character(choices: RandomChoices) -> Character:
         fringe=choices.one(fringes),
         side=choices.one((-1, 1)),
         side_lock=choices.between(0.12, 0.2) if style in OPEN_EAR_STYLES else choices.between(0.42, 0.72),
-        locks=tuple(choices.between(-1, 1) for _ in range(24)),
-        stray=choices.chance(0.2),
+        deviations=tuple(choices.between(-1, 1) for _ in range(24)),
+        stray_lock=choices.chance(0.2),
         jaw=choices.between(0.31, 0.37),
         chin=choices.between(0.66, 0.72),
         eye_x=choices.between(0.24, 0.26),

@@ -32,14 +32,14 @@ def _bob_back(canvas: Canvas, character: Character) -> None:
 
 def _long_back(canvas: Canvas, character: Character) -> None:
     outline = smooth_curve(join_mirrored(polyline("0 -.8  .38 -.73  .61 -.42  .68 .1  .72 .6  .8 1.2")))
-    canvas.shape(outline * (1 + 0.05 * character.locks[20], 1), *hair_tones(character))
+    canvas.shape(outline * (1 + 0.05 * character.deviations[20], 1), *hair_tones(character))
     canvas.disc(0, 0.66, 0.54, 0.62, shade(character.hair, 0.35))
 
 
 def _wavy_back(canvas: Canvas, character: Character) -> None:
     right = polyline("0 -.81  .4 -.74  .64 -.42  .66 -.12  .76 .12  .7 .34  .82 .58  .74 .8")
     outline = np.concatenate([smooth_curve(join_mirrored(right)), polyline(".86 1.2  -.86 1.2")])
-    canvas.shape(outline * (1 + 0.05 * character.locks[20], 1), *hair_tones(character))
+    canvas.shape(outline * (1 + 0.05 * character.deviations[20], 1), *hair_tones(character))
     canvas.disc(0, 0.66, 0.54, 0.62, shade(character.hair, 0.35))
 
 
@@ -49,7 +49,7 @@ def _twin_tails_back(canvas: Canvas, character: Character) -> None:
     strand = curve_through(".68 -.42  .8 -.1  .84 .2  .82 .55")
     hair, line = hair_tones(character)
     for side in (-1, 1):
-        swing = side * (1 + 0.04 * character.locks[20])
+        swing = side * (1 + 0.04 * character.deviations[20])
         canvas.shape(mirrored(np.concatenate([outer, inner]), swing), hair, line)
         canvas.line(mirrored(strand, swing), line, 0.012)
     _short_back(canvas, character)
@@ -61,7 +61,7 @@ def _spiky_back(canvas: Canvas, character: Character) -> None:
     spikes = 9
     angles = np.linspace(math.radians(155), math.radians(385), 2 * spikes + 1)
     radii = np.full(len(angles), 0.66)
-    radii[1::2] = 0.87 + 0.08 * np.array(character.locks[:spikes])
+    radii[1::2] = 0.87 + 0.08 * np.array(character.deviations[:spikes])
     nodes = np.stack([np.cos(angles) * radii, np.sin(angles) * radii - 0.06], axis=1)
     outline = np.concatenate([bend_segments(nodes, 0.10), polyline(".4 .52  -.4 .52")])
     canvas.shape(outline, *hair_tones(character))
@@ -87,7 +87,7 @@ def _ponytail_back(canvas: Canvas, character: Character) -> None:
     inner = curve_through(".8 .62  .74 .25  .72 -.1  .6 -.4  .4 -.55")
     strand = curve_through(".52 -.7  .72 -.52  .83 -.12  .81 .25")
     hair, line = hair_tones(character)
-    swing = character.side * (1 + 0.05 * character.locks[20])
+    swing = character.side * (1 + 0.05 * character.deviations[20])
     canvas.shape(mirrored(np.concatenate([outer, inner]), swing), hair, line)
     canvas.line(mirrored(strand, swing), line, 0.012)
     _short_back(canvas, character)
@@ -97,7 +97,7 @@ def _ponytail_back(canvas: Canvas, character: Character) -> None:
 def _curls_back(canvas: Canvas, character: Character) -> None:
     bumps = 15
     angles = np.linspace(math.radians(140), math.radians(400), bumps + 1)
-    radii = 0.76 + 0.02 * np.array(character.locks[: bumps + 1])
+    radii = 0.76 + 0.02 * np.array(character.deviations[: bumps + 1])
     nodes = np.stack([np.cos(angles) * radii * 0.98, np.sin(angles) * radii - 0.09], axis=1)
     canvas.shape(bend_segments(nodes, 0.32), *hair_tones(character))
 

@@ -27,31 +27,31 @@ def _fan(nodes: Points, bow: float) -> Points:
 def _tousled(character: Character) -> Points:
     nodes = [(-0.44, -0.1)]
     for k, x in enumerate((-0.33, -0.12, 0.1, 0.31)):
-        nodes.append((x + 0.03 * character.locks[k], 0.05 + 0.05 * character.locks[k + 5]))
-        nodes.append((x + 0.11, -0.14 + 0.05 * character.locks[k + 10]))
+        nodes.append((x + 0.03 * character.deviations[k], 0.05 + 0.05 * character.deviations[k + 5]))
+        nodes.append((x + 0.11, -0.14 + 0.05 * character.deviations[k + 10]))
     return _fan(as_points(*nodes), 0.1)
 
 
 def _straight(character: Character) -> Points:
     nodes = []
     for k, x in enumerate((-0.43, -0.26, -0.09, 0.09, 0.26)):
-        nodes += [(x, -0.04 + 0.01 * character.locks[k]), (x + 0.01, 0.02), (x + 0.155, 0.02)]
+        nodes += [(x, -0.04 + 0.01 * character.deviations[k]), (x + 0.01, 0.02), (x + 0.155, 0.02)]
     return bend_segments(as_points(*nodes, (0.43, -0.04)), -0.02)
 
 
 def _centre_part(character: Character) -> Points:
     locks = polyline("-.45 -.05  -.42 .07  -.02 -.48  .02 -.48  .42 .07  .45 -.05")
-    return bend_segments(locks, 0.1 + 0.04 * character.locks[0])
+    return bend_segments(locks, 0.1 + 0.04 * character.deviations[0])
 
 
 def _side_part(character: Character) -> Points:
-    j = character.locks
+    j = character.deviations
     long = as_points((-0.45, -0.06), (-0.4 + 0.02 * j[0], 0.08), (-0.24, -0.12), (-0.12 + 0.03 * j[1], 0.03))
     return _fan(np.concatenate([long, polyline(".2 -.45  .43 .05  .45 -.06")]), 0.12)
 
 
 def _centre_lock(character: Character) -> Points:
-    tips = [x + 0.03 * shift for x, shift in zip((-0.33, 0.02, 0.33), character.locks, strict=False)]
+    tips = [x + 0.03 * shift for x, shift in zip((-0.33, 0.02, 0.33), character.deviations, strict=False)]
     left, right = polyline("-.45 -.08"), polyline(".45 -.08")
     inner = as_points((tips[0], 0.04), (-0.12, -0.16), (tips[1], 0.19), (0.12, -0.16), (tips[2], 0.04))
     return _fan(np.concatenate([left, inner, right]), 0.08)
@@ -99,7 +99,7 @@ def draw_hair_front(canvas: Canvas, character: Character, edge: Points) -> None:
         canvas.line(top, line)
         if character.fringe != "swept_back":
             _shine(canvas, character)
-    if character.stray:
+    if character.stray_lock:
         lock = bend_segments(mirrored(polyline("-.08 -.75  .17 -.95  .07 -.75"), character.side), 0.16 * character.side)
         canvas.fill(lock, hair)
         canvas.line(lock, line)
