@@ -1,7 +1,7 @@
 """A folder checked and packed in a process of its own: `python -m benchmarks.packing FOLDER RESOLUTION THREADS`.
 
 Answers with a line of JSON: seconds until all was checked, and until all was packed; and the memory needed at the
-height of it, above what was resident once PyTorch and `fastdcgan.data` were imported.
+height of it, above what was resident once PyTorch and `fastdcgan.data.open` were imported.
 """
 
 import json
@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from fastdcgan.data import open_source
+from fastdcgan.data.open import open_source
 from fastdcgan.limits.memory import PeakMemory
 
 

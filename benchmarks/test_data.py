@@ -11,7 +11,7 @@ from benchmarks.conditions import cores, device
 from benchmarks.loading import Stream, torchvision_batches
 from benchmarks.measure import take_turns
 from benchmarks.results import throughput
-from fastdcgan.data import open_source
+from fastdcgan.data.open import open_source
 from fastdcgan.data.stream import Batching, real_batches
 
 SLOWEST = 500

@@ -24,7 +24,7 @@ from benchmarks.measure import InProcess, take_turns
 from benchmarks.parity import parity
 from benchmarks.plans import tuned_plan
 from benchmarks.results import quartiles, throughput
-from fastdcgan.data import open_source
+from fastdcgan.data.open import open_source
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.execution.prepare import step_function
 from fastdcgan.gan.architecture import architecture

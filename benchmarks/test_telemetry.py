@@ -153,7 +153,7 @@ def test_telemetry(benchmark: BenchmarkFixture, case: Case, tmp_path: Path, name
     ).resolved()
     folder = RunFolder(tmp_path / "run")
     with terminal() as console:
-        display = Display(console=console, log=RunLog(folder.log, begun=folder.config.exists))
+        display = Display(console=console, log=RunLog(folder.log, may_create=folder.config.exists))
         run = setup(config, folder, join(config.execution), display)
         batching = Batching(seed=0, global_batch=batch)
         with (

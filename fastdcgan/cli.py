@@ -107,9 +107,9 @@ def pack(
     if threads is not None and not 1 <= threads <= MAX_DATA_THREADS:
         raise ValueError(f"--threads {threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
 
-    from fastdcgan.data import open_source
     from fastdcgan.data.array import ArraySource
-    from fastdcgan.data.pack import Pack, pack_by_hand
+    from fastdcgan.data.open import open_source
+    from fastdcgan.data.pack import Pack, ensure_packed
     from fastdcgan.telemetry.terminal.data_tables import packing_rows, show
     from fastdcgan.telemetry.terminal.display import Display
 
@@ -128,7 +128,7 @@ def pack(
             display.say("pack      not needed: the pictures are an array of this size already")
             return
         wanted = Pack(original=original, resolution=geometry.resolution, channels=geometry.channels)
-        packing = pack_by_hand(wanted, display.advance)
+        packing = ensure_packed(wanted, display.advance)
     show(packing_rows(wanted, packing, source))
 
 
@@ -154,9 +154,9 @@ def data(
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: must end in .png")
 
-    from fastdcgan.data import open_source
     from fastdcgan.data.describe import contact_sheet, describe, write_skipped
-    from fastdcgan.data.folder import NoneUsableError
+    from fastdcgan.data.folder import NoUsablePictureError
+    from fastdcgan.data.open import open_source
     from fastdcgan.data.stream import normalise
     from fastdcgan.runs.sampling import save_grid
     from fastdcgan.telemetry.terminal.data_tables import facts_rows, show, skipped_by_reason_rows
@@ -173,7 +173,7 @@ def data(
                 decoder=decoder,
                 on_progress=display.advance,
             )
-    except NoneUsableError as error:
+    except NoUsablePictureError as error:
         show(skipped_by_reason_rows(error.skipped))
         if skipped is not None:
             write_skipped(error.skipped, skipped)

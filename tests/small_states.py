@@ -1,9 +1,10 @@
-"""Small training states: made, trained for a few steps, and compared."""
+"""Small training states: made, trained for a few steps, saved, loaded, and compared."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan
@@ -11,6 +12,8 @@ from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState, train_step
+from fastdcgan.runs import checkpoint
+from fastdcgan.runs.checkpoint_record import Progress
 
 ARCH = architecture("dcgan16", width=4, latent_dim=6)
 
@@ -25,6 +28,30 @@ def train(state: TrainState, *steps: int) -> None:
         real_BCHW = torch.rand(5, 3, 16, 16, generator=rng) * 2 - 1
         z_BL = torch.randn(5, 6, generator=rng)
         train_step(state, real_BCHW.contiguous(memory_format=torch.channels_last), z_BL)
+
+
+def save(
+    folder: Path,
+    state: TrainState,
+    arch: Architecture,
+    progress: Progress,
+    keep: int,
+    *,
+    keep_every: int | None = None,
+    run: str | None = None,
+) -> Path:
+    snap = checkpoint.snapshot(state, arch, progress, run=run)
+    return checkpoint.write(folder, snap, keep=keep, keep_every=keep_every)
+
+
+def load(path: Path, state: TrainState, arch: Architecture, run: str | None = None) -> Progress:
+    return checkpoint.restore(checkpoint.read(path, state, arch, run), state)
+
+
+def load_generator(path: Path, generator: nn.Module, arch: Architecture, run: str | None = None) -> Progress:
+    tensors, progress = checkpoint.read_generator(path, generator, arch, run)
+    generator.load_state_dict(tensors)
+    return progress
 
 
 def everything(state: TrainState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What there is to know of a source before anything is trained on it."""
+"""Facts about a source: kinds and sizes of its files, skipped files, its pack, a contact sheet."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,25 +8,25 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from fastdcgan.data.array import ArraySource, FittedSource
+from fastdcgan.data.array import ArraySource, ResizedSource
 from fastdcgan.data.decoding.dali import DaliSource
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.pillow import PillowSource
-from fastdcgan.data.pack import Pack, Standing, standing
+from fastdcgan.data.pack import Pack, PackStatus, pack_status
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
 
-SHEET = 64
-"""Pictures on a contact sheet, at most."""
+CONTACT_SHEET_PICTURES = 64
+"""At most."""
 
-LOST_TO_CROP = 2
-"""A picture with sides further apart than this loses more than half to the crop."""
+MAX_CROP_ASPECT = 2
+"""A picture with a larger aspect ratio loses more than half of its pixels to the crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files:
-    """Encoded pictures, as they are before they are fitted. Sizes are width x height."""
+class FileStatistics:
+    """Statistics of encoded picture files. Sizes are (width, height) in pixels, before resizing."""
 
     kinds: tuple[tuple[str, int], ...]
     """Formats and modes with their counts, the most frequent first."""
@@ -34,10 +34,10 @@ class Files:
     smallest: tuple[int, int]
     median: tuple[int, int]
     largest: tuple[int, int]
-    """By their number of pixels, then by width; each the size of an actual picture."""
+    """Ordered by number of pixels, then by width; each is the size of an actual picture."""
 
     enlarged: int
-    """How many have a side shorter than the resolution."""
+    """How many have a side shorter than the resolution, and so are enlarged."""
 
     cropped: int
     """How many lose more than half of their pixels to the crop."""
@@ -47,8 +47,8 @@ class Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels:
-    """Pictures that are an array already."""
+class ArrayInfo:
+    """An array of pictures."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -56,52 +56,53 @@ class Pixels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What `fastdcgan data` prints. Either `files` or `pixels` is known, or neither; never both."""
+class SourceFacts:
+    """What `fastdcgan data` prints. At most one of `files` and `pixels` is known."""
 
     source: str
     count: int
     resolution: int
     channels: int
-    files: Files | None
-    pixels: Pixels | None
+    files: FileStatistics | None
+    pixels: ArrayInfo | None
     pack: Pack | None
-    """None where the pictures are of the size asked for already."""
-    standing: Standing | None
+    """None where the pictures are an array of the size asked for, which needs no pack."""
+
+    pack_status: PackStatus | None
     skipped: tuple[Skipped, ...]
 
 
-def describe(source: ImageSource, *, resolution: int, channels: int) -> Facts:
-    """Collect the facts, without decoding anything.
+def describe(source: ImageSource, *, resolution: int, channels: int) -> SourceFacts:
+    """Collect the facts about a source, without decoding anything.
 
     Args:
         source: as `open_source` gives it with cache="off".
-        resolution: for which it was opened.
-        channels: for which it was opened.
+        resolution: with which it was opened.
+        channels: with which it was opened.
     """
     pack = None
     if not isinstance(source, ArraySource):
         pack = Pack(original=source, resolution=resolution, channels=channels)
-    return Facts(
+    return SourceFacts(
         source=source.description,
         count=len(source),
         resolution=resolution,
         channels=channels,
         files=describe_files(source.encoded, resolution) if isinstance(source, DaliSource | PillowSource) else None,
-        pixels=_describe_array(source) if isinstance(source, ArraySource | FittedSource) else None,
+        pixels=_describe_array(source) if isinstance(source, ArraySource | ResizedSource) else None,
         pack=pack,
-        standing=standing(pack) if pack else None,
+        pack_status=pack_status(pack) if pack else None,
         skipped=tuple(source.skipped),
     )
 
 
-def describe_files(encoded: EncodedPictures, resolution: int) -> Files:
-    """Count kinds and sizes; about a second for a million pictures."""
+def describe_files(encoded: EncodedPictures, resolution: int) -> FileStatistics:
+    """Count kinds and sizes of picture files; about a second for a million."""
     sizes = np.empty((len(encoded), 2), np.int64)
     kinds: Counter[str] = Counter()
     total_bytes = 0
     for number in range(len(encoded)):
-        picture = encoded.examined(number)
+        picture = encoded.info(number)
         sizes[number] = picture.width, picture.height
         kinds[picture.kind] += 1
         total_bytes += picture.bytes
@@ -110,13 +111,13 @@ def describe_files(encoded: EncodedPictures, resolution: int) -> Files:
     smallest, median, largest = (
         (int(width), int(height)) for width, height in sizes[by_pixels[[0, (len(sizes) - 1) // 2, -1]]]
     )
-    return Files(
+    return FileStatistics(
         kinds=tuple(kinds.most_common()),
         smallest=smallest,
         median=median,
         largest=largest,
         enlarged=int((shorter < resolution).sum()),
-        cropped=int((longer > LOST_TO_CROP * shorter).sum()),
+        cropped=int((longer > MAX_CROP_ASPECT * shorter).sum()),
         bytes=total_bytes,
     )
 
@@ -125,15 +126,15 @@ def contact_sheet(source: ImageSource) -> Tensor:
     """Up to 64 pictures evenly spread over the source, as training sees them: uint8 [N, H, W, C] on the CPU.
 
     Raises:
-        ValueError: a file can't be read any more, naming it.
+        ValueError: a picture can't be read any more; naming its file.
     """
-    numbers = np.linspace(0, len(source) - 1, min(SHEET, len(source))).round().astype(int).tolist()
+    numbers = np.linspace(0, len(source) - 1, min(CONTACT_SHEET_PICTURES, len(source))).round().astype(int).tolist()
     (pictures_NHWC,) = source.read([numbers])
     return pictures_NHWC.cpu()
 
 
-def by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, list[str]]]:
-    """Reasons and the files they hold for, the most frequent first."""
+def group_by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, list[str]]]:
+    """Each reason with the paths of its files, the most frequent first."""
     paths: dict[str, list[str]] = {}
     for skip in skipped:
         paths.setdefault(skip.reason, []).append(skip.path)
@@ -141,13 +142,13 @@ def by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, list[str]]]:
 
 
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
-    """List files that can't be used, one a line, with reasons. Raises ValueError where that can't be written."""
+    """Write a list of skipped files, a line each, with reasons. Raises ValueError where it can't be written."""
     try:
         write_replacing(path, "".join(f"{skip.path!a}: {printable(skip.reason)}\n" for skip in skipped))
     except OSError as error:
         raise ValueError(f"can't write to {printable(path)}: {error.strerror or error}") from error
 
 
-def _describe_array(source: ArraySource | FittedSource) -> Pixels:
+def _describe_array(source: ArraySource | ResizedSource) -> ArrayInfo:
     array = source.pictures_NHWC
-    return Pixels(shape=array.shape, dtype=str(array.dtype), bytes=array.nbytes)
+    return ArrayInfo(shape=array.shape, dtype=str(array.dtype), bytes=array.nbytes)

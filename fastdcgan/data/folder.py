@@ -1,4 +1,4 @@
-"""A folder of pictures: which files are usable, checked once and remembered between runs."""
+"""A folder of pictures: which files are usable, checked once and cached."""
 
 import hashlib
 import json
@@ -13,46 +13,46 @@ from typing import Any, NamedTuple
 
 import PIL
 
-from fastdcgan.data.decoding.ahead import work_ahead
 from fastdcgan.data.decoding.picture import (
     FORMAT_NAMES,
     MAX_PIXELS,
     NOT_AN_IMAGE,
     SIGNATURE_BYTES,
-    Examined,
-    alone_if_large,
+    PictureInfo,
     examine,
+    lock_if_large,
     may_be_picture,
 )
-from fastdcgan.data.source import Skipped, endings
+from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.source import Skipped, common_suffixes
 from fastdcgan.storage import strict_json
-from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.printable import printable
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
-"""Files that claim to be pictures, in upper or lower case. Others are pictures if they begin like one."""
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
+"""Of picture files, in upper or lower case. A file with another suffix is a picture if it has the signature of one."""
 
 MAX_BYTES = 2**30
-"""Larger files are not read at all."""
+"""Larger files are not read."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with (what is being done, how much of it is done, the total)."""
 
-_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 _FORMAT = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
 
-class NoneUsableError(ValueError):
-    """There are pictures, and not one can be used: `skipped` says why, the message so of the first."""
+class NoUsablePictureError(ValueError):
+    """Not one of the pictures can be used. `skipped` lists all with reasons, the message names the first."""
 
     def __init__(self, message: str, skipped: tuple[Skipped, ...]) -> None:
         super().__init__(message)
         self.skipped = skipped
 
 
-class Picture(NamedTuple):
-    """A usable picture file, as it was when it was checked."""
+class PictureFile(NamedTuple):
+    """A usable picture file, as it was when it was checked. Fields as of `PictureInfo`."""
 
     path: str
     width: int
@@ -68,7 +68,7 @@ class FolderIndex:
     """`EncodedPictures` of a folder and its subfolders, ordered by their path relative to it."""
 
     folder: Path
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PictureFile, ...]
     skipped: tuple[Skipped, ...]
 
     @cached_property
@@ -89,10 +89,10 @@ class FolderIndex:
         """How many usable pictures there are."""
         return len(self.pictures)
 
-    def examined(self, number: int) -> Examined:
-        """See `EncodedPictures.examined`."""
+    def info(self, number: int) -> PictureInfo:
+        """See `EncodedPictures.info`."""
         picture = self.pictures[number]
-        return Examined(*picture[1:6])
+        return PictureInfo(*picture[1:6])
 
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
@@ -100,27 +100,28 @@ class FolderIndex:
         try:
             data = _read(picture.path, (picture.bytes, picture.mtime_ns))
         except OSError as error:
-            raise ValueError(f"{printable(picture.path)}: {reason_of(error)}") from error
+            raise ValueError(f"{printable(picture.path)}: {os_error_reason(error)}") from error
         if data is None:
             raise ValueError(f"{printable(picture.path)}: the file was changed since it was checked; start again")
         return data
 
 
 def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> FolderIndex:
-    """Find the pictures in a folder and its subfolders, and check each by decoding it in full.
+    """Find the pictures in a folder and its subfolders, and check each by decoding it.
 
-    What is in a file decides, not what it is called. Whatever isn't used is named with a reason; files that are no
-    pictures, and don't claim to be by their ending, come last. Only regular files are opened. Links to folders are
-    followed, every folder is visited once. What was found is kept in the cache folder, so that
-    next time only new and changed files (by size and time of change) are checked; an interrupted check goes on where
-    it was.
+    A file's content decides whether it is a picture, not its name. Files that can't be used are listed with reasons,
+    those that are no pictures by name nor content last. Only regular files are opened. Links to folders are followed;
+    every folder is visited once.
+
+    The result is cached, so that next time only new and changed files (by size and time of modification) are checked.
+    An interrupted check continues where it was.
 
     Args:
         folder: where to look.
-        on_progress: called after each file checked, with the number of files that need checking as the total.
+        on_progress: called with ("checking images", done, total) after each file that had to be checked.
 
     Raises:
-        ValueError: there is no such folder, or not one usable picture in it (NoneUsableError).
+        ValueError: there is no such folder, or not one usable picture in it (NoUsablePictureError).
     """
     folder = Path(folder)
     if not folder.exists():
@@ -128,27 +129,52 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
     if not folder.is_dir():
         raise ValueError(f"not a folder but a file: {printable(folder)}")
     files, skipped = _list_files(folder)
-
     root = f"{folder}{os.sep}"
+    entries = _check_files(folder, root, files, skipped, on_progress)
+    pictures = []
+    for name in sorted(entries):
+        entry = entries[name]
+        if entry.reason:
+            skipped[name] = entry.reason
+        else:
+            pictures.append(PictureFile(root + name, *entry[:-1]))
+    named = [_skipped_file(folder, name, skipped[name]) for name in sorted(skipped)]
+    index = FolderIndex(
+        folder=folder, pictures=tuple(pictures), skipped=tuple(sorted(named, key=lambda skip: skip.not_a_picture))
+    )
+    if not pictures:
+        message = _no_pictures_message(index)
+        raise NoUsablePictureError(message, index.skipped) if index.skipped else ValueError(message)
+    return index
+
+
+def _check_files(
+    folder: Path,
+    root: str,
+    files: dict[str, tuple[int, int]],
+    skipped: dict[str, str],
+    on_progress: OnProgress | None,
+) -> dict[str, "_IndexEntry"]:
+    """Check the files that the cached index doesn't know, and update it. Unreadable ones are added to `skipped`."""
     cache_path = _cache_path(folder)
     known = _load(cache_path)
     entries = {name: known[name] for name, stamp in files.items() if name in known and known[name].stamp == stamp}
     missing = [name for name in files if name not in entries]
     checked = 0
 
-    def check(name: str) -> _Entry | OSError:
+    def check(name: str) -> _IndexEntry | OSError:
         size, mtime_ns = files[name]
         try:
-            return _check(root + name, size, mtime_ns)
+            return _check_file(root + name, size, mtime_ns)
         except OSError as error:
-            return error  # not remembered: the cause is not in the file, so it may be gone next time
+            return error  # not cached: the cause is not in the file, so it may be gone next time
 
     threads = os.cpu_count() or 1
-    results = work_ahead(check, missing, threads=threads, ahead=4 * threads)
+    results = prefetch_map(check, missing, threads=threads, depth=4 * threads)
     try:
         for checked, (name, entry) in enumerate(zip(missing, results, strict=True), start=1):
             if isinstance(entry, OSError):
-                skipped[name] = reason_of(entry)
+                skipped[name] = os_error_reason(entry)
             else:
                 entries[name] = entry
             if on_progress is not None:
@@ -156,37 +182,22 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
     finally:
         if checked or len(known) != len(entries):
             _save(cache_path, entries)
-
-    pictures = []
-    for name in sorted(entries):
-        entry = entries[name]
-        if entry.reason:
-            skipped[name] = entry.reason
-        else:
-            pictures.append(Picture(root + name, *entry[:-1]))
-    named = [_skipped(folder, name, skipped[name]) for name in sorted(skipped)]
-    index = FolderIndex(
-        folder=folder, pictures=tuple(pictures), skipped=tuple(sorted(named, key=lambda skip: skip.foreign))
-    )
-    if not pictures:
-        message = _nothing_in(index)
-        raise NoneUsableError(message, index.skipped) if index.skipped else ValueError(message)
-    return index
+    return entries
 
 
-def reason_of(error: OSError) -> str:
-    """What the file system said, for a list."""
+def os_error_reason(error: OSError) -> str:
+    """The file system's reason, in lower case, for a list."""
     return (error.strerror or str(error)).lower()
 
 
-def refuse_huge(size: int) -> None:
-    """Raises ValueError where a file has more bytes than are read at all."""
+def refuse_oversized(size: int) -> None:
+    """Raises ValueError where a file has more than `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise ValueError(f"{size / 2**30:.1f} GiB is more than the limit of {MAX_BYTES / 2**30:.0f} GiB")
 
 
-class _Entry(NamedTuple):
-    """What the index remembers of a file. `reason` is empty for usable pictures."""
+class _IndexEntry(NamedTuple):
+    """A file in the cached index. `reason` is empty for usable pictures."""
 
     width: int
     height: int
@@ -201,32 +212,32 @@ class _Entry(NamedTuple):
         return self.bytes, self.mtime_ns
 
 
-def _skipped(folder: Path, name: str, reason: str) -> Skipped:
-    foreign = reason == NOT_AN_IMAGE and not name.lower().endswith(ENDINGS)
-    return Skipped(path=printable(folder / name), reason=reason, foreign=foreign)
+def _skipped_file(folder: Path, name: str, reason: str) -> Skipped:
+    not_a_picture = reason == NOT_AN_IMAGE and not name.lower().endswith(PICTURE_SUFFIXES)
+    return Skipped(path=printable(folder / name), reason=reason, not_a_picture=not_a_picture)
 
 
-def _nothing_in(index: FolderIndex) -> str:
-    """What is wrong with a folder without pictures."""
+def _no_pictures_message(index: FolderIndex) -> str:
+    """The error message for a folder without a usable picture."""
     folder = printable(index.folder)
-    foreign = [skip for skip in index.skipped if skip.foreign]
-    damaged = len(index.skipped) - len(foreign)
+    others = [skip for skip in index.skipped if skip.not_a_picture]
+    damaged = len(index.skipped) - len(others)
     if damaged:
         more = f" (and {damaged - 1:,} more)" if damaged > 1 else ""
         return f"no usable picture in {folder}; {index.skipped[0].path}: {index.skipped[0].reason}{more}"
-    if not foreign:
+    if not others:
         return f"no pictures ({FORMAT_NAMES}) in {folder}; it is empty"
-    names = f" ({endings(foreign)})" if endings(foreign) else ""
-    files = f"{len(foreign):,} other file{'s' * (len(foreign) != 1)}"
+    names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
+    files = f"{len(others):,} other file{'s' * (len(others) != 1)}"
     return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}"
 
 
 def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Size and time of change of each regular file, and reasons for what else there is."""
+    """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped."""
     files: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     visited: set[tuple[int, int]] = set()
-    for prefix in (waiting := _Waiting()):
+    for prefix in (queue := _FolderQueue()):
         try:
             info = os.stat(folder / prefix)  # noqa: PTH116
             if (info.st_dev, info.st_ino) in visited:
@@ -234,13 +245,13 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
             visited.add((info.st_dev, info.st_ino))
             entries = sorted(os.scandir(folder / prefix), key=lambda entry: entry.name)
         except OSError as error:
-            skipped[prefix] = reason_of(error)
+            skipped[prefix] = os_error_reason(error)
             continue
         for entry in entries:
             name = prefix + entry.name
             try:
                 if entry.is_dir():
-                    waiting.add(name + "/", is_link=entry.is_symlink())
+                    queue.add(name + "/", is_link=entry.is_symlink())
                 elif stat.S_ISREG((info := entry.stat()).st_mode):
                     files[name] = (info.st_size, info.st_mtime_ns)
                 else:
@@ -248,53 +259,53 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
             except FileNotFoundError:
                 skipped[name] = "a link to a file that does not exist"
             except OSError as error:
-                skipped[name] = reason_of(error)
+                skipped[name] = os_error_reason(error)
     return files, skipped
 
 
-class _Waiting:
-    """Folders still to be visited. Links come last, so that a folder goes by its own name where it has one."""
+class _FolderQueue:
+    """Folders still to be visited. Links come last, so that a folder is named by its real path where it has one."""
 
     def __init__(self) -> None:
-        self.own = deque([""])
+        self.real = deque([""])
         self.links: deque[str] = deque()
 
     def add(self, name: str, *, is_link: bool) -> None:
-        (self.links if is_link else self.own).append(name)
+        (self.links if is_link else self.real).append(name)
 
     def __iter__(self) -> Iterator[str]:
-        while self.own or self.links:
-            yield (self.own or self.links).popleft()
+        while self.real or self.links:
+            yield (self.real or self.links).popleft()
 
 
-def _check(path: str, size: int, mtime_ns: int) -> _Entry:
-    """Decode one file. Raises OSError where the file can't be read at all."""
+def _check_file(path: str, size: int, mtime_ns: int) -> _IndexEntry:
+    """Check one file by decoding it. Raises OSError where it can't be read."""
     try:
-        claims = path.lower().endswith(ENDINGS)
-        if not claims and not may_be_picture(_read(path, most=SIGNATURE_BYTES) or b""):
+        has_picture_suffix = path.lower().endswith(PICTURE_SUFFIXES)
+        if not has_picture_suffix and not may_be_picture(_read(path, max_bytes=SIGNATURE_BYTES) or b""):
             raise ValueError(NOT_AN_IMAGE)
-        refuse_huge(size)
-        with alone_if_large(size):
+        refuse_oversized(size)
+        with lock_if_large(size):
             data = _read(path, (size, mtime_ns))
             if data is None:
                 raise OSError("changed while it was checked")
-            return _Entry(*examine(data), mtime_ns, reason="")
+            return _IndexEntry(*examine(data), mtime_ns, reason="")
     except ValueError as error:
-        return _Entry(0, 0, False, "", size, mtime_ns, reason=str(error))
+        return _IndexEntry(0, 0, False, "", size, mtime_ns, reason=str(error))
 
 
-def _read(path: str, stamp: tuple[int, int] | None = None, most: int = -1) -> bytes | None:
-    """At most so many bytes of a file; None where its size and time are not these, or it is no regular file.
+def _read(path: str, stamp: tuple[int, int] | None = None, max_bytes: int = -1) -> bytes | None:
+    """Read a file, or its first `max_bytes` bytes; None where it isn't regular, or its size and time are not `stamp`.
 
-    What was a file when it was listed may be a pipe by now: it is opened without waiting for a writer.
+    A file that was listed may be a pipe by now, so it is opened without waiting for a writer (O_NONBLOCK).
     """
     # Not a file object, which would take three times as long for files of 10 kB.
-    descriptor = os.open(path, _AT_ONCE)
+    descriptor = os.open(path, _OPEN_FLAGS)
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode) or (stamp and stamp != (info.st_size, info.st_mtime_ns)):
             return None
-        wanted = info.st_size if most < 0 else min(most, info.st_size)
+        wanted = info.st_size if max_bytes < 0 else min(max_bytes, info.st_size)
         data = os.read(descriptor, wanted)
         while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
             data += more
@@ -308,27 +319,31 @@ def _cache_path(folder: Path) -> Path:
     return cache_folder() / "folders" / f"{name}.json"
 
 
-def _load(path: Path) -> dict[str, _Entry]:
-    """What an earlier run found; nothing where that is missing, damaged or of another version."""
+def _load(path: Path) -> dict[str, _IndexEntry]:
+    """The cached index; empty where it is missing, damaged or of another version."""
     try:
-        index = strict_json.parse(read_whole(path) or b"{}")
+        index = strict_json.parse(read_cached(path) or b"{}")
         return (
-            {name: _entry(*entry) for name, entry in index["files"].items()} if index.get("format") == _FORMAT else {}
+            {name: _checked_entry(*entry) for name, entry in index["files"].items()}
+            if index.get("format") == _FORMAT
+            else {}
         )
     except (ValueError, TypeError, LookupError, AttributeError):
         return {}
 
 
-def _entry(width: Any, height: Any, plain: Any, kind: Any, size: Any, mtime_ns: Any, reason: Any) -> _Entry:
-    """What the index says of a file. Raises ValueError or TypeError where it can't be."""
+def _checked_entry(
+    width: Any, height: Any, plain: Any, kind: Any, size: Any, mtime_ns: Any, reason: Any
+) -> _IndexEntry:
+    """An entry of the cached index. Raises ValueError or TypeError where it is invalid."""
     if not (isinstance(kind, str) and isinstance(reason, str) and size >= 0 and type(mtime_ns) is int):
         raise ValueError(kind)
     if not (reason or (0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS)):
         raise ValueError(width)
-    return _Entry(width, height, plain is True, kind, size, mtime_ns, reason)
+    return _IndexEntry(width, height, plain is True, kind, size, mtime_ns, reason)
 
 
-def _save(path: Path, entries: dict[str, _Entry]) -> None:
-    # ASCII escapes carry names that are not UTF-8 (lone surrogates) there and back.
+def _save(path: Path, entries: dict[str, _IndexEntry]) -> None:
+    # ASCII escapes preserve names that are not UTF-8 (lone surrogates).
     body = json.dumps({"format": _FORMAT, "files": entries}, separators=(",", ":"))
-    write_whole(path, body.encode("ascii"))
+    write_cached(path, body.encode("ascii"))

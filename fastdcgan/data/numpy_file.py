@@ -1,4 +1,4 @@
-"""Pictures in NumPy's own files: a `.npy`, mapped into memory, or an array of a `.npz`, read into it."""
+"""Pictures in NumPy files: a `.npy` is mapped into memory, an array of a `.npz` is read into it."""
 
 import hashlib
 import math
@@ -17,26 +17,26 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdcgan.data.array import source_of_array
+from fastdcgan.data.array import make_array_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.files import open_regular
 from fastdcgan.storage.printable import printable
 
-ENDINGS = (".npy", ".npz")
+SUFFIXES = (".npy", ".npz")
 
 MAX_BYTES = 2**33
-"""More of a `.npz` is not taken into memory."""
+"""Limit of an array in a `.npz`, which is read into memory."""
 
-PREFERRED = ("images", "x", "train_images", "x_train", "arr_0")
-"""Names of the array that is meant, in small letters, where a `.npz` holds several of pictures."""
+PREFERRED_NAMES = ("images", "x", "train_images", "x_train", "arr_0")
+"""Names, in lower case, that decide which array is meant where a `.npz` holds several of pictures."""
 
 _CHANNELS = (1, 3, 4)
 _CHUNK = 2**24
-_LONGEST_HEADER = 2**14
-_ENDLESS = 10**100  # Python doesn't print numbers of any length
+_MAX_HEADER_BYTES = 2**14
+_MAX_LENGTH = 10**100  # Python refuses to print longer numbers
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# What NumPy's and zipfile's parsers raise on files that are damaged in one way or another.
-_DAMAGE = (
+# What NumPy's and zipfile's parsers raise on damaged files.
+_PARSER_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
@@ -53,7 +53,7 @@ _DAMAGE = (
 
 
 class _Header(NamedTuple):
-    """What a `.npy` says of itself. `offset` is where its pixels begin, in bytes."""
+    """The header of a `.npy`. `offset` is where its pixels begin, in bytes."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -66,21 +66,21 @@ class _Header(NamedTuple):
 
 
 def is_numpy_file(path: Path) -> bool:
-    """Whether a path's name is that of a NumPy file; it need not exist."""
-    return path.suffix.lower() in ENDINGS and not path.is_dir()
+    """Whether a path has the suffix of a NumPy file; it need not exist."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int) -> ImageSource:
-    """The pictures of a `.npy` or `.npz`: uint8 of [N, H, W, C] with C of 1, 3 or 4, [N, H, W] or [N, C, H, W].
+    """The pictures of a `.npy` or `.npz`: uint8 [N, H, W, C] with C of 1, 3 or 4, [N, H, W] or [N, C, H, W].
 
-    The last is understood where the second axis has 1, 3 or 4 entries and the last one hasn't. Of a `.npz` the only
-    such array is taken, or the one that is called as in `PREFERRED`.
+    An array is [N, C, H, W] where its second axis has 1, 3 or 4 entries and its last has not. Of a `.npz` the only
+    array of pictures is taken, or the one with a name of `PREFERRED_NAMES`.
 
     Args:
-        path: the file. It must not change as long as the source is in use.
-        resolution: side of the pictures given out.
+        path: the file. It must not change while the source is in use.
+        resolution: side of the pictures given out, in pixels.
         channels: 1, 3 or 4.
-        threads: for fitting, where the size is another.
+        threads: for resizing, where the pictures have another size.
 
     Raises:
         ValueError: it is missing, damaged, or holds something else.
@@ -91,10 +91,10 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
         if not stat.S_ISREG(info.st_mode):
             raise ValueError(f"{name}: not a regular file")
         if path.suffix.lower() == ".npy":
-            array, axes = map_pictures(path, name)
+            array, axes = map_npy(path, name)
             what = f"{name}, mapped"
         else:
-            array, axes, key = _read(path, name)
+            array, axes, key = _read_npz(path, name)
             what = f"{key!r} of {name}, in memory"
     except FileNotFoundError as error:
         raise ValueError(f"no such file: {name}") from error
@@ -103,7 +103,7 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
     pictures_NHWC = {"N, H, W": array[..., None], "N, C, H, W": np.moveaxis(array, 1, -1)}.get(axes, array)
     count, height, width, _ = pictures_NHWC.shape
     stamp = b"%s\0%d\0%d" % (os.fsencode(path.resolve()), info.st_size, info.st_mtime_ns)
-    return source_of_array(
+    return make_array_source(
         pictures_NHWC,
         resolution=resolution,
         channels=channels,
@@ -114,40 +114,40 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
     )
 
 
-def map_pictures(path: Path, name: str) -> tuple[NDArray[np.uint8], str]:
-    """A `.npy`'s array, mapped, and its axes, as "N, H, W, C".
+def map_npy(path: Path, name: str) -> tuple[NDArray[np.uint8], str]:
+    """Map a `.npy`: uint8 in its own shape, and its axes, as "N, H, W, C".
 
     Raises:
-        ValueError: it is damaged or holds something else; beginning with `name`.
+        ValueError: it is damaged or holds something else; the message begins with `name`.
         OSError: it can't be read.
     """
     with open_regular(path) as file:
-        with _complaining(f"{name}: damaged, or not a .npy file"):
+        with _raising_value_error(f"{name}: damaged, or not a .npy file"):
             header = _read_header(file)
-        axes = _check(header, name)
+        axes = _check_axes(header, name)
         _check_length(header, os.fstat(file.fileno()).st_size, name)
         return np.memmap(file, np.uint8, "r", header.offset, header.shape), axes
 
 
-def _read(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
-    """The array, its axes, and what it is called."""
+def _read_npz(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
+    """Read the array of pictures in a `.npz`: uint8 in its own shape, its axes, and its name."""
     headers: dict[str, _Header] = {}
     members: dict[str, zipfile.ZipInfo] = {}
-    complaint = f"{name}: damaged, or not a .npz file"
+    damaged = f"{name}: damaged, or not a .npz file"
     with path.open("rb") as raw:
-        with _complaining(complaint):
+        with _raising_value_error(damaged):
             archive = zipfile.ZipFile(raw)
             for member in archive.infolist():
                 if member.filename.endswith(".npy"):
                     key = printable(member.filename.removesuffix(".npy"))
-                    # zipfile knows other methods, by which a small file can ask for gigabytes. NumPy doesn't use them.
+                    # NumPy doesn't use zipfile's other methods, by which a small file can take gigabytes of memory.
                     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                         raise ValueError("compressed as NumPy never does")
                     with archive.open(member) as file:
                         headers[key], members[key] = _read_header(file), member
-        key = _choose(headers, name)
+        key = _choose_array(headers, name)
         header, member = headers[key], members[key]
-        axes = _check(header, f"{name}: {key}")
+        axes = _check_axes(header, f"{name}: {key}")
         _check_length(header, member.file_size, f"{name}: {key}")
         too_large = (
             f"{name}: {math.prod(header.shape) / 2**30:.1f} GiB are too much for memory; a .npy is mapped instead"
@@ -158,7 +158,7 @@ def _read(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
             pixels = np.empty(math.prod(header.shape), np.uint8)
         except MemoryError as error:
             raise ValueError(too_large) from error
-        with _complaining(complaint), archive.open(member) as file:
+        with _raising_value_error(damaged), archive.open(member) as file:
             file.read(header.offset)
             for start in range(0, len(pixels), _CHUNK):
                 part = pixels[start : start + _CHUNK]
@@ -170,22 +170,22 @@ def _read(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
 
 
 def _read_header(file: IO[bytes]) -> _Header:
-    """Raises any of `_DAMAGE`."""
-    # Read in one piece of bounded size: the header's own length may be a lie.
-    start = BytesIO(file.read(_LONGEST_HEADER))
+    """Raises any of `_PARSER_ERRORS`."""
+    # Bounded: the length that a damaged header gives can be anything.
+    start = BytesIO(file.read(_MAX_HEADER_BYTES))
     version = np.lib.format.read_magic(start)
     shape, fortran_order, dtype = _HEADERS[version](start)
-    if any(abs(length) > _ENDLESS for length in shape):
+    if any(abs(length) > _MAX_LENGTH for length in shape):
         raise OverflowError
     return _Header(shape, fortran_order, dtype, start.tell())
 
 
-def _choose(headers: Mapping[str, _Header], name: str) -> str:
-    """Which of a `.npz`'s arrays holds the pictures."""
+def _choose_array(headers: Mapping[str, _Header], name: str) -> str:
+    """The name of the `.npz`'s array of pictures. Raises ValueError where there is none, or which one is unclear."""
     if len(headers) == 1:
         return next(iter(headers))
     fitting = [key for key, header in headers.items() if header.dtype == np.uint8 and len(header.shape) in (3, 4)]
-    for keys in (fitting, [key for key in fitting if key.lower() in PREFERRED]):
+    for keys in (fitting, [key for key in fitting if key.lower() in PREFERRED_NAMES]):
         if len(keys) == 1:
             return keys[0]
     listed = ", ".join(f"{key} ({header.dtype}, {header.size})" for key, header in list(headers.items())[:8])
@@ -195,8 +195,8 @@ def _choose(headers: Mapping[str, _Header], name: str) -> str:
     raise ValueError(f"{name}: no pictures, which are uint8 with 3 or 4 axes; it holds {listed}")
 
 
-def _check(header: _Header, what: str) -> str:
-    """The axes of an array of pictures. Raises ValueError where it is none."""
+def _check_axes(header: _Header, what: str) -> str:
+    """The axes of an array of pictures, as "N, H, W, C". Raises ValueError where it isn't one."""
     shape = header.shape
     if header.dtype != np.uint8:
         if header.dtype.hasobject:
@@ -226,16 +226,18 @@ def _check(header: _Header, what: str) -> str:
     )
 
 
-def _check_length(header: _Header, bytes_held: int, what: str) -> None:
-    missing = header.offset + math.prod(header.shape) - bytes_held
+def _check_length(header: _Header, file_bytes: int, what: str) -> None:
+    """Raises ValueError where the file is shorter or longer than its header says."""
+    missing = header.offset + math.prod(header.shape) - file_bytes
     if missing:
         wrong = f"{missing:,} bytes are missing" if missing > 0 else f"{-missing:,} bytes too many"
         raise ValueError(f"{what}: damaged or cut off; of {header.size} pixels, {wrong}")
 
 
 @contextmanager
-def _complaining(complaint: str) -> Generator[None]:
+def _raising_value_error(message: str) -> Generator[None]:
+    """Raise a ValueError with this message instead of `_PARSER_ERRORS`."""
     try:
         yield
-    except _DAMAGE as error:
-        raise ValueError(complaint) from error
+    except _PARSER_ERRORS as error:
+        raise ValueError(message) from error

@@ -1,7 +1,7 @@
 """Which pictures a rank sees at a step: a function of (seed, step), the same for any number of ranks.
 
-An epoch is one global shuffle; what does not fill a batch at its end is left out of that epoch. A batch belongs to the
-whole world and each rank takes its slice, so four ranks see what one would have seen.
+An epoch is one shuffle of all pictures; those that don't fill a batch at its end are left out of it. Each rank takes
+its slice of the global batch, so four ranks together see what one would have seen.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from fastdcgan.gan.randomness import Stream, rng
 
 
 def steps_per_epoch(count: int, global_batch: int) -> int:
-    """Whole batches in one pass over `count` pictures."""
+    """Full batches in one pass over `count` pictures."""
     return count // global_batch
 
 
@@ -24,34 +24,34 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
 
 
 def rank_share(global_batch: int, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
-    """Places in a global batch that belong to a rank, where it is taken in parts: its slice of each, one by one.
+    """A rank's positions in a global batch that is accumulated in `parts`: its slice of each part, int [B].
 
-    So a part is the same pictures however many ranks there are.
+    So a part is made of the same pictures however many ranks there are.
     """
     assert global_batch % parts == 0, (global_batch, parts)
     part = global_batch // parts
-    places = np.arange(global_batch).reshape(parts, part)
-    return places[:, rank_slice(part, rank, world_size)].ravel()
+    positions = np.arange(global_batch).reshape(parts, part)
+    return positions[:, rank_slice(part, rank, world_size)].ravel()
 
 
 def batch_numbers(
     *, seed: int, count: int, global_batch: int, rank: int, world_size: int, start_step: int, parts: int = 1
 ) -> Iterator[list[int]]:
-    """The picture numbers of this rank's share of every batch from step `start_step` (counted from 0) on, endlessly."""
+    """Yield a rank's picture numbers of each batch, from step `start_step` (counted from 0) on, endlessly."""
     per_epoch = steps_per_epoch(count, global_batch)
     assert per_epoch > 0, (count, global_batch)
-    mine = rank_share(global_batch, rank, world_size, parts)
+    share = rank_share(global_batch, rank, world_size, parts)
     epoch, first = divmod(start_step, per_epoch)
-    kind = np.int32 if count <= np.iinfo(np.int32).max else np.int64  # the order is the same, its memory the half
+    dtype = np.int32 if count <= np.iinfo(np.int32).max else np.int64  # the same order in half the memory
     while True:
-        order = np.arange(count, dtype=kind)
+        order = np.arange(count, dtype=dtype)
         rng(seed, Stream.ORDER, epoch).shuffle(order)
         for position in range(first, per_epoch):
-            yield order[position * global_batch : (position + 1) * global_batch][mine].tolist()
+            yield order[position * global_batch : (position + 1) * global_batch][share].tolist()
         epoch, first = epoch + 1, 0
 
 
-def flips(*, seed: int, step: int, global_batch: int, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
-    """Which pictures of this rank's share to mirror at a step: bool [B], each true with probability one half."""
-    mine = rank_share(global_batch, rank, world_size, parts)
-    return rng(seed, Stream.FLIP, step).random(global_batch).take(mine) < 0.5
+def flip_mask(*, seed: int, step: int, global_batch: int, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
+    """Which pictures of a rank's share to mirror at a step: bool [B], each true with probability 1/2."""
+    share = rank_share(global_batch, rank, world_size, parts)
+    return rng(seed, Stream.FLIP, step).random(global_batch).take(share) < 0.5

@@ -1,8 +1,8 @@
-"""Packed pictures: decoded once into one file of pixels in the cache folder, and mapped into memory ever after.
+"""Packs: pictures decoded once into one file of pixels in the cache folder, which is mapped into memory from then on.
 
-A pack is an uint8 [N, H, W, C] `.npy` and a manifest beside it. The manifest is written last, in one step, and says
-which source, as it was then, the pixels are of: without one that fits there is no pack. One process builds; those that
-want the same pack at the same time wait for it. What a killed build leaves is written over by the next.
+A pack is a `.npy`, uint8 [N, H, W, C], and a JSON manifest beside it. The manifest is written last, in one step, with
+the fingerprint of the source; a pack without a manifest that fits is not used. One process builds a pack, and others
+that want it at the same time wait. The leftovers of a killed build are overwritten by the next.
 """
 
 import hashlib
@@ -20,38 +20,38 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from fastdcgan.data.array import ArraySource, array_fingerprint
+from fastdcgan.data.array import ArraySource, array_checksum
 from fastdcgan.data.folder import OnProgress
-from fastdcgan.data.numpy_file import map_pictures
+from fastdcgan.data.numpy_file import map_npy
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import create, read_json, write_replacing
 
-MAX_MANIFEST = 2**30
-"""Bytes: it lists the files that are skipped, of which there may be millions."""
+MAX_MANIFEST_BYTES = 2**30
+"""It lists the skipped files, of which there may be millions."""
 
 FORMAT = 1
-"""Version of the manifest and of the rule below."""
+"""Version of the manifest and of RESIZE_RULE."""
 
-RULE = "shorter side to the resolution, bilinear and antialiased; the square in the middle"
+RESIZE_RULE = "shorter side to the resolution, bilinear and antialiased; the square in the middle"
 
-SHARE_OF_DISK = 0.5
-"""Of what is free on the cache's disk, how much a pack may take that nobody asked for."""
+MAX_DISK_SHARE = 0.5
+"""With `cache="auto"`: how much of the cache disk's free space a pack may take."""
 
 BATCH = 64
-"""Pictures decoded at a time. More are no faster, and DALI keeps room for several batches of whole pictures."""
+"""Pictures decoded at a time. More are no faster, and DALI keeps several batches of full-size pictures in memory."""
 
-Standing = Literal["whole", "outdated", "damaged", "missing"]
-"""Of a pack. Outdated: of other pictures, or made by another version of a decoder or of this package."""
+PackStatus = Literal["whole", "outdated", "damaged", "missing"]
+"""`outdated`: of other pictures, or made by another version of a decoder or of this package."""
 
 
-class NoRoomError(ValueError):
-    """The pack can't be written: the message says why, in one line."""
+class PackWriteError(ValueError):
+    """There is no room for a pack, or it can't be written: the message says why, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What is known of a pack."""
+    """A pack's JSON manifest."""
 
     source: str
     fingerprint: str
@@ -66,13 +66,13 @@ class Manifest:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the array."""
+        """Of the array: [N, H, W, C]."""
         return self.count, self.resolution, self.resolution, self.channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Where a source's pictures are packed, or would be."""
+    """The pack of a source at a resolution, whether it exists or not."""
 
     original: ImageSource
     resolution: int
@@ -80,7 +80,7 @@ class Pack:
 
     @property
     def array(self) -> Path:
-        """The pixels."""
+        """The path of the pixels."""
         size = f"{self.resolution}x{self.resolution}x{self.channels}"
         key = hashlib.sha256(self.original.origin.encode()).hexdigest()[:16]
         name = "".join(c if c.isalnum() else "-" for c in Path(self.original.origin).name)[:40]
@@ -88,16 +88,16 @@ class Pack:
 
     @property
     def manifest(self) -> Path:
-        """What they are of."""
+        """The path of the manifest."""
         return self.array.with_suffix(".json")
 
     @property
     def bytes(self) -> int:
-        """Of the pixels."""
+        """Size of the pixels."""
         return len(self.original) * self.resolution**2 * self.channels
 
 
-def packed(
+def open_packed(
     original: ImageSource,
     *,
     resolution: int,
@@ -106,34 +106,34 @@ def packed(
     verify: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ArraySource:
-    """A source's pictures from its pack, which is built now unless it is there.
+    """Open the pack of a source; it is built unless there is one that fits.
 
     Args:
-        original: decodes them.
-        resolution: side of the pictures that it gives out.
-        channels: of the pictures that it gives out.
-        share_of_disk: how much of what is free on the disk the pack may take at most.
-        verify: compare a pack that is there with its checksum, however untouched it looks.
-        on_progress: called with ("packing images", done, total), and while another process packs the same.
+        original: the source.
+        resolution: side of its pictures, in pixels.
+        channels: of its pictures.
+        share_of_disk: how much of the disk's free space a new pack may take, 0 to 1.
+        verify: compare an existing pack with its checksum even if its time of modification is unchanged.
+        on_progress: called with ("packing images", done, total), and while another process packs the same source.
 
     Raises:
-        NoRoomError: there is no room for the pack, or it can't be written.
-        ValueError: the original can't be read any more, naming the file.
+        PackWriteError: there is no room for the pack, or it can't be written.
+        ValueError: a picture of the source can't be read any more; naming its file.
     """
     pack = Pack(original=original, resolution=resolution, channels=channels)
     report = on_progress or (lambda what, done, total: None)
     try:
-        pictures_NHWC = _finished(pack, verify=verify)
+        pictures_NHWC = _open_finished(pack, verify=verify)
         if pictures_NHWC is None:
             pack.array.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(pack.array.with_suffix(".lock"), report):
-                pictures_NHWC = _finished(pack, verify=verify)
+            with _hold_lock(pack.array.with_suffix(".lock"), report):
+                pictures_NHWC = _open_finished(pack, verify=verify)
                 if pictures_NHWC is None:
-                    _check_room(pack, share_of_disk)
+                    _check_disk_space(pack, share_of_disk)
                     _build(pack, report)
-                    pictures_NHWC = _finished(pack, verify=False)
+                    pictures_NHWC = _open_finished(pack, verify=False)
     except OSError as error:
-        raise NoRoomError(
+        raise PackWriteError(
             f"the packed pictures can't be written to {pack.array.parent}: {error.strerror or error}; "
             "set FASTDCGAN_CACHE to a folder that can be written, or train with --data-cache off"
         ) from error
@@ -148,24 +148,21 @@ def packed(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
-    """What was done to have a pack."""
+class PackResult:
+    """What `ensure_packed` has found and done."""
 
-    found: Standing
-    """What was there before."""
+    found: PackStatus
+    """The status before."""
 
     seconds: float | None
-    """How long decoding took; None where nothing was decoded here."""
+    """How long building took; None where this process built nothing."""
 
 
-def pack_by_hand(pack: Pack, on_progress: OnProgress | None = None) -> Packing:
-    """See to it that a pack is whole: compare all of it with its checksum, and build it anew unless it fits.
-
-    Raises: as `packed`.
-    """
-    found = standing(pack, verify=True)
+def ensure_packed(pack: Pack, on_progress: OnProgress | None = None) -> PackResult:
+    """Compare a pack with its checksum, and build it unless it fits. Raises as `open_packed`."""
+    found = pack_status(pack, verify=True)
     if found == "whole":
-        return Packing(found=found, seconds=None)
+        return PackResult(found=found, seconds=None)
     began, built = time.monotonic(), False
 
     def report(what: str, done: int, total: int) -> None:
@@ -173,74 +170,74 @@ def pack_by_hand(pack: Pack, on_progress: OnProgress | None = None) -> Packing:
         if what == "packing images":
             built = True
         else:
-            began = time.monotonic()  # it waited for another process till now
+            began = time.monotonic()  # until now it waited for another process
         if on_progress is not None:
             on_progress(what, done, total)
 
-    packed(
+    open_packed(
         pack.original, resolution=pack.resolution, channels=pack.channels, verify=found == "damaged", on_progress=report
     )
-    return Packing(found=found, seconds=time.monotonic() - began if built else None)
+    return PackResult(found=found, seconds=time.monotonic() - began if built else None)
 
 
-def standing(pack: Pack, *, verify: bool = False) -> Standing:
-    """Whether a pack is there, and of what the source holds now.
+def pack_status(pack: Pack, *, verify: bool = False) -> PackStatus:
+    """Whether a pack exists and fits its source.
 
     Args:
         pack: which.
-        verify: compare its pixels with its checksum, however untouched they look.
+        verify: compare its pixels with its checksum even if their time of modification is unchanged.
     """
-    if _finished(pack, verify=verify) is not None:
+    if _open_finished(pack, verify=verify) is not None:
         return "whole"
     if not pack.manifest.exists():
         return "missing"
     manifest = read_manifest(pack.manifest)
-    return "damaged" if manifest is not None and _fits(manifest, pack) else "outdated"
+    return "damaged" if manifest is not None and _fits_source(manifest, pack) else "outdated"
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """A manifest; None where it is missing, damaged, or of another version."""
+    """Read a manifest; None where it is missing, damaged, or of another version."""
     try:
-        fields: dict[str, Any] = read_json(path, MAX_MANIFEST)
-        skipped = tuple(Skipped(**skip) for skip in fields.pop("skipped"))
+        fields: dict[str, Any] = read_json(path, MAX_MANIFEST_BYTES)
+        skipped = tuple(_skipped_from_json(**skip) for skip in fields.pop("skipped"))
         manifest = Manifest(**fields, skipped=skipped)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return manifest if manifest.format == FORMAT else None
 
 
-def _finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
-    """The pack's pixels; None where it isn't there, is of other pictures, or damaged."""
+def _open_finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
+    """Map a pack's pixels; None where it is missing, outdated or damaged."""
     manifest = read_manifest(pack.manifest)
-    if manifest is None or not _fits(manifest, pack):
+    if manifest is None or not _fits_source(manifest, pack):
         return None
     try:
-        pictures_NHWC, _ = map_pictures(pack.array, "")
+        pictures_NHWC, _ = map_npy(pack.array, "")
         touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
     except (OSError, ValueError):
         return None
     wanted = (len(pack.original), pack.resolution, pack.resolution, pack.channels)
     if not pictures_NHWC.shape == manifest.shape == wanted:
         return None
-    if (touched or verify) and array_fingerprint(pictures_NHWC) != manifest.checksum:
+    if (touched or verify) and array_checksum(pictures_NHWC) != manifest.checksum:
         return None
-    _ask_for(pack.array)
+    _read_ahead(pack.array)
     return pictures_NHWC
 
 
-def _ask_for(path: Path) -> None:
-    """Have the system read a file into its cache while we do something else: from end to end, not at random."""
+def _read_ahead(path: Path) -> None:
+    """Ask the system to read a file into its page cache sequentially, in the background."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def _fits(manifest: Manifest, pack: Pack) -> bool:
-    return (manifest.fingerprint, manifest.rule) == (pack.original.fingerprint, RULE)
+def _fits_source(manifest: Manifest, pack: Pack) -> bool:
+    return (manifest.fingerprint, manifest.rule) == (pack.original.fingerprint, RESIZE_RULE)
 
 
 def _build(pack: Pack, report: OnProgress) -> None:
-    """Decode everything into a file, flush it to the disk, give it its name, and then write the manifest."""
+    """Decode all pictures into a temporary file, flush and rename it, and then write the manifest."""
     count, shape = len(pack.original), (len(pack.original), pack.resolution, pack.resolution, pack.channels)
     pack.manifest.unlink(missing_ok=True)
     unfinished = pack.array.with_suffix(".unfinished")
@@ -249,9 +246,9 @@ def _build(pack: Pack, report: OnProgress) -> None:
         with create(unfinished) as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             done = 0
-            with closing(pack.original.read(_in_order(count))) as batches:
+            with closing(pack.original.read(_batches_in_order(count))) as batches:
                 for pictures_BHWC in batches:
-                    # Written and not mapped: a disk that is full is then an error, and no signal that kills.
+                    # Written, not mapped: a full disk then raises OSError, where a mapped write would get SIGBUS.
                     pixels = pictures_BHWC.numpy().data
                     file.write(pixels)
                     digest.update(pixels)
@@ -268,38 +265,47 @@ def _build(pack: Pack, report: OnProgress) -> None:
         count=count,
         resolution=pack.resolution,
         channels=pack.channels,
-        rule=RULE,
+        rule=RESIZE_RULE,
         checksum=digest.hexdigest(),
         mtime_ns=pack.array.stat().st_mtime_ns,
         skipped=tuple(pack.original.skipped),
     )
-    write_replacing(pack.manifest, json.dumps(asdict(manifest), indent=2) + "\n")
+    skipped = [_skipped_as_json(skip) for skip in manifest.skipped]
+    write_replacing(pack.manifest, json.dumps({**asdict(manifest), "skipped": skipped}, indent=2) + "\n")
 
 
-def _in_order(count: int) -> Generator[range]:
+def _skipped_as_json(skip: Skipped) -> dict[str, Any]:
+    return {"path": skip.path, "reason": skip.reason, "foreign": skip.not_a_picture}
+
+
+def _skipped_from_json(path: str, reason: str, foreign: bool = False) -> Skipped:
+    return Skipped(path=path, reason=reason, not_a_picture=foreign)
+
+
+def _batches_in_order(count: int) -> Generator[range]:
     for start in range(0, count, BATCH):
         yield range(start, min(start + BATCH, count))
 
 
-def _check_room(pack: Pack, share_of_disk: float) -> None:
-    """Raises NoRoomError."""
+def _check_disk_space(pack: Pack, share_of_disk: float) -> None:
+    """Raises PackWriteError."""
     free = shutil.disk_usage(pack.array.parent).free
     if pack.bytes > share_of_disk * free:
         share = "what" if share_of_disk == 1 else f"{share_of_disk:.0%} of what"
-        raise NoRoomError(
-            f"the packed pictures would take {_in_words(pack.bytes)}, more than {share} is free in "
-            f"{pack.array.parent} ({_in_words(free)}); set FASTDCGAN_CACHE to a folder on a larger disk, "
+        raise PackWriteError(
+            f"the packed pictures would take {_format_bytes(pack.bytes)}, more than {share} is free in "
+            f"{pack.array.parent} ({_format_bytes(free)}); set FASTDCGAN_CACHE to a folder on a larger disk, "
             "or train with --data-cache off"
         )
 
 
-def _in_words(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"
 
 
 @contextmanager
-def _alone(path: Path, report: OnProgress) -> Generator[None]:
-    """Hold a lock that ends with the process, whatever ends it."""
+def _hold_lock(path: Path, report: OnProgress) -> Generator[None]:
+    """Hold a file lock, which the system releases when the process ends."""
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

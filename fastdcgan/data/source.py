@@ -1,7 +1,7 @@
-"""The one protocol that every source of images satisfies.
+"""The protocol of all sources of pictures.
 
-A source is a numbered set of pictures that can be read in any order. It knows nothing of epochs, shuffling, ranks or
-devices: those are functions of (seed, step) and live in `order.py` and `stream.py`. Adding a source is one file.
+A source is a numbered set of pictures that can be read in any order. Epochs, shuffling and ranks are not its business:
+`order.py` and `stream.py` derive them from (seed, step).
 """
 
 from collections import Counter
@@ -15,36 +15,38 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A file that was left out, and why, in words for its owner."""
+    """A file that can't be used."""
 
     path: str
     reason: str
-    foreign: bool = False
-    """Nobody takes it for a picture: labels, archives and the like that lie among pictures."""
+    """For the user, in a few words."""
+
+    not_a_picture: bool = False
+    """Neither its name nor its content is that of a picture: labels, archives and the like."""
 
 
-def endings(skipped: Sequence[Skipped], most: int = 4) -> str:
-    """What files are called, the commonest first, for people: ".txt, .json, ...", or "" where they have no endings."""
-    counted = Counter(PurePath(skip.path).suffix.lower() for skip in skipped)
-    del counted[""]
-    return ", ".join([ending for ending, _ in counted.most_common(most)] + ["..."] * (len(counted) > most))
+def common_suffixes(skipped: Sequence[Skipped], limit: int = 4) -> str:
+    """The commonest suffixes of files, as ".txt, .json, ..."; "" where none has one."""
+    counts = Counter(PurePath(skip.path).suffix.lower() for skip in skipped)
+    del counts[""]
+    return ", ".join([suffix for suffix, _ in counts.most_common(limit)] + ["..."] * (len(counts) > limit))
 
 
 class ImageSource(Protocol):
-    """`len(source)` pictures, numbered from 0, all of one size."""
+    """`len(source)` pictures, numbered from 0, all of one shape."""
 
     description: str
-    """What it is and who decodes it, for people: "8,000 images in /photos, decoded by DALI on the CPU"."""
+    """What it is and what decodes it, for the user: "8,000 images in /photos, decoded by DALI on the CPU"."""
 
     origin: str
-    """Where the pictures come from, for people and as a cache's key: a folder's path, or a data set's name."""
+    """Where the pictures come from, for the user and as the key of a pack: a path, or a data set's name."""
 
     skipped: Sequence[Skipped]
-    """Files that could not be used, the foreign ones last."""
+    """Files that can't be used, those with `not_a_picture` last."""
 
     @property
     def fingerprint(self) -> str:
-        """The same only where the same pictures are given out, in the same order and decoded by the same program."""
+        """Identifies the pictures, their order and the decoder's version: another one where any of them differs."""
         ...
 
     def __len__(self) -> int:
@@ -55,11 +57,14 @@ class ImageSource(Protocol):
         """Decode pictures by number, one batch per entry of `batches`, in that order.
 
         Args:
-            batches: picture numbers in [0, len(self)); consumed lazily, a few batches ahead of what is yielded, so an
-                endless iterator is welcome. Every batch may have its own length.
+            batches: picture numbers in [0, len(self)); may be endless, as it is consumed lazily, a few batches ahead
+                of what is yielded. Batches may differ in length.
 
         Yields:
-            uint8 [B, H, W, C] tensors on the source's device that the caller owns (never overwritten later). Close the
-            generator to stop decoding ahead.
+            uint8 [B, H, W, C] tensors on the source's device, which are never overwritten. Close the generator to stop
+            decoding ahead.
+
+        Raises:
+            ValueError: a picture can't be read any more; naming its file.
         """
         ...

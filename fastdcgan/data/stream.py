@@ -1,4 +1,4 @@
-"""From a source of pictures to an endless stream of training batches on the device."""
+"""An endless stream of training batches on the device, from a source of pictures."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -8,34 +8,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdcgan.data.order import batch_numbers, flips
+from fastdcgan.data.order import batch_numbers, flip_mask
 from fastdcgan.data.source import ImageSource
 
-_PIECE = 32_000
-"""Levels scaled at a time on the CPU: fewer than PyTorch shares out among threads. Where a decoder has just begun on
-the next batch, its threads would be waited for at the end of each operation."""
+_CHUNK = 32_000
+"""Values scaled at a time on the CPU: too few for PyTorch to divide among threads. A decoder that works on the next
+batch keeps the cores busy, and each operation would wait for its slowest thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How a rank's batches are cut from the data."""
+    """How a rank's batches are taken from the data."""
 
     seed: int
     global_batch: int
     rank: int = 0
     world_size: int = 1
     parts: int = 1
-    """That each batch is taken in."""
+    """In which a batch is accumulated."""
 
     flip: bool = False
+    """Mirror each picture with probability 1/2."""
 
 
 def real_batches(
     source: ImageSource, batching: Batching, device: torch.device, start_step: int = 0
 ) -> Generator[Tensor]:
-    """This rank's share of every batch from `start_step` (counted from 0) on: real_BCHW, channels-last, endlessly.
+    """Yield this rank's share of each batch from `start_step` (counted from 0) on, endlessly.
 
-    Pictures cross to the device as uint8, a quarter of the bytes; mirroring and scaling happen there.
+    Pictures are copied to the device as uint8, a quarter of the bytes, and mirrored and scaled there.
+
+    Yields:
+        real_BCHW in [-1, 1], fp32, channels-last.
     """
     b = batching
     numbers = batch_numbers(
@@ -47,12 +51,12 @@ def real_batches(
         parts=b.parts,
         start_step=start_step,
     )
-    # Closed with us, so that a run that ends leaves no decoder running.
+    # Closed with this generator, so that a run that ends leaves no decoder running.
     with closing(source.read(numbers)) as pictures:
         for step, pictures_BHWC in enumerate(pictures, start_step):
             pictures_BHWC = pictures_BHWC.to(device, non_blocking=True)
             if b.flip:
-                mirrored_B = flips(
+                mirrored_B = flip_mask(
                     seed=b.seed,
                     step=step,
                     global_batch=b.global_batch,
@@ -66,16 +70,16 @@ def real_batches(
 
 
 def mirror(pictures_BHWC: Tensor, numbers_M: Tensor) -> Tensor:
-    """Left and right exchanged in the pictures of these numbers, which are counted from 0."""
-    # Three times as quick as choosing by a mask: only those that change are touched, and in whole pictures.
+    """Mirror the pictures at the positions `numbers_M` (int64) of a batch left to right."""
+    # Three times as fast as torch.where by a mask: only the pictures that change are copied, and as a whole.
     return pictures_BHWC.index_copy(0, numbers_M, pictures_BHWC.index_select(0, numbers_M).flip(2))
 
 
 def normalise(pictures_BHWC: Tensor) -> Tensor:
-    """uint8 0..255 to fp32 [-1, 1], [B, C, H, W] in channels-last layout: the permuted view *is* that, uncopied."""
+    """uint8 [B, H, W, C] in 0..255 to fp32 [B, C, H, W] in [-1, 1], channels-last (a permuted view, no copy)."""
     scaled_BHWC = torch.empty(pictures_BHWC.shape, dtype=torch.float32, device=pictures_BHWC.device)
-    levels, scaled = pictures_BHWC.reshape(-1), scaled_BHWC.view(-1)
-    piece = _PIECE if pictures_BHWC.device.type == "cpu" else max(1, levels.numel())
-    for some_levels, some in zip(levels.split(piece), scaled.split(piece), strict=True):
-        some.copy_(some_levels).div_(127.5).sub_(1.0)
+    values, scaled = pictures_BHWC.reshape(-1), scaled_BHWC.view(-1)
+    chunk = _CHUNK if pictures_BHWC.device.type == "cpu" else max(1, values.numel())
+    for part, scaled_part in zip(values.split(chunk), scaled.split(chunk), strict=True):
+        scaled_part.copy_(part).div_(127.5).sub_(1.0)
     return scaled_BHWC.permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ from fastdcgan.gan.step import (
     train_step,
 )
 from fastdcgan.kernels import ends, fused_batch_norm, thin, winograd
-from fastdcgan.storage.private import keep_compiled_private
+from fastdcgan.storage.private import use_private_inductor_cache
 
 INSTALL_KERNELS: dict[KernelName, Callable[[nn.Module], int]] = {
     "ends": ends.install,
@@ -105,7 +105,7 @@ def _configure_process(plan: Plan) -> None:
     if plan.keep_memory:
         keep_freed_memory()
     if plan.backend == "inductor":
-        keep_compiled_private()
+        use_private_inductor_cache()
     if plan.threads:
         torch.set_num_threads(plan.threads)
 

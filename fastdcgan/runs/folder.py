@@ -1,4 +1,4 @@
-"""The folder of a run: where things are in it, and whether a new request may go on in it."""
+"""A run's folder: the paths in it, config.json, and whether a new request may continue the run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.storage.files import make_folder, read_json, refuse_link, sweep, write_replacing
+from fastdcgan.storage.files import make_folder, read_json, refuse_link, remove_unfinished, write_replacing
 
 PACKAGES = (
     "fastdcgan",
@@ -32,23 +32,23 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of what a run leaves behind."""
+    """The paths in a run's folder."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """Everything that is needed to repeat the run."""
+        """The request, architecture, conditions and versions: all that is needed to repeat the run."""
         return self.path / "config.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains here."""
+        """Locked by the process that trains here."""
         return self.path / ".lock"
 
     @property
     def metrics(self) -> Path:
-        """One line of figures a tick."""
+        """A JSON line of figures every `--log-every` steps."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -63,52 +63,52 @@ class RunFolder:
 
     @property
     def real(self) -> Path:
-        """A grid of training pictures, to hold the samples against."""
+        """A grid of training pictures, to compare the samples with."""
         return self.path / "real.png"
 
     @property
     def samples(self) -> Path:
-        """Grids from the same noise over the run."""
+        """Sample grids, always from the same noise, as step-<step>.png."""
         return self.path / "samples"
 
     @property
     def animation(self) -> Path:
-        """Those grids, moving."""
+        """The sample grids as an animation."""
         return self.path / "samples.webp"
 
     @property
     def report(self) -> Path:
-        """What happened, to be looked at in a browser."""
+        """The report, for a browser."""
         return self.path / "report.html"
 
     @property
     def end(self) -> Path:
-        """How the run ended, and what the machine could have done."""
+        """How the run ended, and the machine's measured ceilings."""
         return self.path / "end.json"
 
     @property
     def log(self) -> Path:
-        """What the first rank said."""
+        """The output of rank 0."""
         return self.path / "run.log"
 
     @property
     def logs(self) -> Path:
-        """What ranks other than the first said."""
+        """The output of the other ranks."""
         return self.path / "logs"
 
     @property
     def checkpoints(self) -> Path:
-        """What was learned."""
+        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def tensorboard(self) -> Path:
-        """Event files."""
+        """TensorBoard's event files."""
         return self.path / "tensorboard"
 
     @property
     def profile(self) -> Path:
-        """What the profiler recorded."""
+        """The profiler's output."""
         return self.path / "profile"
 
 
@@ -117,11 +117,11 @@ class WriteError(ValueError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Say in one line why something can't be written.
+def converting_write_errors(path: Path) -> Iterator[None]:
+    """Raise errors of writing as a WriteError, which says in one line what can't be written and why.
 
     Args:
-        path: what is written, where the system's own error doesn't name a file.
+        path: named where the system's own error doesn't name a file.
 
     Raises:
         WriteError: the disk is full, read-only, gone ...
@@ -129,31 +129,30 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors has the system's error in its words alone
+        # safetensors has the system's error only in its text
         reason = str(error) if isinstance(error, SafetensorError) else error.strerror or str(error)
         file = getattr(error, "filename", None) or path
         raise WriteError(f"can't write {os.fspath(file)}: {' '.join(reason.split())}") from error
 
 
 def choose(config: TrainConfig, today: date) -> RunFolder:
-    """The folder to run in: what `--out` says, else runs/<date>-<arch>, numbered where another run has that name.
+    """The folder to run in: `--out`, else runs/<date>-<arch>, numbered where another run has that name.
 
-    A run of today with the same configuration is gone on with, so that the same command continues what was cut short.
-
-    A precision of `auto` fits any run.
+    Today's run with the same configuration is chosen again, so that the same command continues an interrupted run. A
+    precision of `auto` fits any run.
 
     Raises:
-        ValueError: if `--out` holds a run that this one cannot continue, naming the fields, or isn't a folder.
+        ValueError: `--out` isn't a folder, or holds a run that this one can't continue; names the fields that differ.
     """
     if config.run.out is not None:
-        _check_continues(RunFolder(config.run.out), config)
+        _check_can_continue(RunFolder(config.run.out), config)
         return RunFolder(config.run.out)
     name = f"{today.isoformat()}-{config.model.arch}"
     number = 1
     while True:
         folder = RunFolder(Path("runs") / (name if number == 1 else f"{name}-{number}"))
         try:
-            _check_continues(folder, config)
+            _check_can_continue(folder, config)
         except ValueError:
             number += 1
             continue
@@ -161,7 +160,7 @@ def choose(config: TrainConfig, today: date) -> RunFolder:
 
 
 def check_writable(folder: RunFolder) -> None:
-    """Find out early, without making anything, that `create` would fail. Raises ValueError as it does."""
+    """Raises ValueError where `create` would fail. Nothing is made."""
     nearest = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise ValueError(f"can't write to the output folder {folder.path}: {nearest} is not a folder")
@@ -170,14 +169,14 @@ def check_writable(folder: RunFolder) -> None:
 
 
 def create(folder: RunFolder) -> None:
-    """Make the folder and what is in it. Raises ValueError if it can't be written."""
+    """Make the folder and its subfolders, and remove unfinished files. Raises ValueError if it can't be written."""
     try:
         for path in (folder.samples, folder.checkpoints):
             make_folder(path)
         for path in (folder.logs, folder.tensorboard, folder.profile):
             refuse_link(path)
         for path in (folder.path, folder.samples):
-            sweep(path)
+            remove_unfinished(path)
         probe = folder.path / ".writable"
         probe.unlink(missing_ok=True)
         probe.touch(exist_ok=False)
@@ -187,7 +186,7 @@ def create(folder: RunFolder) -> None:
 
 
 def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, conditions: dict[str, Any]) -> None:
-    """Write config.json: the request, the architecture it led to, and the conditions of the run."""
+    """Write config.json: the request, its architecture, and the conditions of the run."""
     record = {
         "config": flat(config),
         "architecture": asdict(arch),
@@ -199,44 +198,44 @@ def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, con
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
-    """The configuration of an existing run. Raises ValueError if this is not a run's folder or can't be read."""
+    """The configuration of an existing run. Raises ValueError if it has none, or it can't be read."""
     if not folder.path.is_dir():
         raise ValueError(f"no such run folder: {folder.path}")
     if not folder.config.is_file():
         raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
     try:
         config = from_flat(read_json(folder.config)["config"])
-        config.resolved()  # refuses what no run can have had
+        config.resolved()  # raises ValueError for impossible values
         return config
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
 
-def begun_with(folder: RunFolder, condition: str) -> object:
-    """A condition under which a run was last carried out; None if there is no run or it doesn't say."""
+def read_condition(folder: RunFolder, name: str) -> object:
+    """A condition in config.json, as of the last session; None if there is no run, or it has no such condition."""
     try:
-        return read_json(folder.config)["conditions"][condition]
+        return read_json(folder.config)["conditions"][name]
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def run_id(folder: RunFolder) -> str | None:
-    """The id that a run was given when it was begun; None if there is no run, or one from before there were ids."""
-    known = begun_with(folder, "run_id")
-    return known if isinstance(known, str) else None
+    """The id that a run got when it was begun; None if there is no run, or an old one without an id."""
+    found = read_condition(folder, "run_id")
+    return found if isinstance(found, str) else None
 
 
-def _check_continues(folder: RunFolder, config: TrainConfig) -> None:
+def _check_can_continue(folder: RunFolder, config: TrainConfig) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the output folder {folder.path} is a file")
     if not folder.config.exists():
         return
     if config.run.resume == "off":
         raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
-    begun = read_config(folder)
+    former = read_config(folder)
     if config.execution.precision == "auto":
-        config = replace(config, execution=replace(config.execution, precision=begun.execution.precision))
-    if differing := differing_fields(begun, config):
+        config = replace(config, execution=replace(config.execution, precision=former.execution.precision))
+    if differing := differing_fields(former, config):
         raise ValueError(
             f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
             "choose another --out, or the same options"

@@ -1,4 +1,4 @@
-"""One process at a time trains in a folder: a lock that ends with the process that holds it, whatever ends it."""
+"""A lock on a run's folder: one process at a time trains there. It ends with its process, however that ends."""
 
 import errno
 import json
@@ -9,42 +9,45 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from fastdcgan.runs.folder import RunFolder, writing
+from fastdcgan.runs.folder import RunFolder, converting_write_errors
 
-_MOST = 4096
-"""Bytes that are read of what the holder says of itself."""
+_MAX_HOLDER_BYTES = 4096
+"""Limit of what is read from the lock file, which names the holder."""
 
 
 @contextmanager
 def locked(folder: RunFolder, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a run's folder. A run that fails before it has anything to keep leaves no folder behind.
+    """Hold the lock. At the end a folder that was made here and has nothing else in it is removed.
 
-    The kernel gives up the lock with the last process that has the file open, so that a kill leaves nothing behind
-    that blocks; nor does it look like held where it isn't. Not filelock: where there are no such locks it makes a file
-    that stays.
+    The kernel releases the lock (flock) when the last process that has the file open ends, so that a killed process
+    leaves no stale lock. Not filelock: where there is no flock it makes a file that stays.
+
+    Args:
+        folder: of the run; it is made here.
+        say: told, in a line, where the system or disk has no locks.
 
     Raises:
         ValueError: another process holds it, or the folder can't be written.
     """
     missing = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
-    with writing(folder.path):
+    with converting_write_errors(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-        # Not followed where it is a link, and not emptied: it says who holds it.
+        # A link is not followed, and the file not truncated yet: it names the process that holds the lock.
         descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        if _take(descriptor, folder, say):
+        if _acquire(descriptor, folder, say):
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-            with writing(folder.lock):
+            with converting_write_errors(folder.lock):
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
-        _leave_nothing(folder, missing)
+        _remove_if_empty(folder, missing)
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: RunFolder, say: Callable[[str], None]) -> bool:
-    """Whether there are locks. Raises ValueError where it is held."""
+def _acquire(descriptor: int, folder: RunFolder, say: Callable[[str], None]) -> bool:
+    """True if locked, False where there are no locks. Raises ValueError where another process holds it."""
     if os.name == "nt":
         say("lock      none on this system: see to it that no other run writes to this folder")
         return False
@@ -64,14 +67,14 @@ def _take(descriptor: int, folder: RunFolder, say: Callable[[str], None]) -> boo
 
 def _holder(descriptor: int) -> str:
     try:
-        said = json.loads(os.pread(descriptor, _MOST, 0))
-        return f"process {said['pid']} on {said['host']}, which has been training there since {said['since']}"
+        holder = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
+        return f"process {holder['pid']} on {holder['host']}, which has been training there since {holder['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process, which trains there"
 
 
-def _leave_nothing(folder: RunFolder, missing: list[Path]) -> None:
-    """Remove the folders that we made, where nothing else was put into them."""
+def _remove_if_empty(folder: RunFolder, missing: list[Path]) -> None:
+    """Remove the folders that were made here (`missing`), if there is nothing but the lock file in them."""
     if folder.path in missing and [path.name for path in folder.path.iterdir()] == [folder.lock.name]:
         folder.lock.unlink(missing_ok=True)
         for path in missing:

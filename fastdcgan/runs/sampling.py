@@ -1,4 +1,4 @@
-"""Pictures from a trained generator, without touching what it learns."""
+"""Pictures from a generator in evaluation mode, and PNG files of them."""
 
 import math
 from collections.abc import Iterator
@@ -12,44 +12,44 @@ from torchvision.utils import make_grid, save_image
 from fastdcgan.storage.files import replacing
 
 CHUNK = 64
-"""Pictures made at a time: bounds the memory that large requests take."""
+"""Pictures generated at a time: bounds the memory of large requests."""
 
 
 @torch.no_grad()
 def generate(generator: nn.Module, z_BL: Tensor) -> Tensor:
     """Make pictures from noise.
 
-    The network is in evaluation mode meanwhile: BatchNorm uses its running statistics and leaves them alone, and a
-    picture does not depend on the others made with it. Gradients, modes and the random state are as before afterwards.
+    The network is in evaluation mode: BatchNorm uses its running statistics without updating them, so that a picture
+    does not depend on the others of its batch. Gradients, training mode and random state are unchanged afterwards.
 
     Args:
         generator: the plain module, on any device.
-        z_BL: noise on the CPU.
+        z_BL: noise, fp32 on the CPU.
 
     Returns:
         pictures in [-1, 1], fp32, [B, C, H, W], on the CPU.
     """
     device = next(generator.parameters()).device
-    with _evaluating(generator):
+    with _eval_mode(generator):
         return torch.cat([generator(z.to(device)).float().cpu() for z in z_BL.split(CHUNK)])
 
 
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
-    """Write pictures in [-1, 1] as one PNG, as square a grid as their number allows."""
+    """Write pictures in [-1, 1] as one PNG: a grid, as square as their number allows. Raises OSError."""
     with replacing(path) as file:
         save_image(grid(pictures_BCHW), file, format="PNG")
     return path
 
 
 def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
-    """Write pictures in [-1, 1] as one PNG of so many columns."""
+    """Write pictures in [-1, 1] as one PNG: a grid of `columns` columns. Raises OSError."""
     with replacing(path) as file:
         save_image(pictures_BCHW.clamp(-1, 1).add(1).div(2), file, format="PNG", nrow=columns, padding=2)
     return path
 
 
 def save_each(pictures_BCHW: Tensor, folder: Path) -> Path:
-    """Write pictures in [-1, 1] as `00000.png`, `00001.png` ... into a folder, made if need be."""
+    """Write pictures in [-1, 1] as `00000.png`, `00001.png` ... into a folder, made if need be. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, picture_CHW in enumerate(pictures_BCHW):
         with replacing(folder / f"{number:05d}.png") as file:
@@ -58,14 +58,14 @@ def save_each(pictures_BCHW: Tensor, folder: Path) -> Path:
 
 
 def grid(pictures_BCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] side by side: fp32 [C, H, W] in [0, 1]."""
+    """A grid of pictures in [-1, 1], as square as their number allows: fp32 [C, H, W] in [0, 1]."""
     columns = math.ceil(math.sqrt(len(pictures_BCHW)))
     tiled: Tensor = make_grid(pictures_BCHW.clamp(-1, 1).add(1).div(2), nrow=columns, padding=2)
     return tiled
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def _eval_mode(network: nn.Module) -> Iterator[None]:
     was_training = network.training
     network.eval()
     try:

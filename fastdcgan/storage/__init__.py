@@ -1,1 +1,1 @@
-"""Files written whole or not at all, checksums, strict JSON, the cache folder, signals."""
+"""Atomic file writes, checksums, strict JSON, the cache folder, signals."""

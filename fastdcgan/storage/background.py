@@ -1,32 +1,32 @@
-"""Work that goes on beside the steps, in one thread."""
+"""One background thread, for work that goes on beside the training steps."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Background:
-    """Does one piece of work at a time. What a piece raises comes up in the thread that gave it.
+class BackgroundWorker:
+    """Runs one task at a time in a thread. What a task raises is raised again in the thread that started it.
 
-    At the interpreter's end a piece under way is waited for. A forked process has no part in it.
+    At interpreter exit a task that is running is waited for. A forked child has no such thread.
     """
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._under_way: Future[None] | None = None
+        self._task: Future[None] | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin with a piece of work, once the one before is done. Raises what the one before has raised."""
+        """Wait for the task before, then start this one. Raises what the task before has raised."""
         self.wait()
-        self._under_way = self._thread.submit(work)
+        self._task = self._thread.submit(work)
 
     def check(self) -> None:
-        """Raise what the last piece of work has raised, if it has ended so. Doesn't wait."""
-        if self._under_way is not None and self._under_way.done():
+        """Raise what the last task has raised, if it has ended. Doesn't wait."""
+        if self._task is not None and self._task.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is under way. Raises what the last piece of work has raised, once."""
-        last, self._under_way = self._under_way, None
+        """Wait until no task is running. Raises what the last one has raised, once."""
+        last, self._task = self._task, None
         if last is not None:
             last.result()
 

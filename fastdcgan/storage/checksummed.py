@@ -1,11 +1,11 @@
-"""Folders that are there whole or not at all, and whose files are known by their checksums.
+"""Checksummed folders: written whole or not at all, with the size and SHA-256 of each file in a manifest.
 
-A sealed folder is written beside its place, flushed to the disk, and renamed. The last file written into it is
+A folder is written under a temporary name, flushed to the disk, and renamed. The last file written into it is
 
     manifest.json     {"files": {name: {"bytes": ..., "sha256": ...}, ...}, "seal": ...}
 
-where the seal is the SHA-256 of the list. So what is cut, flipped, emptied, missing, or of another folder is found out.
-That is a guard against accidents, not against forgers: who can write the files can write a manifest for them.
+where `seal` is the SHA-256 of `files`. So truncated, changed, missing and mixed-up files are found. This guards against
+accidents, not against forgers: who can write the files can write a manifest for them.
 """
 
 import hashlib
@@ -23,40 +23,43 @@ from fastdcgan.storage.files import open_regular, read_limited
 
 MANIFEST = "manifest.json"
 
-MOST_MANIFEST_BYTES = 1 << 16
+MAX_MANIFEST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sealed:
-    """What is known of a file."""
+class FileDigest:
+    """A file's entry in the manifest."""
 
     bytes: int
+    """Its size."""
+
     sha256: str
+    """Hexadecimal."""
 
 
 @contextmanager
 def writing(path: Path, *, replace: bool) -> Iterator[Path]:
-    """Yields a new folder to write files into, which becomes `path` when all went well, and else leaves no trace.
+    """Yield a new folder to write files into. It becomes `path` at the end; on an exception nothing of it is left.
 
     Args:
-        path: its place. Leftovers of earlier attempts beside it (`hidden`) go.
-        replace: whether what has that name now goes; else it is set aside, as `<name>.set-aside`.
+        path: where the folder goes. What an earlier attempt has left under its temporary name is removed.
+        replace: whether a folder that has that name now is removed; else it is renamed to `<name>.set-aside`.
 
     Raises:
         OSError: it can't be written.
     """
-    unfinished = hidden(path)
+    unfinished = _temporary_path(path)
     _delete(unfinished)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
         for file in unfinished.iterdir():
             flush(file)
-        _seal(unfinished)
+        _write_manifest(unfinished)
         flush(unfinished)
         former = None
         if os.path.lexists(path):
-            former = hidden(path, ".replaced") if replace else _aside(path)
+            former = _temporary_path(path, ".replaced") if replace else _set_aside_path(path)
             path.rename(former)
         unfinished.rename(path)
         flush(path.parent)
@@ -67,32 +70,27 @@ def writing(path: Path, *, replace: bool) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a sealed folder: in one step by name, so that no half of it is ever taken for a damaged one."""
-    gone = hidden(path, ".removed")
-    _delete(gone)
-    path.rename(gone)
-    _delete(gone)
+    """Remove a checksummed folder. It is renamed first, so that a kill leaves no half of it under its name."""
+    renamed = _temporary_path(path, ".removed")
+    _delete(renamed)
+    path.rename(renamed)
+    _delete(renamed)
 
 
-def hidden(path: Path, ending: str = "") -> Path:
-    """Where a folder is while it is written or removed."""
-    return path.with_name(f".{path.name}{ending}")
+def remove_unfinished(folder: Path, prefix: str) -> None:
+    """Remove what killed processes have left in `folder` of checksummed folders whose names begin with `prefix`."""
+    for path in folder.glob(f".{prefix}*"):
+        _delete(path)
 
 
-def sweep(folder: Path, beginning: str) -> None:
-    """Remove what killed processes have left of folders whose names begin so."""
-    for left in folder.glob(f".{beginning}*"):
-        _delete(left)
-
-
-def read_manifest(path: Path) -> dict[str, Sealed] | None:
-    """What a folder's manifest says of its files; None if it has none.
+def read_manifest(path: Path) -> dict[str, FileDigest] | None:
+    """A folder's manifest, by file name; None if it has none.
 
     Raises:
-        ValueError: it can't be read, or is not as it was written.
+        ValueError: it can't be read, or its digest doesn't match.
     """
     try:
-        text = read_limited(path / MANIFEST, MOST_MANIFEST_BYTES)
+        text = read_limited(path / MANIFEST, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -101,48 +99,48 @@ def read_manifest(path: Path) -> dict[str, Sealed] | None:
         raise ValueError(f"its {MANIFEST} is {error}") from error
     try:
         manifest = strict_json.parse(text)
-        files = {name: Sealed(**about) for name, about in manifest["files"].items()}
-        sound = manifest["seal"] == _sum_of(files) and all(_is_sound(name, sealed) for name, sealed in files.items())
+        files = {name: FileDigest(**entry) for name, entry in manifest["files"].items()}
+        valid = manifest["seal"] == _manifest_digest(files) and all(map(_is_valid, files.items()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"its {MANIFEST} is damaged") from error
-    if not sound:
+    if not valid:
         raise ValueError(f"its {MANIFEST} is damaged")
     return files
 
 
-def read(path: Path, sealed: Sealed | None, most: int) -> bytes:
-    """A file of a sealed folder, as it was written.
+def read(path: Path, expected: FileDigest | None, max_bytes: int) -> bytes:
+    """A file of a checksummed folder.
 
     Args:
         path: of the file.
-        sealed: what the manifest says of it; None: nothing is known, and nothing compared.
-        most: bytes that it may have; of a longer one nothing is read.
+        expected: its entry in the manifest; None: nothing is compared.
+        max_bytes: of a larger file nothing is read.
 
     Raises:
-        ValueError: it is missing, longer than `most`, or not what was written.
+        ValueError: it is missing, larger than `max_bytes`, or doesn't match `expected`.
     """
     try:
-        data = read_limited(path, most if sealed is None else min(most, sealed.bytes))
+        data = read_limited(path, max_bytes if expected is None else min(max_bytes, expected.bytes))
     except FileNotFoundError as error:
         raise ValueError(f"its {path.name} is missing") from error
     except OSError as error:
         raise ValueError(f"its {path.name} can't be read ({error.strerror or error})") from error
     except ValueError as error:
         raise ValueError(f"its {path.name} is {error}") from error
-    if sealed is not None and (len(data), hashlib.sha256(data).hexdigest()) != (sealed.bytes, sealed.sha256):
+    if expected is not None and (len(data), hashlib.sha256(data).hexdigest()) != (expected.bytes, expected.sha256):
         raise ValueError(f"its {path.name} is not what was written")
     return data
 
 
-def check(path: Path, files: dict[str, Sealed]) -> None:
-    """Compare a folder's files with what its manifest says. Raises ValueError where they differ.
+def check(path: Path, files: dict[str, FileDigest]) -> None:
+    """Compare a folder's files with its manifest. Raises ValueError where they differ.
 
-    Nothing in here holds Python's lock for long: training may go on meanwhile.
+    Hashing releases the GIL, so training goes on meanwhile.
     """
-    for name, sealed in files.items():
+    for name, expected in files.items():
         try:
             with open_regular(path / name) as file:
-                same = os.fstat(file.fileno()).st_size == sealed.bytes and _sha256(file) == sealed.sha256
+                same = os.fstat(file.fileno()).st_size == expected.bytes and _sha256(file) == expected.sha256
         except OSError as error:
             raise ValueError(f"its {name} can't be read ({error.strerror or error})") from error
         if not same:
@@ -150,7 +148,7 @@ def check(path: Path, files: dict[str, Sealed]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make sure that a file or folder has reached the disk. Windows has no such thing for folders: there we don't."""
+    """Flush a file or folder to the disk (fsync). On Windows, which can't do that for folders, nothing is done."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -160,37 +158,44 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _seal(folder: Path) -> None:
+def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
-            files[path.name] = Sealed(bytes=path.stat().st_size, sha256=_sha256(file))
-    manifest = {"files": {name: asdict(sealed) for name, sealed in files.items()}, "seal": _sum_of(files)}
+            files[path.name] = FileDigest(bytes=path.stat().st_size, sha256=_sha256(file))
+    manifest = {"files": {name: asdict(entry) for name, entry in files.items()}, "seal": _manifest_digest(files)}
     with (folder / MANIFEST).open("xb") as file:
         file.write(json.dumps(manifest, indent=2).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def _is_sound(name: str, sealed: Sealed) -> bool:
-    return Path(name).name == name and type(sealed.bytes) is int and type(sealed.sha256) is str
+def _is_valid(item: tuple[str, FileDigest]) -> bool:
+    name, entry = item
+    return Path(name).name == name and type(entry.bytes) is int and type(entry.sha256) is str
 
 
-def _sum_of(files: dict[str, Sealed]) -> str:
-    listed = {name: asdict(sealed) for name, sealed in files.items()}
-    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
+def _manifest_digest(files: dict[str, FileDigest]) -> str:
+    entries = {name: asdict(entry) for name, entry in files.items()}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: BufferedReader) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _aside(path: Path) -> Path:
-    aside, number = path.with_name(f"{path.name}.set-aside"), 1
-    while os.path.lexists(aside):
+def _temporary_path(path: Path, suffix: str = "") -> Path:
+    """Where a folder is while it is written or removed."""
+    return path.with_name(f".{path.name}{suffix}")
+
+
+def _set_aside_path(path: Path) -> Path:
+    """`<name>.set-aside`, numbered where that is taken."""
+    renamed, number = path.with_name(f"{path.name}.set-aside"), 1
+    while os.path.lexists(renamed):
         number += 1
-        aside = path.with_name(f"{path.name}.set-aside-{number}")
-    return aside
+        renamed = path.with_name(f"{path.name}.set-aside-{number}")
+    return renamed
 
 
 def _delete(path: Path) -> None:

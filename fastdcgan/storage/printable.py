@@ -1,13 +1,13 @@
-"""Names that others chose, as a terminal may see them."""
+"""Text from outside (paths, names) made safe to print on a terminal."""
 
 import os
 from pathlib import Path
 
 
 def printable(text: str | Path) -> str:
-    """A path, or any other text, as one line that any terminal can print, whatever it is made of.
+    """A path or any other text as one line that any terminal can print.
 
-    What would move a cursor, set a colour or turn the direction of writing is spelt out.
+    What would move the cursor, set a colour or reverse the direction of writing is escaped.
     """
     try:
         text = os.fsencode(text).decode("utf-8", "backslashreplace")

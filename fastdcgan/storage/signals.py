@@ -1,4 +1,4 @@
-"""Being asked to stop, and doing so without losing anything."""
+"""Signals that ask a process to stop, and how it stops without losing anything."""
 
 import os
 import signal
@@ -11,119 +11,124 @@ from types import FrameType
 STOP_SIGNALS = tuple(int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Ctrl-C; what Slurm, Kubernetes and launchers send before they kill; what Slurm can be told to send earlier still."""
 
-ECHO = 2.0
-"""Seconds in which, below a launcher, a second SIGINT is the first: some pass on what the terminal sends to all."""
+DUPLICATE_WINDOW_S = 2.0
+"""Below a launcher, a second SIGINT within this time is a duplicate: some forward what the terminal sends to all."""
 
-GRACE, AT_ONCE = 5.0, 1.0
-"""Seconds that the main thread has to leave by itself: Python hears of a signal only when an operation has ended, and
-one that waits for another process may take a day. The first time asked, and the second."""
+GRACE_PERIOD_S = 5.0
+"""How long the main thread has to leave by itself after the first signal. Python runs its handlers only between
+operations, and one that waits for another process may take a day."""
+
+SECOND_GRACE_PERIOD_S = 1.0
+"""The same after a second SIGINT."""
 
 
 class Stopped(BaseException):
-    """The run was asked to stop, and nothing is lost. Arguments: what to say, and the signal's number.
+    """The run was asked to stop, and nothing is lost. Arguments: the message, and the signal's number.
 
-    No `Exception`: it may be raised inside a library that goes on after those.
+    Not an `Exception`, because libraries catch those and go on.
     """
 
 
 class StopRequests:
-    """What this process was asked, by signals."""
+    """The signals by which this process was asked to stop. Calling it returns the first one's number, or 0.
 
-    def __init__(self, echo: float) -> None:
-        self._echo = echo
-        self._keeping = False
+    Args:
+        duplicate_window: seconds in which a second SIGINT counts as a duplicate of the first.
+    """
+
+    def __init__(self, duplicate_window: float) -> None:
+        self._deferred = False
         self._done = threading.Event()
-        self._heard, self._read = _Asked(), _Asked()
+        # Signals reach the main thread (`handle`) and the watcher (`watch`): each keeps its own account.
+        self._handled, self._watched = _FirstSignal(duplicate_window), _FirstSignal(duplicate_window)
 
     def __call__(self) -> int:
         """The signal with which this process was first asked to stop, else 0."""
-        return self._heard.number
+        return self._handled.number
 
-    def keep(self) -> None:
-        """From now on something would be lost: the caller looks whether it was asked, saves, and leaves by itself."""
-        self._keeping = True
+    def defer(self) -> None:
+        """From now on work would be lost: signals are only recorded, and the caller has to look, save and leave."""
+        self._deferred = True
 
-    def hear(self, number: int, frame: FrameType | None = None) -> None:
-        """Handle a signal.
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """The signal handler, in the main thread.
 
         Raises:
-            Stopped: there is nothing to save.
-            KeyboardInterrupt: asked by SIGINT for the second time.
+            Stopped: the first signal, and there is nothing to save.
+            KeyboardInterrupt: a second SIGINT.
         """
-        again = self._heard.again(number, self._echo)
-        if again:
+        if self._handled.is_second_interrupt(number):
             raise KeyboardInterrupt
-        if not self._keeping and number == self._heard.number:
+        if not self._deferred and number == self._handled.number:
             raise Stopped("stopped before the first step was done: nothing is lost", number)
 
-    def watch(self, signals: int) -> None:
-        """See to it that the process leaves, whatever its main thread waits for.
+    def watch(self, wakeup_fd: int) -> None:
+        """End the process where its main thread doesn't within the grace period. Runs in a thread.
 
         Args:
-            signals: a descriptor that yields a byte a signal.
+            wakeup_fd: a file descriptor that yields a byte per signal (`signal.set_wakeup_fd`).
         """
-        while numbers := os.read(signals, 64):
+        while numbers := os.read(wakeup_fd, 64):
             for number in numbers:
                 if number not in STOP_SIGNALS:
                     continue
-                if self._read.again(number, self._echo):
-                    self._leave(AT_ONCE, signal.SIGINT)
-                elif not self._keeping:
-                    self._leave(GRACE, self._read.number)
+                if self._watched.is_second_interrupt(number):
+                    self._exit_after(SECOND_GRACE_PERIOD_S, signal.SIGINT)
+                elif not self._deferred:
+                    self._exit_after(GRACE_PERIOD_S, self._watched.number)
 
-    def end(self) -> None:
-        """The main thread has left."""
+    def mark_done(self) -> None:
+        """The main thread has left: the watcher no longer ends the process."""
         self._done.set()
 
-    def _leave(self, within: float, number: int) -> None:
-        if not self._done.wait(within):
+    def _exit_after(self, seconds: float, number: int) -> None:
+        if not self._done.wait(seconds):
             os.write(2, b"fastdcgan: interrupted\n")
             os._exit(128 + number)
 
 
-class _Asked:
-    """How often a process was asked."""
+class _FirstSignal:
+    """Remembers the first signal, and tells a second SIGINT from a duplicate of the first."""
 
-    def __init__(self) -> None:
-        self.number, self._since = 0, 0.0
+    def __init__(self, duplicate_window: float) -> None:
+        self.number, self._time, self._window = 0, 0.0, duplicate_window
 
-    def again(self, number: int, echo: float) -> bool:
-        """Whether this signal says: at once."""
+    def is_second_interrupt(self, number: int) -> bool:
         if not self.number:
-            self.number, self._since = number, time.monotonic()
+            self.number, self._time = number, time.monotonic()
             return False
-        return number == signal.SIGINT and time.monotonic() - self._since > echo
+        return number == signal.SIGINT and time.monotonic() - self._time > self._window
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Listen to the signals that ask to stop.
+    """Handle the signals that ask to stop.
 
-    Until `keep` is called, nothing would be lost, and the first one ends the process: `Stopped` is raised where the
-    main thread is. After that they are remembered. A second SIGINT ends the process in any case, by KeyboardInterrupt,
-    and what it was writing is never half there for whoever reads it.
+    Until `defer` is called, nothing would be lost, and the first one raises `Stopped` in the main thread. After that
+    signals are recorded. A second SIGINT ends the process in any case, by KeyboardInterrupt; a file being written then
+    is not seen half written, for it is renamed into place.
     """
-    requests = StopRequests(ECHO if launched() else 0.0)
+    requests = StopRequests(DUPLICATE_WINDOW_S if is_launched() else 0.0)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    former_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watcher = threading.Thread(target=requests.watch, args=(reading,), name="fastdcgan-signals", daemon=True)
     watcher.start()
-    for number in before:
-        signal.signal(number, requests.hear)
+    for number in handlers:
+        signal.signal(number, requests.handle)
     try:
         yield requests
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(woken)
-        requests.end()
+        signal.set_wakeup_fd(former_fd)
+        requests.mark_done()
         os.close(writing)
         watcher.join()
         os.close(reading)
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether a launcher started this process, as one of several or as the only one."""
     return "RANK" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ

@@ -1,4 +1,4 @@
-"""JSON that means one thing only: what Python's parser lets pass beyond the standard is refused."""
+"""JSON by the standard alone: duplicate keys, NaN, infinities and deep nesting are refused, which `json` accepts."""
 
 import json
 import math
@@ -6,25 +6,27 @@ from typing import Any, NoReturn
 
 
 def parse(text: bytes) -> Any:
-    """What a JSON text says.
+    """The value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON in UTF-8, says a key twice, has a number that is not finite, or is nested too deeply.
+        ValueError: it isn't JSON in UTF-8, has a duplicate key or a number that is not finite, or is nested too deeply.
     """
     try:
-        return json.loads(text.decode(), object_pairs_hook=_table, parse_constant=_not_a_number, parse_float=_finite)
+        return json.loads(
+            text.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
 
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a key comes twice")
-    return table
+    return fields
 
 
-def _not_a_number(word: str) -> NoReturn:
+def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number")
 
 

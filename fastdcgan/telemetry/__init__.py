@@ -1,1 +1,1 @@
-"""What a run tells its user: progress on the terminal, metrics on disk, TensorBoard, plots."""
+"""A run's output: progress on the terminal, metrics on disk, trackers, the report, profiles."""

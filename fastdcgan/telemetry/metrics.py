@@ -1,4 +1,4 @@
-"""The numbers of a run: gathered on the device, fetched once a tick, kept as lines of JSON."""
+"""A run's figures: buffered on the device, fetched once a tick, written as lines of JSON."""
 
 import json
 import math
@@ -14,21 +14,21 @@ from fastdcgan.gan.step import StepMetrics
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.files import open_to_append, read_limited, write_replacing
 
-MAX_METRICS = 2**30
-"""Bytes of a metrics.jsonl: four million lines."""
+MAX_METRICS_BYTES = 2**30
+"""Limit of metrics.jsonl: four million lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One line of metrics.jsonl: means over the steps since the line before."""
+    """A line of metrics.jsonl. Losses, probabilities and speed are means over the steps since the line before."""
 
     step: int
     images: int
-    """Training pictures seen so far, over all ranks."""
+    """Training pictures seen so far, by all ranks."""
 
     epoch: float
     seconds: float
-    """Wall time spent in training so far, over all sittings, without sampling and saving."""
+    """Wall time of training so far, over all sessions, without sampling and saving."""
 
     loss_d: float
     loss_g: float
@@ -40,33 +40,34 @@ class Record:
 
     images_per_sec: float
     data_wait_fraction: float
-    """Share of the time in which the step stood waiting for pictures."""
+    """Share of the time spent waiting for pictures."""
 
     rollbacks: int = 0
     """How often the run has gone back to a checkpoint with new noise so far."""
 
 
-class StepLog:
-    """Metrics of the steps since the last tick, one row a step, on the device: a step costs one small copy, no sync."""
+class MetricsBuffer:
+    """Metrics of the steps since the last tick, on the device: adding a step is one small copy without a sync."""
 
     def __init__(self, capacity: int, device: torch.device) -> None:
+        """Hold up to `capacity` steps."""
         self._rows = torch.empty(capacity, len(StepMetrics._fields), device=device)
         self._used = 0
 
     def add(self, metrics: StepMetrics) -> None:
-        """Remember a step's figures."""
+        """Append a step's metrics."""
         torch.stack(metrics, out=self._rows[self._used])
         self._used += 1
 
     def take(self) -> Tensor:
-        """The rows [steps, 4] since the last call, still on the device; the log is empty afterwards."""
+        """Empty the buffer; returns its rows, fp32 [steps, 4], on the device."""
         rows = self._rows[: self._used].clone()
         self._used = 0
         return rows
 
 
-def first_bad_step(rows: Tensor, last_step: int) -> tuple[int, str] | None:
-    """The first step whose figures are not all finite, and which figure it was; None if all are well.
+def first_non_finite_step(rows: Tensor, last_step: int) -> tuple[int, str] | None:
+    """The first step with a metric that is not finite, and which it was; None if all are finite.
 
     Args:
         rows: [steps, 4] on the CPU.
@@ -81,10 +82,10 @@ def first_bad_step(rows: Tensor, last_step: int) -> tuple[int, str] | None:
 
 
 class MetricsFile:
-    """metrics.jsonl: one record a line, flushed as written."""
+    """metrics.jsonl: a record a line, flushed at once."""
 
     def __init__(self, path: Path, resume_step: int = 0) -> None:
-        """Open for appending, without the lines past `resume_step`: those steps will be taken again."""
+        """Open for appending, after removing the lines past `resume_step`, whose steps will be repeated."""
         kept = [record for record in read_metrics(path) if record.step <= resume_step] if path.exists() else []
         write_replacing(path, "".join(_line(record) for record in kept))
         self.records = kept
@@ -97,41 +98,41 @@ class MetricsFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Done."""
+        """Close the file."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a metrics.jsonl; a last line cut short by a crash is left out, and whatever is no record.
+    """The records in a metrics.jsonl. Invalid lines are left out, such as a last one cut short by a crash.
 
     Raises:
-        ValueError: the file is larger than any run's, or can't be read.
+        ValueError: the file is larger than `MAX_METRICS_BYTES`, or can't be read.
     """
     try:
-        return read_metrics_counting(path)[0]
+        return read_metrics_and_count_invalid(path)[0]
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read: {error}") from error
 
 
-def read_metrics_counting(path: Path) -> tuple[list[Record], int]:
-    """See `read_metrics`; and how many lines were left out. Raises ValueError and OSError as `read_limited` does."""
-    records, left_out = [], 0
-    for line in read_limited(path, MAX_METRICS).split(b"\n"):
+def read_metrics_and_count_invalid(path: Path) -> tuple[list[Record], int]:
+    """As `read_metrics`, and the number of invalid lines. Raises ValueError and OSError as `read_limited` does."""
+    records, invalid = [], 0
+    for line in read_limited(path, MAX_METRICS_BYTES).split(b"\n"):
         if not line.strip():
             continue
         try:
             record = Record(**strict_json.parse(line))
         except (ValueError, TypeError):
             record = None
-        if record is None or not _is_sound(record):
-            left_out += 1
+        if record is None or not _is_valid(record):
+            invalid += 1
         else:
             records.append(record)
-    return records, left_out
+    return records, invalid
 
 
-def _is_sound(record: Record) -> bool:
-    """Whether it holds finite numbers, as every record that was written does."""
+def _is_valid(record: Record) -> bool:
+    """Whether all fields are finite numbers, as in every record that we write."""
     values = asdict(record).values()
     # not isinstance: True is an int to it
     return type(record.step) is int and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)

@@ -1,4 +1,4 @@
-"""run.log: all that a run says, each line with its time."""
+"""run.log: the output of a run, each line with its time."""
 
 import traceback
 from collections.abc import Callable
@@ -12,35 +12,35 @@ from fastdcgan.storage.signals import Stopped
 
 
 class RunLog:
-    """Appends to a file, once the run's folder is there: until then lines are kept, and lost if it never is."""
+    """Appends to a file once it may be created; until then lines are kept in memory."""
 
-    def __init__(self, path: Path, *, begun: Callable[[], bool] = lambda: True) -> None:
-        """Args: path: the file. begun: whether it may be made yet."""
-        self._path, self._begun = path, begun
-        self._kept: list[str] = []
+    def __init__(self, path: Path, *, may_create: Callable[[], bool] = lambda: True) -> None:
+        """Log to `path`, which is created at the first line for which `may_create` returns True."""
+        self._path, self._may_create = path, may_create
+        self._pending: list[str] = []
         self._file: IO[str] | None = None
 
     def write(self, text: str) -> None:
-        """One or more lines. Raises OSError if they can't be written."""
+        """Append one or more lines. Raises OSError if they can't be written."""
         now = datetime.now().isoformat(sep=" ", timespec="seconds")
-        self._kept += [f"{now}  {printable(line)}".rstrip() + "\n" for line in text.splitlines() or [""]]
+        self._pending += [f"{now}  {printable(line)}".rstrip() + "\n" for line in text.splitlines() or [""]]
         if self._file is None:
-            if not self._begun():
+            if not self._may_create():
                 return
             self._file = open_to_append(self._path)
-        self._file.writelines(self._kept)
+        self._file.writelines(self._pending)
         self._file.flush()
-        self._kept.clear()
+        self._pending.clear()
 
     def close(self) -> None:
-        """Done, until more is written."""
+        """Close the file; the next `write` opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
-def in_words(error: BaseException) -> str:
-    """What a log says of what ended a run: a line where the user was meant to read it, else all that is known."""
+def describe_error(error: BaseException) -> str:
+    """An exception that ended a run, for the log: one line if it is meant for the user, else the traceback."""
     match error:
         case KeyboardInterrupt():
             return "interrupted"

@@ -23,29 +23,29 @@ TAGS = {
     "images_per_sec": "speed/images per second",
     "data_wait_fraction": "speed/data wait fraction",
 }
-"""Fields of a record that are followed, and what a person sees them under."""
+"""The fields of a record that trackers get, and their names there."""
 
-_STAMP = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class TensorBoard:
-    """Event files in the run's folder, written as the figures come.
+    """Writes an event file, at once and in the calling thread.
 
-    Not torch's SummaryWriter: its thread would encode and write while the next steps are taken, and hold Python's lock
-    from them; it says late, and with a traceback of its own, that a disk is full; and it goes by the clock.
+    Not torch's SummaryWriter: its thread would hold the GIL while the next steps are taken, and it reports a full disk
+    late and with a traceback of its own.
     """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
-        """Continue a run's events; those past `resume_step` are hidden, for their steps will be taken again."""
+        """Continue a run's events; TensorBoard hides those past `resume_step`, whose steps will be repeated."""
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names: a clock set back must not put us first.
-        stamps = [int(found[1]) for path in folder.iterdir() if (found := _STAMP.match(path.name))]
+        # TensorBoard reads files in the order of their names: ours must be the last even if the clock was set back.
+        stamps = [int(found[1]) for path in folder.iterdir() if (found := _EVENT_FILE.match(path.name))]
         stamp = max([int(time.time()), *(before + 1 for before in stamps)])
         file = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
         self._file = file.open("xb")
         self._records = RecordWriter(self._file)
         self._add(Event(file_version="brain.Event:2"))
-        # Of the first sitting too: a run killed before its first checkpoint begins again.
+        # In the first session too: a run killed before its first checkpoint begins again.
         self._add(Event(step=resume_step + 1 if resume_step else 0, session_log=SessionLog(status=SessionLog.START)))
         self._file.flush()
 
@@ -56,14 +56,14 @@ class TensorBoard:
             self._add(Event(step=record.step, summary=scalar(tag, values[name])))
         self._file.flush()
 
-    def show(self, grid_CHW: Tensor, step: int) -> None:
+    def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
         summary: Summary = image("samples", grid_CHW[:3].nan_to_num(), dataformats="CHW")
         self._add(Event(step=step, summary=summary))
         self._file.flush()
 
     def close(self) -> None:
-        """Done: all is written already."""
+        """Close the file; all is written already."""
         self._file.close()
 
     def _add(self, event: Event) -> None:

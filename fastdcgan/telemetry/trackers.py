@@ -1,6 +1,6 @@
-"""Where a run's figures and sample grids go besides its folder: TensorBoard, Weights & Biases, Trackio.
+"""Trackers of a run's figures and sample grids: TensorBoard, Weights & Biases, Trackio.
 
-None of them is worth a run: one that can't start, or fails later, is named in a line and left out from then on.
+A failing tracker doesn't end a run: one that can't start, or fails later, is reported in a line and dropped.
 """
 
 import io
@@ -22,25 +22,25 @@ from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.tensorboard import TAGS, TensorBoard
 
 SERVICES = {"wandb": "Weights & Biases", "trackio": "Trackio"}
-"""Trackers that are packages of their own, which extras of the same name install."""
+"""Trackers that are other packages; extras of the same names install them."""
 
 PROJECT = "fastdcgan"
-"""What runs are kept under, unless WANDB_PROJECT or TRACKIO_PROJECT says otherwise."""
+"""The project that runs belong to, unless WANDB_PROJECT or TRACKIO_PROJECT is set."""
 
 WANDB_SETTINGS = {"console": "off", "silent": True, "init_timeout": 30.0, "finish_timeout": 60.0}
-"""It leaves the terminal to us, and gives up a network that doesn't answer."""
+"""No output on the terminal, and timeouts (seconds) for a network that doesn't answer."""
 
 TRACKIO_SETTINGS = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
 """No threads that read hardware counters while steps are taken."""
 
 
 class Tracker(Protocol):
-    """One of the places."""
+    """What a tracker does."""
 
     def write(self, record: Record) -> None:
         """Add a record's figures."""
 
-    def show(self, grid_CHW: Tensor, step: int) -> None:
+    def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
 
     def close(self) -> None:
@@ -48,66 +48,67 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracked:
-    """The run that is followed."""
+class TrackedRun:
+    """The run that trackers get."""
 
     folder: Path
-    identity: str
-    """The same in every sitting of a run, and in no other run."""
+    run_id: str
+    """The same in every session of a run, and in no other run."""
 
     resume_step: int
     configuration: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """What people will look for."""
+        """The name of the run's folder."""
         return self.folder.absolute().name
 
 
 class Trackers:
-    """All that were asked for and still work."""
+    """The trackers that were asked for and have not failed."""
 
     def __init__(
-        self, names: Sequence[str], run: Tracked, *, say: Callable[[str], None], warn: Callable[[str], None]
+        self, names: Sequence[str], run: TrackedRun, *, say: Callable[[str], None], warn: Callable[[str], None]
     ) -> None:
-        """Start them. `say` is told where each keeps the run, `warn` which one fails, in a line each."""
+        """Start the trackers. `say` gets a line on where each keeps the run, `warn` one on each that fails."""
         self._say, self._warn = say, warn
-        self._working: dict[str, Tracker] = {}
+        self._active: dict[str, Tracker] = {}
         for name in names:
-            self._guard(name, partial(self._start, name, run))
+            self._drop_on_error(name, partial(self._start, name, run))
 
     def write(self, record: Record) -> None:
         """Add a record's figures."""
-        for name, tracker in list(self._working.items()):
-            self._guard(name, partial(tracker.write, record))
+        for name, tracker in list(self._active.items()):
+            self._drop_on_error(name, partial(tracker.write, record))
 
-    def show(self, grid_CHW: Tensor, step: int) -> None:
+    def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
-        for name, tracker in list(self._working.items()):
-            self._guard(name, partial(tracker.show, grid_CHW, step))
+        for name, tracker in list(self._active.items()):
+            self._drop_on_error(name, partial(tracker.write_grid, grid_CHW, step))
 
     def close(self) -> None:
         """Send or write what is still in memory."""
-        for name, tracker in list(self._working.items()):
-            self._guard(name, tracker.close)
+        for name, tracker in list(self._active.items()):
+            self._drop_on_error(name, tracker.close)
 
-    def _start(self, name: str, run: Tracked) -> None:
+    def _start(self, name: str, run: TrackedRun) -> None:
         if name == "tensorboard":
-            self._working[name] = TensorBoard(run.folder / "tensorboard", run.resume_step)
+            self._active[name] = TensorBoard(run.folder / "tensorboard", run.resume_step)
             return
         service = _start_wandb(run, self._say) if name == "wandb" else _start_trackio(run, self._say)
         service.tracker.store_init_configuration(dict(run.configuration))
-        self._working[name] = service
+        self._active[name] = service
 
-    def _guard(self, name: str, action: Callable[[], object]) -> None:
+    def _drop_on_error(self, name: str, action: Callable[[], object]) -> None:
+        """Call `action`; if it raises, warn and drop the tracker."""
         try:
             action()
-        except Exception as error:  # noqa: BLE001 (theirs may be any, and the run goes on without them)
-            self._working.pop(name, None)
+        except Exception as error:  # noqa: BLE001 (a tracker may raise anything, and the run goes on)
+            self._active.pop(name, None)
             self._warn(f"{name} failed and is left out from here on: {_first_line(error)}")
 
 
-class Service:
+class ServiceTracker:
     """Weights & Biases or Trackio, through Accelerate."""
 
     def __init__(self, package: str, project: str, /, **settings: Any) -> None:
@@ -119,7 +120,7 @@ class Service:
         values = asdict(record)
         self.tracker.log({tag: values[name] for name, tag in TAGS.items()}, step=record.step)
 
-    def show(self, grid_CHW: Tensor, step: int) -> None:
+    def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
         # Not a tracker's log_images: Trackio's has none.
         picture = to_pil_image(grid_CHW[:3].clamp(0, 1))
@@ -143,16 +144,16 @@ def check_installed(names: Sequence[str]) -> None:
                 ) from None
 
 
-def _start_wandb(run: Tracked, say: Callable[[str], None]) -> Service:
+def _start_wandb(run: TrackedRun, say: Callable[[str], None]) -> ServiceTracker:
     """As its own settings say; kept in the run's folder, to be sent later, where that fails."""
     os.environ.setdefault("WANDB_SILENT", "true")  # it would ask for an account, and wait for the answer
 
-    def start(**mode: str) -> Service:
-        return Service(
+    def start(**mode: str) -> ServiceTracker:
+        return ServiceTracker(
             "wandb",
             os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.name,
-            id=run.identity,
+            id=run.run_id,
             resume="allow",
             dir=str(run.folder),
             settings=WANDB_SETTINGS,
@@ -173,10 +174,12 @@ def _start_wandb(run: Tracked, say: Callable[[str], None]) -> Service:
     return service
 
 
-def _start_trackio(run: Tracked, say: Callable[[str], None]) -> Service:
+def _start_trackio(run: TrackedRun, say: Callable[[str], None]) -> ServiceTracker:
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
     with redirect_stdout(io.StringIO()):  # lines on how to use it
-        service = Service("trackio", project, name=f"{run.name}-{run.identity}", resume="allow", **TRACKIO_SETTINGS)
+        service = ServiceTracker(
+            "trackio", project, name=f"{run.name}-{run.run_id}", resume="allow", **TRACKIO_SETTINGS
+        )
     say(f"tracking  trackio; to look at it: trackio show --project {project}")
     return service
 

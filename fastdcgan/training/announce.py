@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from fastdcgan.data.source import ImageSource, endings
+from fastdcgan.data.source import ImageSource, common_suffixes
 from fastdcgan.gan import models
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.display import Display
@@ -59,8 +59,8 @@ def announce_nothing_to_do(run: Run, display: Display) -> None:
 
 def list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:
     """Name the first damaged files with reasons; count the others, and those that are no pictures."""
-    damaged = [skip for skip in source.skipped if not skip.foreign]
-    foreign = [skip for skip in source.skipped if skip.foreign]
+    damaged = [skip for skip in source.skipped if not skip.not_a_picture]
+    others = [skip for skip in source.skipped if skip.not_a_picture]
     listed = f"all listed in {folder.skipped}"
     if damaged:
         display.say(f"skipped   {len(damaged):,} files that can't be used:")
@@ -68,7 +68,7 @@ def list_skipped(source: ImageSource, folder: RunFolder, display: Display, most:
             display.say(f"          {skip.path}: {skip.reason}")
         if len(damaged) > most:
             display.say(f"          and {len(damaged) - most:,} more, {listed}")
-    if foreign:
-        names = f" ({endings(foreign)})" if endings(foreign) else ""
+    if others:
+        names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "
-        display.say(f"{begin} {len(foreign):,} files that are no pictures{names}, {listed}")
+        display.say(f"{begin} {len(others):,} files that are no pictures{names}, {listed}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import lost_ranks_as_one_line
-from fastdcgan.runs.checkpoint import checkpoints
+from fastdcgan.runs.checkpoint_folder import list_checkpoints
 from fastdcgan.runs.folder import RunFolder, check_writable, read_config
 from fastdcgan.storage.signals import Stopped, stop_requests
 from fastdcgan.telemetry.terminal.display import Display
@@ -47,7 +47,7 @@ def profile_run(run: Path, request: TrainConfig) -> Path:
             f"{run} holds a run with another configuration ({'; '.join(differing)}): profile it as it is, or give the "
             "options without a run"
         )
-    saved = checkpoints(folder.checkpoints)[-1:]
+    saved = list_checkpoints(folder.checkpoints)[-1:]
     start_step = int(saved[0].name.rpartition("-")[2]) if saved else 0
     return _profile(folder, config, start_step, copied=[folder.config, *saved])
 

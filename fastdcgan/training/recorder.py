@@ -18,18 +18,21 @@ from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Progress, Snapshot, moments
-from fastdcgan.runs.folder import WriteError, writing
+from fastdcgan.runs.checkpoint import Snapshot
+from fastdcgan.runs.checkpoint_folder import list_checkpoints
+from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoint_tensors import moments
+from fastdcgan.runs.folder import WriteError, converting_write_errors
 from fastdcgan.runs.sampling import generate, grid, save_grid
-from fastdcgan.storage.background import Background
+from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
-from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step
-from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
+from fastdcgan.telemetry.metrics import MetricsBuffer, MetricsFile, Record, first_non_finite_step
+from fastdcgan.telemetry.profiler.profiled_intervals import Interval, ProfiledIntervals
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
-from fastdcgan.telemetry.profiler.summary import Subject
-from fastdcgan.telemetry.report.curves import plot_losses
+from fastdcgan.telemetry.profiler.summary import ProfiledRun
+from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
-from fastdcgan.telemetry.trackers import Tracked, Trackers
+from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.training.run import Due, Run
 from fastdcgan.tuning.choice import plan_fields
 
@@ -51,16 +54,16 @@ class Recorder:
     def __init__(self, run: Run, display: Display) -> None:
         self._run, self._display = run, display
         self._main = run.accelerator.is_main_process
-        self._log = StepLog(run.schedule.log_every, run.accelerator.device)
+        self._log = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
         self._saved = run.start.step
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
-        self._saving = Background("checkpoint")
+        self._saving = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
-        self._slowed = Slowed()
+        self._profiled = ProfiledIntervals()
         self._profiler = self._begin_profile() if run.config.run.profile else None
         if self._main:
-            with writing(run.folder.metrics):
+            with converting_write_errors(run.folder.metrics):
                 self._metrics = MetricsFile(run.folder.metrics, run.start.step)
             self._trackers = Trackers(
                 run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
@@ -114,11 +117,11 @@ class Recorder:
         """All that belongs to a step is done: the profiler's window moves on. What it writes is off the clock."""
         if self._profiler is None:
             return
-        if self._profiler.turns:
+        if self._profiler.recording_changes:
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()  # what the device has yet to do belongs to the steps so far
             elapsed = time.perf_counter() - self._window_start
-            self._slowed.turn(Lap(step - self._window_step, elapsed, self._waited))
+            self._profiled.toggle(Interval(step - self._window_step, elapsed, self._waited))
         with self._off_the_clock():
             self._profiler.step()
 
@@ -141,9 +144,9 @@ class Recorder:
             )
             rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
         elapsed = time.perf_counter() - self._window_start
-        at_full_speed = self._slowed.rest(Lap(steps, elapsed, self._waited))
+        at_full_speed = self._profiled.unprofiled(Interval(steps, elapsed, self._waited))
         rows, weights = rows[:-1], rows[-1]
-        if bad := first_bad_step(rows, step):
+        if bad := first_non_finite_step(rows, step):
             self._fail(*bad)
         if not torch.isfinite(weights).all():
             self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
@@ -167,7 +170,7 @@ class Recorder:
         )
         self._window_step = step
         if self._main:
-            with writing(self._run.folder.metrics):
+            with converting_write_errors(self._run.folder.metrics):
                 self._metrics.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
@@ -197,10 +200,10 @@ class Recorder:
             if self._main:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
-                with writing(file):
+                with converting_write_errors(file):
                     save_grid(pictures_BCHW, file)
-                self._trackers.show(grid(pictures_BCHW), step)
-                self._display.show(pictures_BCHW, step)
+                self._trackers.write_grid(grid(pictures_BCHW), step)
+                self._display.show_samples(pictures_BCHW, step)
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
@@ -220,7 +223,7 @@ class Recorder:
                     plan=plan_fields(run.plan),
                 )
                 self._saving.start(partial(self._write, snap))
-                with writing(run.folder.losses):
+                with converting_write_errors(run.folder.losses):
                     plot_losses(self._metrics.records, run.folder.losses)
 
     def settle(self) -> None:
@@ -272,7 +275,7 @@ class Recorder:
 
     def _write(self, snap: Snapshot) -> None:
         options = self._run.config.run
-        with writing(self._run.folder.metrics):
+        with converting_write_errors(self._run.folder.metrics):
             flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
         try:
             checkpoint.write(
@@ -286,7 +289,7 @@ class Recorder:
         run = self._run
         check_window(run.config.run, run.schedule.total - run.start.step)
         rank = run.accelerator.process_index
-        subject = Subject(
+        subject = ProfiledRun(
             arch=run.arch,
             batch=cast(int, run.config.data.batch_size),
             plan=str(run.plan),
@@ -300,7 +303,7 @@ class Recorder:
         count = min(SAMPLES, len(self._run.source))
         with closing(self._run.source.read([range(count)])) as batches:
             for pictures_BHWC in batches:
-                with writing(self._run.folder.real):
+                with converting_write_errors(self._run.folder.real):
                     save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
 
     def _fail(self, step: int, what: str) -> None:
@@ -317,7 +320,7 @@ class Recorder:
     def _last_good_one(self) -> str:
         with suppress(ValueError):  # it could not be written: then it isn't there
             self._saving.wait()
-        good = checkpoint.checkpoints(self._run.folder.checkpoints)
+        good = list_checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
 
     @contextmanager
@@ -327,11 +330,11 @@ class Recorder:
         self._window_start += time.perf_counter() - start
 
 
-def tracked(run: Run) -> Tracked:
+def tracked(run: Run) -> TrackedRun:
     """The run, as trackers know it."""
-    return Tracked(
+    return TrackedRun(
         folder=run.folder.path,
-        identity=run.id,
+        run_id=run.id,
         resume_step=run.start.step,
         configuration=flat(run.config),
     )

@@ -9,8 +9,8 @@ from typing import cast
 import torch
 
 from fastdcgan.config import TrainConfig
-from fastdcgan.data import open_source
 from fastdcgan.data.describe import write_skipped
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.distributed.accelerator import Accelerator, wrap
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
@@ -23,8 +23,9 @@ from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
 from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Progress
-from fastdcgan.runs.folder import RunFolder, begun_with, create, run_id, write_config, writing
+from fastdcgan.runs.checkpoint_folder import checkpoint_path, read_newest
+from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.folder import RunFolder, converting_write_errors, create, read_condition, run_id, write_config
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run, Schedule
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
@@ -43,7 +44,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
     config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
     state = build_state(config, arch, chosen.plan, accelerator)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
-    if begun_with(folder, "data_fingerprint") not in (None, source.fingerprint):
+    if read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         display.say(
             "changed   these are not the pictures that the run was begun with, or not decoded as they were: "
             "it goes on with what is there now"
@@ -101,7 +102,7 @@ def choose_plan_for(
         batch // config.recipe.accumulate,
         images=schedule.total * batch,
         world_size=accelerator.num_processes,
-        previous_plan=begun_with(folder, "plan_fields"),
+        previous_plan=read_condition(folder, "plan_fields"),
         say=display.say,
     )
     return broadcast_object(accelerator, chosen)
@@ -135,7 +136,7 @@ def load_last_checkpoint(
     known = run_id(folder)
     found = None
     if accelerator.is_main_process:
-        found, passed_over = checkpoint.newest(
+        found, passed_over = read_newest(
             folder.checkpoints, partial(checkpoint.read, state=state, arch=arch, run=known)
         )
         for line in passed_over:
@@ -143,7 +144,7 @@ def load_last_checkpoint(
     step = found.progress.step if found else 0
     identity, step = broadcast_object(accelerator, (known or (found and found.run) or secrets.token_hex(8), step))
     if not accelerator.is_main_process:
-        path = checkpoint.place(folder.checkpoints, step)
+        path = checkpoint_path(folder.checkpoints, step)
         found = checkpoint.read(path, state, arch, known) if path.is_dir() else None
     start = checkpoint.restore(found, state) if found else Progress()
     check_same_start(accelerator, start.step)
@@ -167,7 +168,7 @@ def write_down(run: Run) -> None:
         "skipped": len(source.skipped),
         "steps": run.schedule.total,
     }
-    with writing(folder.path):
+    with converting_write_errors(folder.path):
         create(folder)
         write_config(folder, run.config, run.arch, conditions)
         write_skipped(source.skipped, folder.skipped)

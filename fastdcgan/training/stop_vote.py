@@ -28,7 +28,7 @@ class StopVote:
             step: the step that was just done.
             meeting: whether the processes meet after this step anyway.
         """
-        self._stop.keep()
+        self._stop.defer()
         if self._accelerator.num_processes == 1:
             return self._stop()
         if not meeting and step < self._next_step:

@@ -21,7 +21,7 @@ from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
-from fastdcgan.telemetry.report.html import reporting
+from fastdcgan.telemetry.report.end_of_run import reporting
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.announce import announce, announce_end, announce_nothing_to_do
@@ -54,7 +54,7 @@ def train(request: TrainConfig) -> RunFolder:
         announce(run, display)
         if run.start.step < run.schedule.total:
             fit(run, stop, display)
-            display.settle()
+            display.stop_drawing()
             announce_end(run, display)
         else:
             announce_nothing_to_do(run, display)
@@ -159,7 +159,7 @@ def opened_display(config: TrainConfig, folder: RunFolder, accelerator: Accelera
     """What the main process shows and keeps in run.log; the others' words go to files of their own."""
     with rank_log(folder.logs, accelerator.process_index, accelerator.num_processes):
         first = accelerator.is_main_process
-        log = RunLog(folder.log, begun=folder.config.exists) if first else None
+        log = RunLog(folder.log, may_create=folder.config.exists) if first else None
         with Display(visible=first, quiet=config.run.quiet, log=log) as display:
             yield display
 

@@ -4,7 +4,7 @@ import torch
 from corpus import PHOTOS
 from PIL import Image
 
-from fastdcgan.data.array import ArraySource, FittedSource, ResidentSource, source_of_array
+from fastdcgan.data.array import ArraySource, DeviceSource, ResizedSource, make_array_source
 from fastdcgan.data.decoding.picture import as_channels, fit
 from fastdcgan.data.source import ImageSource
 
@@ -15,19 +15,19 @@ def photos(mode: str, width: int = 40, height: int = 30) -> np.ndarray:
 
 
 def opened(pictures: np.ndarray, resolution: int, channels: int) -> ImageSource:
-    return source_of_array(
+    return make_array_source(
         pictures, resolution=resolution, channels=channels, threads=2, description="two photographs", origin="here"
     )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_pictures_of_another_size_are_fitted_as_files_are(mode: str, channels: int) -> None:
+def test_an_array_of_another_size_is_resized_as_files_are(mode: str, channels: int) -> None:
     pictures = photos(mode)
     if mode == "RGBA":
         pictures[:, :15, :, 3] = 100
     source = opened(pictures, 16, channels)
-    assert isinstance(source, FittedSource)
+    assert isinstance(source, ResizedSource)
     assert (len(source), source.description, source.origin, source.skipped) == (2, "two photographs", "here", ())
     (read,) = source.read([[1, 0, 1]])
     assert (read.dtype, read.shape) == (torch.uint8, (3, 16, 16, channels))
@@ -53,9 +53,9 @@ def test_batches_are_taken_lazily_and_of_any_length(kind: str) -> None:
     source = opened(pictures, 8 if kind == "fitted" else 16, 1)
     if kind != "fitted":
         assert isinstance(source, ArraySource)
-        source.ahead = kind == "ahead"
+        source.prefetch = kind == "ahead"
     if kind == "resident":
-        source = ResidentSource(source, torch.device("cpu"))
+        source = DeviceSource(source, torch.device("cpu"))
     reading = source.read(iter(lambda: [0, 1], None))
     assert next(reading).shape == next(reading).shape == (2, *[8 if kind == "fitted" else 16] * 2, 1)
     reading.close()
@@ -65,12 +65,12 @@ def test_batches_are_taken_lazily_and_of_any_length(kind: str) -> None:
     assert not torch.equal(one[0], three[1])
 
 
-def test_what_a_device_keeps_is_what_the_array_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_source_gives_the_arrays_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastdcgan.data.array._CHUNK", 3)
     pictures = np.arange(7 * 2 * 2 * 3, dtype=np.uint8).reshape(7, 2, 2, 3)
     pictures.flags.writeable = False
     source = ArraySource(pictures, description="seven", origin="here")
-    resident = ResidentSource(source, torch.device("cpu"))
+    resident = DeviceSource(source, torch.device("cpu"))
     order = [[6, 0, 3], [5, 5]]
     assert all(torch.equal(a, b) for a, b in zip(source.read(order), resident.read(order), strict=True))
     assert (resident.description, resident.fingerprint) == ("seven, kept on cpu", source.fingerprint)

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from fastdcgan.data import open_source
 from fastdcgan.data.datasets import celeba as module
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 COUNT = 6
@@ -80,7 +80,7 @@ def put_pictures(folder: Path) -> None:
         (folder / "img_align_celeba" / name).write_bytes(data)
 
 
-def test_pictures_that_are_there_are_a_folder_like_any(folder: Path) -> None:
+def test_an_unpacked_set_is_scanned_as_a_folder(folder: Path) -> None:
     put_pictures(folder)
     source = opened()
     assert len(source) == COUNT
@@ -105,7 +105,7 @@ def test_an_archive_is_unpacked_once(folder: Path) -> None:
     assert len(opened()) == COUNT
 
 
-def test_only_regular_pictures_come_out_and_nothing_leaves_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_only_regular_pictures_are_unpacked_and_only_into_the_folder(folder: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
         for (name, data), prefix in zip(JPEGS.items(), ["", "../../", "/", "a/b/", "C:/", "./"], strict=True):
             archive.writestr(prefix + name, data)
@@ -142,7 +142,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_archive_is_named_and_leaves_nothing(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_PICTURE", 4000)
+    monkeypatch.setattr(module, "MAX_PICTURE_BYTES", 4000)
     data, words = BAD[name]
     (folder / "img_align_celeba.zip").write_bytes(data)
     message = complaint()
@@ -208,7 +208,7 @@ class TestDownload:
             (Path(root) / filename).write_bytes(b"half")
             raise error
 
-        monkeypatch.setattr(module, "_refusals", lambda: (self.RefusedError,))
+        monkeypatch.setattr(module, "_download_errors", lambda: (self.RefusedError,))
         monkeypatch.setattr(torchvision.datasets.utils, "download_file_from_google_drive", fail)
         assert complaint() == (
             f"CelebA could not be downloaded ({words}); put img_align_celeba.zip, or the folder img_align_celeba with "
@@ -217,6 +217,6 @@ class TestDownload:
         assert {path.name for path in folder.iterdir()} <= {"img_align_celeba.lock"}
 
 
-def test_a_name_that_is_none_is_told_the_names() -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"^no such folder: celebA-HQ; named sets are faces, celeba, cifar10, fash"):
         open_source("celebA-HQ", resolution=16, channels=3, device="cpu", threads=1)

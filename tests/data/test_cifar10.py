@@ -13,10 +13,10 @@ import pytest
 import torch
 import torchvision
 
-from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.datasets import cifar10 as module
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 PER_BATCH = 4
@@ -94,7 +94,7 @@ FORMS: dict[str, dict[str, bytes]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_recognised_and_gives_the_same(form: str, tmp_path: Path) -> None:
+def test_every_layout_is_recognised_and_gives_the_same(form: str, tmp_path: Path) -> None:
     assert not holds_cifar10(tmp_path)
     source = opened(write(tmp_path, FORMS[form]), cache="on")
     assert isinstance(source, ArraySource)

@@ -12,11 +12,11 @@ import torch
 from corpus import PHOTOS, encode, good_files, write_corpus
 from PIL import Image
 
-from fastdcgan import data
-from fastdcgan.data import open_source
+from fastdcgan.data import open as module
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import FolderIndex, scan_folder
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
@@ -52,7 +52,7 @@ def source(request: pytest.FixtureRequest, corpus: FolderIndex) -> ImageSource:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("resolution", [32, 64, 200])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_picture_looks_as_pillow_shows_it(
+def test_every_picture_is_as_pillow_decodes_it(
     channels: int, resolution: int, device: int | None, corpus: FolderIndex, capfd: pytest.CaptureFixture[str]
 ) -> None:
     fast = DaliSource(corpus, resolution=resolution, channels=channels, device=device, threads=2)
@@ -93,11 +93,11 @@ def test_pictures_come_in_the_order_asked_for(source: ImageSource) -> None:
             assert torch.equal(picture, alone[number]), number
 
 
-def test_nothing_asked_nothing_given(source: ImageSource) -> None:
+def test_no_batches_yield_nothing(source: ImageSource) -> None:
     assert list(source.read([])) == []
 
 
-def test_what_was_yielded_is_the_callers(source: ImageSource) -> None:
+def test_yielded_batches_are_not_overwritten(source: ImageSource) -> None:
     held = list(source.read([[n] * 4 for n in range(10)]))
     copies = [pictures.clone() for pictures in held]
     held[0].zero_()
@@ -107,7 +107,7 @@ def test_what_was_yielded_is_the_callers(source: ImageSource) -> None:
     assert len({pictures.data_ptr() for pictures in held}) == len(held)
 
 
-def test_an_endless_order_is_read_lazily_and_closing_leaves_nothing(source: ImageSource) -> None:
+def test_an_endless_order_is_read_lazily_and_closing_ends_all_threads(source: ImageSource) -> None:
     asked = 0
 
     def endless() -> Iterator[Sequence[int]]:
@@ -205,14 +205,14 @@ def test_batches_in_pieces_come_as_in_one(piece: int, photos: Path, monkeypatch:
         return list(DaliSource(index, resolution=32, channels=3, device=None, threads=2).read(batches))
 
     whole = read()
-    monkeypatch.setattr("fastdcgan.data.decoding.dali.PIECE", piece)
+    monkeypatch.setattr("fastdcgan.data.decoding.dali.PIECE_LIMIT", piece)
     in_pieces = read()
     assert [len(pictures) for pictures in in_pieces] == [len(batch) for batch in batches]
     assert all(torch.equal(a, b) for a, b in zip(whole, in_pieces, strict=True))
 
 
 @needs_dali
-def test_a_failure_that_is_no_pictures_fault_is_raised(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_without_a_refused_picture_is_raised(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OutOfMemory:
         def run(self, *_: object) -> None:
             raise RuntimeError("out of memory")
@@ -223,7 +223,7 @@ def test_a_failure_that_is_no_pictures_fault_is_raised(photos: Path, monkeypatch
         list(source.read([[1, 2], [3]]))
 
 
-def test_open_source_says_who_decodes(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_source_says_what_decodes(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(**options: object) -> ImageSource:
         chosen = {"resolution": 32, "channels": 3, "device": "cpu", "threads": 1} | options
         return open_source(str(photos), **chosen)  # type: ignore[arg-type]
@@ -240,7 +240,7 @@ def test_open_source_says_who_decodes(photos: Path, monkeypatch: pytest.MonkeyPa
     assert next(opened(channels=4).read([[0, 20]])).shape == (2, 32, 32, 4)
     with pytest.raises(ValueError, match="DALI decodes 1 or 3 channels"):
         opened(decoder="dali", channels=4)
-    monkeypatch.setattr(data, "dali_available", lambda: False)
+    monkeypatch.setattr(module, "dali_available", lambda: False)
     assert opened().description.endswith("by Pillow (DALI is not installed)")
     with pytest.raises(ValueError, match="DALI is not installed here"):
         opened(decoder="dali")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan.data import open_source
-from fastdcgan.data.decoding.picture import Examined
-from fastdcgan.data.describe import by_reason, contact_sheet, describe, describe_files, write_skipped
-from fastdcgan.data.pack import Pack, Standing, pack_by_hand, standing
+from fastdcgan.data.decoding.picture import PictureInfo
+from fastdcgan.data.describe import contact_sheet, describe, describe_files, group_by_reason, write_skipped
+from fastdcgan.data.open import open_source
+from fastdcgan.data.pack import Pack, PackStatus, ensure_packed, pack_status
 from fastdcgan.data.source import ImageSource, Skipped
 
 
@@ -67,7 +67,7 @@ def test_facts_of_a_folder(folder: Path) -> None:
     assert files.enlarged == 3 and files.cropped == 1
     assert files.bytes == sum((folder / name).stat().st_size for name in ("a.jpg", "b.jpg", "c.jpg", "d.png", "e.jpg"))
     assert facts.pack is not None and facts.pack.bytes == 5 * 32 * 32 * 3
-    assert facts.standing == "missing"
+    assert facts.pack_status == "missing"
     assert [(Path(skip.path).name, skip.reason) for skip in facts.skipped] == [
         ("empty.jpg", "empty file"),
         ("text.jpg", "not an image (JPEG, PNG, BMP, WebP or GIF)"),
@@ -83,7 +83,7 @@ def test_facts_of_one_picture(folder: Path) -> None:
     assert contact_sheet(source).shape == (1, 32, 32, 3)
 
 
-def test_a_size_counts_as_pictures_are_shown_upright(tmp_path: Path) -> None:
+def test_sizes_are_those_of_upright_pictures(tmp_path: Path) -> None:
     picture = Image.new("RGB", (80, 30))
     exif = picture.getexif()
     exif[0x0112] = 6
@@ -107,8 +107,8 @@ class Many:
     def __len__(self) -> int:
         return 100_000
 
-    def examined(self, number: int) -> Examined:
-        return Examined(100 + number, 50_000, True, "JPEG RGB" if number % 4 else "WEBP RGB", 3)
+    def info(self, number: int) -> PictureInfo:
+        return PictureInfo(100 + number, 50_000, True, "JPEG RGB" if number % 4 else "WEBP RGB", 3)
 
     def read_bytes(self, number: int) -> bytes:
         raise AssertionError("no file is read for a description")
@@ -128,7 +128,7 @@ def test_facts_of_arrays(tmp_path: Path) -> None:
     header = np.array([0x803, 7, 28, 28], ">u4").tobytes()
     (tmp_path / "train-images-idx3-ubyte").write_bytes(header + pictures.tobytes())
     as_they_are = describe(opened(tmp_path, 28, 1), resolution=28, channels=1)
-    assert as_they_are.pack is None and as_they_are.standing is None, "there is nothing to pack"
+    assert as_they_are.pack is None and as_they_are.pack_status is None, "there is nothing to pack"
     fitted = describe(opened(tmp_path, 64, 3), resolution=64, channels=3)
     assert fitted.pack is not None and fitted.pack.bytes == 7 * 64 * 64 * 3
     for facts in (as_they_are, fitted):
@@ -167,19 +167,19 @@ def test_a_contact_sheet_is_spread_over_the_whole_source(count: int) -> None:
 
 def test_reasons_are_grouped_the_most_frequent_first(tmp_path: Path) -> None:
     skipped = [Skipped(path=p, reason=r) for p, r in (("a", "empty"), ("b", "cut off"), ("c", "cut off"))]
-    assert by_reason(skipped) == [("cut off", ["b", "c"]), ("empty", ["a"])]
+    assert group_by_reason(skipped) == [("cut off", ["b", "c"]), ("empty", ["a"])]
     write_skipped(skipped, tmp_path / "skipped.txt")
     assert (tmp_path / "skipped.txt").read_text() == "'a': empty\n'b': cut off\n'c': cut off\n"
     with pytest.raises(ValueError, match="nowhere"):
         write_skipped(skipped, tmp_path / "nowhere" / "skipped.txt")
 
 
-def test_how_a_pack_stands(folder: Path) -> None:
-    def found(*, verify: bool = False) -> Standing:
-        return standing(pack_of(folder), verify=verify)
+def test_pack_status(folder: Path) -> None:
+    def found(*, verify: bool = False) -> PackStatus:
+        return pack_status(pack_of(folder), verify=verify)
 
     assert found() == "missing"
-    packing = pack_by_hand(pack_of(folder))
+    packing = ensure_packed(pack_of(folder))
     assert packing.found == "missing" and packing.seconds is not None
     assert found() == found(verify=True) == "whole"
     flip_a_byte(pack_of(folder).array)
@@ -192,19 +192,19 @@ def test_how_a_pack_stands(folder: Path) -> None:
     assert found() == "outdated"
 
 
-def test_packing_by_hand_mends_what_is_damaged_and_leaves_what_is_whole(folder: Path) -> None:
-    pack_by_hand(pack_of(folder))
+def test_ensure_packed_rebuilds_a_damaged_pack_and_leaves_an_intact_one(folder: Path) -> None:
+    ensure_packed(pack_of(folder))
     array = pack_of(folder).array
     good = array.read_bytes()
     flip_a_byte(array)
     assert array.read_bytes() != good
-    mended = pack_by_hand(pack_of(folder))
+    mended = ensure_packed(pack_of(folder))
     assert mended.found == "damaged" and mended.seconds is not None
     assert array.read_bytes() == good
     whole = array.stat().st_mtime_ns
-    again = pack_by_hand(pack_of(folder))
+    again = ensure_packed(pack_of(folder))
     assert (again.found, again.seconds) == ("whole", None)
     assert array.stat().st_mtime_ns == whole
     (folder / "b.jpg").unlink()
-    assert pack_by_hand(pack_of(folder)).found == "outdated"
-    assert standing(pack_of(folder), verify=True) == "whole"
+    assert ensure_packed(pack_of(folder)).found == "outdated"
+    assert pack_status(pack_of(folder), verify=True) == "whole"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastdcgan.data import folder as folder_module
 from fastdcgan.data.folder import FolderIndex, scan_folder
-from fastdcgan.data.source import endings
+from fastdcgan.data.source import common_suffixes
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
 
@@ -59,18 +59,18 @@ def test_no_good_file_is_lost_and_every_bad_one_has_its_reason(tmp_path: Path) -
     assert scan_folder(tmp_path / "corpus") == index  # from the cache: odd names and reasons survive it
 
 
-def test_damage_comes_before_files_that_nobody_takes_for_pictures(tmp_path: Path, photos: Path) -> None:
+def test_damaged_pictures_come_before_files_that_are_no_pictures(tmp_path: Path, photos: Path) -> None:
     for number in range(30):
         (photos / f"{number}.txt").write_text("BM, a label")
     (photos / "z.jpg").write_text("text")
     (photos / "zz").write_bytes(JPEG[:300])
     (photos / "video.avi").write_bytes(b"RIFF\0\0\0\0AVI LIST" + bytes(100))
     skipped = scan_folder(photos).skipped
-    assert [Path(skip.path).name for skip in skipped if not skip.foreign] == ["z.jpg", "zz"]
-    assert [skip.foreign for skip in skipped] == [False] * 2 + [True] * 31
+    assert [Path(skip.path).name for skip in skipped if not skip.not_a_picture] == ["z.jpg", "zz"]
+    assert [skip.not_a_picture for skip in skipped] == [False] * 2 + [True] * 31
     assert all(skip.reason == "not an image (JPEG, PNG, BMP, WebP or GIF)" for skip in skipped[2:])
-    assert endings(skipped[2:]) == ".txt, .avi"
-    assert endings(skipped[2:], most=1) == ".txt, ..."
+    assert common_suffixes(skipped[2:]) == ".txt, .avi"
+    assert common_suffixes(skipped[2:], limit=1) == ".txt, ..."
 
 
 def test_of_files_that_are_no_pictures_only_the_beginning_is_read_and_that_once(
@@ -179,7 +179,7 @@ def test_a_damaged_cache_is_ignored_and_replaced(damage: object, photos: Path, c
     assert cache.read_bytes() == sound
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTDCGAN_CACHE", str(photos / "a.jpg" / "below a file"))
     assert len(scan_folder(photos)) == 3
 
@@ -204,7 +204,7 @@ def test_progress_counts_what_needs_checking(photos: Path) -> None:
     assert len(told) == 3
 
 
-def test_a_cause_outside_the_file_is_not_remembered(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_os_error_is_not_cached(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def failing(path: str, *args: int, **options: int) -> int:
@@ -225,7 +225,7 @@ def test_huge_files_are_not_read(photos: Path) -> None:
     assert skipped.reason == "3.0 GiB is more than the limit of 1 GiB"
 
 
-def test_a_linked_folder_is_visited_once_under_its_own_name(photos: Path) -> None:
+def test_a_linked_folder_is_visited_once_under_its_real_path(photos: Path) -> None:
     (photos / "z").mkdir()
     (photos / "z" / "1.jpg").write_bytes(JPEG)
     (photos / "0").symlink_to(photos / "z")

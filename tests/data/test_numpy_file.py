@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastdcgan.data import numpy_file, open_source
-from fastdcgan.data.array import ArraySource, FittedSource
+from fastdcgan.data import numpy_file
+from fastdcgan.data.array import ArraySource, ResizedSource
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 RNG = np.random.default_rng(0)
@@ -67,7 +68,7 @@ def write(path: Path, data: bytes) -> Path:
     ],
     ids=["NHWC", "NCHW", "NHW", "NHW1", "N1HW"],
 )
-def test_pictures_are_given_out_as_they_are(
+def test_pictures_of_the_right_size_are_not_changed(
     stored: np.ndarray, channels: int, axes: str, name: str, tmp_path: Path
 ) -> None:
     data = npy(stored) if name.lower().endswith("npy") else npz(faces=npy(stored))
@@ -97,7 +98,7 @@ def test_a_large_file_is_mapped(tmp_path: Path) -> None:
 def test_other_sizes_are_packed_and_read_the_same(resolution: int, channels: int, tmp_path: Path) -> None:
     path = write(tmp_path / "faces.npy", npy(COLOUR.transpose(0, 3, 1, 2).copy()))
     streaming = opened(path, resolution, channels)
-    assert isinstance(streaming, FittedSource)
+    assert isinstance(streaming, ResizedSource)
     for _ in range(2):
         packed = opened(path, resolution, channels, cache="on")
         assert isinstance(packed, ArraySource)
@@ -205,7 +206,7 @@ def test_damage_is_told_in_one_line(name: str, tmp_path: Path) -> None:
     assert not Path("/tmp/this-must-not-run").exists()
 
 
-def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^no such file: .*missing\.npy$"):
         opened(tmp_path / "missing.npy")
     os.mkfifo(tmp_path / "pipe.npy")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdcgan.data.order import batch_numbers, flips, rank_share, rank_slice, steps_per_epoch
+from fastdcgan.data.order import batch_numbers, flip_mask, rank_share, rank_slice, steps_per_epoch
 
 
 def batches(
@@ -59,23 +59,23 @@ def test_a_start_at_any_step_is_the_tail_of_the_uninterrupted_run(start: int, wo
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_slices_of_all_ranks_are_the_one_ranks_batch(world: int) -> None:
+def test_the_slices_of_all_ranks_make_up_the_batch_of_one(world: int) -> None:
     ranks = [batches(12, batch=8, rank=rank, world=world) for rank in range(world)]
     assert [joined(parts) for parts in zip(*ranks, strict=True)] == batches(12, batch=8)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_so_are_the_flips(world: int) -> None:
+def test_the_flips_of_all_ranks_make_up_those_of_one(world: int) -> None:
     for step in range(5):
-        whole = flips(seed=3, step=step, global_batch=8, rank=0, world_size=1)
-        parts = [flips(seed=3, step=step, global_batch=8, rank=rank, world_size=world) for rank in range(world)]
+        whole = flip_mask(seed=3, step=step, global_batch=8, rank=0, world_size=1)
+        parts = [flip_mask(seed=3, step=step, global_batch=8, rank=rank, world_size=world) for rank in range(world)]
         assert whole.shape == (8,)
         assert np.array_equal(np.concatenate(parts), whole)
 
 
 def test_flips_are_a_fair_coin_and_a_function_of_seed_and_step() -> None:
     def at(seed: int, step: int) -> np.ndarray:
-        return flips(seed=seed, step=step, global_batch=1000, rank=0, world_size=1)
+        return flip_mask(seed=seed, step=step, global_batch=1000, rank=0, world_size=1)
 
     assert np.array_equal(at(0, 5), at(0, 5))
     assert at(0, 5).dtype == bool
@@ -92,7 +92,7 @@ def test_rank_slices_cut_a_batch_into_equal_parts(world: int) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_a_part_is_the_same_pictures_on_any_number_of_ranks(world: int) -> None:
+def test_a_part_has_the_same_pictures_on_any_number_of_ranks(world: int) -> None:
     shares = [rank_share(16, rank, world, parts=2).reshape(2, -1) for rank in range(world)]
     for part, places in enumerate((range(8), range(8, 16))):
         assert np.concatenate([share[part] for share in shares]).tolist() == list(places)

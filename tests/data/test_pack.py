@@ -15,10 +15,10 @@ import torch
 from corpus import write_corpus
 from torch import Tensor
 
-from fastdcgan.data import open_source
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
 
@@ -86,9 +86,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_packed_pictures_are_those_that_are_streamed(
-    decoder: str, channels: int, corpus: tuple[Path, int, int]
-) -> None:
+def test_packed_pictures_equal_streamed_ones(decoder: str, channels: int, corpus: tuple[Path, int, int]) -> None:
     folder, good, bad = corpus
     packed = opened(folder, decoder=decoder, channels=channels)
     streamed = opened(folder, decoder=decoder, channels=channels, cache="off")
@@ -143,7 +141,7 @@ def touch(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [add, remove, modify, rename, touch])
-def test_a_changed_folder_is_packed_anew(change: Callable[[Path], None], photos: Path, decoded: list[int]) -> None:
+def test_a_changed_folder_is_packed_again(change: Callable[[Path], None], photos: Path, decoded: list[int]) -> None:
     opened(photos)
     decoded.clear()
     change(photos)
@@ -208,7 +206,7 @@ def another_version(array: Path) -> None:
     "damage",
     [cut, flip, empty, other_header, no_array, no_manifest, half_a_manifest, strange_manifest, another_version],
 )
-def test_a_damaged_pack_is_built_anew(damage: Callable[[Path], None], photos: Path, decoded: list[int]) -> None:
+def test_a_damaged_pack_is_rebuilt(damage: Callable[[Path], None], photos: Path, decoded: list[int]) -> None:
     before = pixels(opened(photos))
     decoded.clear()
     damage(manifest().with_suffix(".npy"))
@@ -237,7 +235,7 @@ def test_a_build_that_fails_leaves_nothing(photos: Path, monkeypatch: pytest.Mon
 
 
 def test_a_picture_that_vanishes_while_packing_is_named(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdcgan.data.pack._check_room", lambda *_: (photos / "007.jpg").unlink())
+    monkeypatch.setattr("fastdcgan.data.pack._check_disk_space", lambda *_: (photos / "007.jpg").unlink())
     with pytest.raises(ValueError, match=r"007\.jpg: no such file"):
         opened(photos, cache="auto")
     assert packs() == [".lock"]
@@ -286,7 +284,8 @@ def test_nobody_asked_for_half_of_the_disk(photos: Path, monkeypatch: pytest.Mon
 
 BUILD = """
 import sys, time
-from fastdcgan.data import open_source, pack
+from fastdcgan.data import pack
+from fastdcgan.data.open import open_source
 pack.BATCH = 1
 
 def slowly(what, done, total):

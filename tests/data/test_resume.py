@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdcgan.data import open_source
-from fastdcgan.data.array import ArraySource, ResidentSource
+from fastdcgan.data.array import ArraySource, DeviceSource
 from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 
@@ -40,13 +40,13 @@ def idx_files(photographs: Path, tmp_path: Path, resolution: int = 20) -> ImageS
 def resident(photographs: Path, tmp_path: Path) -> ImageSource:
     packed = folder(photographs, tmp_path, cache="on")
     assert isinstance(packed, ArraySource)
-    return ResidentSource(packed, CPU)
+    return DeviceSource(packed, CPU)
 
 
 def ahead(photographs: Path, tmp_path: Path) -> ImageSource:
     packed = folder(photographs, tmp_path, cache="on")
     assert isinstance(packed, ArraySource)
-    packed.ahead = True
+    packed.prefetch = True
     return packed
 
 
@@ -70,7 +70,7 @@ def batches(source: ImageSource, start: int, rank: int = 0, world_size: int = 1)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_going_on_is_as_if_never_stopped(name: str, photographs: Path, tmp_path: Path) -> None:
+def test_a_resumed_stream_equals_an_uninterrupted_one(name: str, photographs: Path, tmp_path: Path) -> None:
     source = SOURCES[name](photographs, tmp_path)
     whole = batches(source, 0)
     assert len({batch.sum().item() for batch in whole}) == STEPS, "a batch came twice"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdcgan.data.archives.shard_names import absolute, expand, is_shards
+from fastdcgan.data.archives.shard_names import expand_shards, make_absolute, names_shards
 
 NAMES = "a0 a1 a2 a8 a9 a10 b-08 b-09 b-10 b-11 train/0 train/1 extra/0 c[1] {x}"
 
@@ -44,26 +44,26 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_a_spec_stands_for(spec: str, found: str | None) -> None:
-    assert is_shards(spec)
+    assert names_shards(spec)
     if found is None:
         with pytest.raises(ValueError, match="no such shard"):
-            expand(spec)
+            expand_shards(spec)
     else:
-        assert expand(spec) == [f"{name}.tar" for name in found.split()]
+        assert expand_shards(spec) == [f"{name}.tar" for name in found.split()]
 
 
 def test_home_and_folders(tmp_path: Path) -> None:
-    assert expand("~/a{0..1}.tar") == [str(tmp_path / "a0.tar"), str(tmp_path / "a1.tar")]
-    assert is_shards("train")
-    assert expand("train") == ["train/0.tar", "train/1.tar"]
-    assert not is_shards("."), "it has folders in it"
+    assert expand_shards("~/a{0..1}.tar") == [str(tmp_path / "a0.tar"), str(tmp_path / "a1.tar")]
+    assert names_shards("train")
+    assert expand_shards("train") == ["train/0.tar", "train/1.tar"]
+    assert not names_shards("."), "it has folders in it"
     (tmp_path / "train" / "x.JPG").write_bytes(b"")
-    assert not is_shards("train"), "it has pictures in it"
+    assert not names_shards("train"), "it has pictures in it"
 
 
 @pytest.mark.parametrize("spec", ["missing", "again.jpg", "x.npy", "notes", "\0"])
-def test_other_words_are_no_shards(spec: str) -> None:
-    assert not is_shards(spec)
+def test_other_specs_are_no_shards(spec: str) -> None:
+    assert not names_shards(spec)
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_other_words_are_no_shards(spec: str) -> None:
         ("{0..999}/{0..9999}.tar", "stands for 10,000,000 shards; more than 1,000,000 are not opened"),
     ],
 )
-def test_what_is_missing_is_named(spec: str, complaint: str) -> None:
+def test_a_missing_shard_is_named(spec: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        expand(spec)
+        expand_shards(spec)
 
 
 def test_absolute(tmp_path: Path) -> None:
-    assert absolute("a{0..1}.tar") == f"{tmp_path}/a{{0..1}}.tar"
-    assert absolute("~/train/../train/*.tar") == f"{tmp_path}/train/*.tar"
-    assert absolute("{train,extra}/0.tar") == f"{tmp_path}/{{train,extra}}/0.tar"
+    assert make_absolute("a{0..1}.tar") == f"{tmp_path}/a{{0..1}}.tar"
+    assert make_absolute("~/train/../train/*.tar") == f"{tmp_path}/train/*.tar"
+    assert make_absolute("{train,extra}/0.tar") == f"{tmp_path}/{{train,extra}}/0.tar"
 
 
 def test_more_alternatives_than_a_name_may_have_characters(tmp_path: Path) -> None:
@@ -92,5 +92,5 @@ def test_more_alternatives_than_a_name_may_have_characters(tmp_path: Path) -> No
     for shard in shards:
         Path(shard).touch()
     spec = str(tmp_path / f"{{{','.join(Path(shard).stem for shard in shards)}}}.tar")
-    assert is_shards(spec)
-    assert expand(spec) == shards
+    assert names_shards(spec)
+    assert expand_shards(spec) == shards

@@ -16,12 +16,12 @@ import torch
 from corpus import PHOTOS, bad_files, encode, good_files
 from PIL import Image
 
-from fastdcgan.data import open_source
 from fastdcgan.data.archives import shards as shards_module
-from fastdcgan.data.archives.shards import PICTURE, ShardIndex, open_shards
+from fastdcgan.data.archives.shards import PICTURE_DTYPE, ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
-from fastdcgan.data.folder import ENDINGS
+from fastdcgan.data.folder import PICTURE_SUFFIXES
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.cache import cache_folder
@@ -69,7 +69,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 def names(index: ShardIndex) -> list[str]:
-    return [shard.name_of(n).split(": ", 1)[1] for shard in index.shards for n in range(len(shard.pictures))]
+    return [shard.describe_picture(n).split(": ", 1)[1] for shard in index.shards for n in range(len(shard.pictures))]
 
 
 def reasons(index: ShardIndex) -> dict[str, str]:
@@ -95,7 +95,7 @@ def complaint(spec: object) -> str:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_pictures_look_as_in_a_folder(decoder: str, tmp_path: Path) -> None:
-    files = {name: data for name, data in sorted(good_files().items()) if name.lower().endswith(ENDINGS)}
+    files = {name: data for name, data in sorted(good_files().items()) if name.lower().endswith(PICTURE_SUFFIXES)}
     for name, data in files.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(data)
@@ -111,7 +111,7 @@ def test_pictures_look_as_in_a_folder(decoder: str, tmp_path: Path) -> None:
 
 
 def test_every_bad_picture_is_named_and_the_rest_kept(tmp_path: Path) -> None:
-    bad = {name: told for name, told in bad_files().items() if name.lower().endswith(ENDINGS)}
+    bad = {name: told for name, told in bad_files().items() if name.lower().endswith(PICTURE_SUFFIXES)}
     mixed = {f"{n:02d} {name}": data for n, (name, (data, _)) in enumerate(bad.items())}
     write(tmp_path / "s.tar", mixed | {"good.jpg": JPEG, "good.seg.png": b"", "good.json": b"{}", ".jpg": b""})
     index = open_shards(str(tmp_path / "s.tar"))
@@ -161,7 +161,7 @@ def test_long_and_odd_names(form: int, tmp_path: Path) -> None:
         index.read_bytes(3)
 
 
-def test_a_cut_shard_gives_what_is_whole(tmp_path: Path) -> None:
+def test_a_truncated_shard_gives_its_complete_members(tmp_path: Path) -> None:
     data = JPEG + bytes(-len(JPEG) % 512 + 100)  # padding follows
     step = 512 + len(data) + 412
     whole = write(tmp_path / "whole.tar", {f"{n}.jpg": data for n in range(3)}).read_bytes()
@@ -184,7 +184,7 @@ def test_a_cut_shard_gives_what_is_whole(tmp_path: Path) -> None:
     assert complaint(shard) == f"no usable picture in {shard}; {shard}: cut off in the middle of 0.jpg"
 
 
-def test_a_damaged_header_is_where_it_ends(tmp_path: Path) -> None:
+def test_reading_ends_at_a_damaged_header(tmp_path: Path) -> None:
     shard = write(tmp_path / "s.tar", {"0.jpg": JPEG, "1.jpg": JPEG, "2.jpg": JPEG})
     step = 512 + -(-len(JPEG) // 512) * 512
     data = bytearray(shard.read_bytes())
@@ -195,7 +195,7 @@ def test_a_damaged_header_is_where_it_ends(tmp_path: Path) -> None:
     assert reasons(index) == {"s.tar": f"damaged at byte {step:,}; what comes after that is lost"}
 
 
-def test_sizes_that_cannot_be_are_not_believed(tmp_path: Path) -> None:
+def test_impossible_sizes_are_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("b.jpg")
     info.size = 2**60
     headers = {"a member": info.tobuf(tarfile.GNU_FORMAT)}
@@ -241,7 +241,7 @@ def test_sparse_members_are_left_out(tmp_path: Path) -> None:
     assert reasons(index) == {"sparse.jpg": "a sparse file"}
 
 
-def test_no_damage_goes_unanswered(tmp_path: Path) -> None:
+def test_a_shard_with_random_damage_is_refused_in_one_line(tmp_path: Path) -> None:
     """200 shards with bytes exchanged at random: each is opened, or refused in one line."""
     chance = random.Random(0)
     whole = write(tmp_path / "s.tar", {"x" * 150 + ".jpg": b"no picture", "b.jpg": b"", "é.png": b"?"}).read_bytes()
@@ -255,7 +255,7 @@ def test_no_damage_goes_unanswered(tmp_path: Path) -> None:
         assert complaint(tmp_path / "s.tar").startswith(("no usable picture", "no pictures", f"{tmp_path}/s.tar: "))
 
 
-def test_what_is_no_tar_is_said_in_one_line(tmp_path: Path) -> None:
+def test_what_is_no_tar_is_refused_in_one_line(tmp_path: Path) -> None:
     shard = tmp_path / "s.tar"
     rest = "unpack it to a plain .tar, because pictures are read at random"
     for data, reason in (
@@ -278,7 +278,7 @@ def test_what_is_no_tar_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compressed by gzip"):
         source(tmp_path / "s.tar.gz")
     shard.write_bytes(bytes(10240))
-    assert complaint(shard) == f"no pictures ({', '.join(ENDINGS)}) in {shard}; nothing is in there"
+    assert complaint(shard) == f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {shard}; nothing is in there"
     write(shard, {"a/1.seg.png": b"", "a/1.cls": b"3"})
     assert complaint(shard).endswith(f"in {shard}, but 2 other members, as {shard}: a/1.seg.png")
     write(shard, {"1.jpg": b"", "2.jpg": b""})
@@ -295,7 +295,7 @@ def test_only_a_changed_shard_is_checked_again(four: str, checked: list[bytes]) 
     same = open_shards(four)
     assert len(checked) == 40
     assert same.fingerprint == before.fingerprint
-    assert [same.examined(n) for n in range(40)] == [before.examined(n) for n in range(40)]
+    assert [same.info(n) for n in range(40)] == [before.info(n) for n in range(40)]
     shard = Path(four).parent / "02.tar"
     write(shard, {"new.jpg": JPEG})
     after = open_shards(four)
@@ -338,7 +338,7 @@ def test_an_interrupted_check_keeps_the_shards_it_has_finished(four: str, checke
     assert told[2:] == [("checking images", done, 20) for done in range(1, 21)]
 
 
-def test_a_cause_outside_the_shard_is_not_remembered(four: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_os_error_of_a_shard_is_not_cached(four: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shards_module.Shard.read
 
     def failing(self: shards_module.Shard, picture: int) -> bytes:
@@ -368,7 +368,7 @@ def test_a_damaged_cache_is_ignored_and_replaced(tmp_path: Path, checked: list[b
         assert cache.read_bytes() == sound
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(four: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(four: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTDCGAN_CACHE", str(Path(four).parent / "00.tar" / "below a file"))
     assert len(open_shards(four)) == 40
 
@@ -394,7 +394,7 @@ def test_a_resumed_run_sees_what_it_would_have_seen(decoder: str, four: str) -> 
         assert torch.equal(torch.stack(both), torch.stack(whole[start:]))
 
 
-def test_a_pack_is_what_is_streamed(four: str) -> None:
+def test_packed_shards_equal_streamed_ones(four: str) -> None:
     streamed, packed = source(four), source(four, cache="on")
     assert "packed in" in packed.description
     assert torch.equal(pixels(packed), pixels(streamed))
@@ -421,5 +421,5 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
 
 
 def test_a_picture_takes_few_bytes(four: str) -> None:
-    assert PICTURE.itemsize <= 24
+    assert PICTURE_DTYPE.itemsize <= 24
     assert all(len(shard.names) < 10 * len(shard.pictures) for shard in open_shards(four).shards)

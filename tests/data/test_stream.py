@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdcgan.data.order import flips
+from fastdcgan.data.order import flip_mask
 from fastdcgan.data.source import Skipped
 from fastdcgan.data.stream import Batching, mirror, normalise, real_batches
 
@@ -55,7 +55,7 @@ def test_normalise_maps_the_levels_onto_minus_one_to_one() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_normalise_keeps_the_order_in_memory(channels: int) -> None:
+def test_normalise_keeps_the_memory_layout(channels: int) -> None:
     pictures_BHWC = torch.randint(0, 256, (2, 5, 7, channels), dtype=torch.uint8)
     found = normalise(pictures_BHWC)
     assert found.shape == (2, channels, 5, 7)
@@ -65,7 +65,7 @@ def test_normalise_keeps_the_order_in_memory(channels: int) -> None:
     torch.testing.assert_close(in_memory, pictures_BHWC.flatten() / 127.5 - 1)
 
 
-def test_mirror_exchanges_left_and_right_of_those_it_is_told() -> None:
+def test_mirror_flips_the_given_pictures_left_to_right() -> None:
     pictures_BHWC = torch.arange(2 * 2 * 3 * 2, dtype=torch.uint8).reshape(2, 2, 3, 2)
     found = mirror(pictures_BHWC, torch.tensor([0]))
     assert torch.equal(found[1], pictures_BHWC[1])
@@ -85,11 +85,11 @@ def test_batches_are_the_pictures_of_the_order() -> None:
     batches.close()
 
 
-def test_flipped_batches_are_mirrored_where_the_coin_says() -> None:
+def test_flipped_batches_are_mirrored_by_the_flip_mask() -> None:
     plain = take(6, Batching(seed=1, global_batch=4), start=3)
     flipped = take(6, Batching(seed=1, global_batch=4, flip=True), start=3)
     for step, (a, b) in enumerate(zip(plain, flipped, strict=True), start=3):
-        coins = flips(seed=1, step=step, global_batch=4, rank=0, world_size=1)
+        coins = flip_mask(seed=1, step=step, global_batch=4, rank=0, world_size=1)
         for picture, other, coin in zip(a, b, coins, strict=True):
             assert torch.equal(other, picture.flip(-1) if coin else picture)
         assert b.is_contiguous(memory_format=torch.channels_last)

@@ -48,7 +48,7 @@ for name, source in sources.items():
 (out / "told.json").write_text(json.dumps({
     "pictures": [picture.path for picture in index.pictures],
     "plain": [picture.plain for picture in index.pictures],
-    "skipped": [[skip.path, skip.reason, skip.foreign] for skip in index.skipped],
+    "skipped": [[skip.path, skip.reason, skip.not_a_picture] for skip in index.skipped],
     "peak": peak() - imported,
 }))
 """

@@ -6,7 +6,7 @@ import tensorboard.summary.writer.event_file_writer  # noqa: F401
 import tyro  # noqa: F401
 
 import fastdcgan.cli
-import fastdcgan.telemetry.report.html
+import fastdcgan.telemetry.report.end_of_run
 import fastdcgan.training.trainer  # noqa: F401
 from fastdcgan.kernels import fused_batch_norm, thin, winograd
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from corrupted import corrupt
-from small_states import ARCH, everything, fresh, same, train
+from small_states import ARCH, everything, fresh, load, same, save, train
 
-from fastdcgan.runs.checkpoint import Progress, load, save
+from fastdcgan.runs.checkpoint_record import Progress
 from faults.conftest import Figure
 from faults.sitting import LONG, PIECES
 

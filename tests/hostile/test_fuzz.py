@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig, flat
-from fastdcgan.data import open_source
-from fastdcgan.data.datasets.cifar10 import _DAMAGE, _unpickled
+from fastdcgan.data.datasets.cifar10 import _BATCH_ERRORS, _pixels_from_pickle
 from fastdcgan.data.datasets.idx import FILE_NAME, read_idx_images
+from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.runs.folder import RunFolder, begun_with, read_config
+from fastdcgan.runs.folder import RunFolder, read_condition, read_config
 from fastdcgan.telemetry.metrics import Record, read_metrics
 
 EACH = int(os.environ.get("FASTDCGAN_FUZZ", "150"))
@@ -119,13 +119,13 @@ def open_any(path: Path) -> None:
 
 def unpickle(path: Path) -> None:
     try:
-        _unpickled(path.read_bytes())
-    except _DAMAGE as error:  # which open_cifar10 turns into one line
+        _pixels_from_pickle(path.read_bytes())
+    except _BATCH_ERRORS as error:  # which open_cifar10 turns into one line
         raise ValueError(type(error).__name__) from error
 
 
 def configuration(path: Path) -> None:
-    begun_with(RunFolder(path.parent), "data")
+    read_condition(RunFolder(path.parent), "data")
     config = read_config(RunFolder(path.parent))
     config.model.architecture()
 

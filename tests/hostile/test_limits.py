@@ -15,18 +15,18 @@ from PIL import Image
 from fastdcgan import cli
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import folder as folders
-from fastdcgan.data import open_source
 from fastdcgan.data.archives import shards
 from fastdcgan.data.archives.tar_headers import list_members
 from fastdcgan.data.datasets.cifar10 import open_cifar10
 from fastdcgan.data.datasets.idx import read_idx_images
 from fastdcgan.data.decoding.picture import MAX_SCANS, examine
 from fastdcgan.data.describe import write_skipped
+from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
 from fastdcgan.data.source import Skipped
-from fastdcgan.runs.folder import RunFolder, begun_with, read_config
+from fastdcgan.runs.folder import RunFolder, read_condition, read_config
 from fastdcgan.storage import strict_json
-from fastdcgan.storage.cache import read_whole, write_whole
+from fastdcgan.storage.cache import read_cached, write_cached
 from fastdcgan.storage.files import read_json, read_limited
 from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import read_metrics
@@ -108,13 +108,13 @@ def test_files_that_are_read_whole_have_a_limit(tmp_path: Path, monkeypatch: pyt
         read_json(huge)
     with pytest.raises(ValueError, match="larger than the limit"):
         read_metrics(huge)
-    assert read_whole(huge) is None
+    assert read_cached(huge) is None
     assert read_manifest(huge) is None
     (tmp_path / "run").mkdir()
     huge.rename(tmp_path / "run" / "config.json")
     with pytest.raises(ValueError, match="can't be read"):
         read_config(RunFolder(tmp_path / "run"))
-    assert begun_with(RunFolder(tmp_path / "run"), "data") is None
+    assert read_condition(RunFolder(tmp_path / "run"), "data") is None
     (tmp_path / "small").write_bytes(bytes(10))
     assert read_limited(tmp_path / "small", 10) == bytes(10)
     with pytest.raises(ValueError):
@@ -130,7 +130,7 @@ def test_json_nested_without_end(text: str, tmp_path: Path) -> None:
     run.metrics.write_text(text)
     with pytest.raises(ValueError, match="nested too deeply"):
         read_config(run)
-    assert begun_with(run, "data") is None
+    assert read_condition(run, "data") is None
     assert read_metrics(run.metrics) == []
     assert read_manifest(run.config) is None
 
@@ -242,9 +242,9 @@ def test_an_index_in_the_cache_that_is_none_is_made_anew(index: object, photo_fo
     whole = folders.scan_folder(photo_folder)
     path = folders._cache_path(photo_folder)
     for found in (index, {"format": folders._FORMAT, **index} if isinstance(index, dict) else index):
-        write_whole(path, json.dumps(found).encode())
+        write_cached(path, json.dumps(found).encode())
         assert folders.scan_folder(photo_folder) == whole
-    write_whole(path, DEEP.encode())
+    write_cached(path, DEEP.encode())
     assert folders.scan_folder(photo_folder) == whole
 
 
@@ -283,11 +283,11 @@ def test_an_index_of_a_shard_that_is_none_is_made_anew(
         tar.add(photo_folder / "a.png", "a.png")
     whole = shards.open_shards(str(tar_path)).read_bytes(0)
     cached = shards._cache_path(str(tar_path))
-    line, _, body = (read_whole(cached) or b"").partition(b"\n")
-    found, pictures = json.loads(line), np.frombuffer(body, shards.PICTURE, 1).copy()
+    line, _, body = (read_cached(cached) or b"").partition(b"\n")
+    found, pictures = json.loads(line), np.frombuffer(body, shards.PICTURE_DTYPE, 1).copy()
     spoil(found, pictures)
-    write_whole(cached, json.dumps(found).encode() + b"\n" + pictures.tobytes() + body[pictures.nbytes :])
-    assert shards._load(str(tar_path), *shards._stamp(str(tar_path))) is None
+    write_cached(cached, json.dumps(found).encode() + b"\n" + pictures.tobytes() + body[pictures.nbytes :])
+    assert shards._load_cached(str(tar_path), *shards._stamp(str(tar_path))) is None
     assert shards.open_shards(str(tar_path)).read_bytes(0) == whole
 
 

@@ -19,11 +19,11 @@ from fastdcgan.runs import folder
 from fastdcgan.runs.animation import save_animation
 from fastdcgan.runs.folder import RunFolder, write_config
 from fastdcgan.runs.sampling import save_each, save_grid, save_tiled
-from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import create, open_to_append, read_limited, write_replacing
 from fastdcgan.telemetry.metrics import MetricsFile, Record
-from fastdcgan.telemetry.report.curves import plot_losses
 from fastdcgan.telemetry.report.html import write_report
+from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.plan_tables import write_plans
 
@@ -89,7 +89,7 @@ WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "each": ("samples/00000.png", lambda run: save_each(PICTURE_BCHW, run.samples)),
     "plans": ("plans.json", lambda run: write_plans(run.path / "plans.json", {})),
     "probe": (".writable", folder.create),
-    "cache": ("cached", lambda run: write_whole(run.path / "cached", b"body")),
+    "cache": ("cached", lambda run: write_cached(run.path / "cached", b"body")),
 }
 
 
@@ -189,7 +189,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read_limited(tmp_path / "pipe", 10)
     with pytest.raises(OSError):
         open_to_append(tmp_path / "pipe")
-    assert read_whole(tmp_path / "pipe") is None
+    assert read_cached(tmp_path / "pipe") is None
 
 
 def test_what_was_there_stays_until_the_new_is_whole(tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_a_new_file_has_the_permissions_that_the_user_gives_files(tmp_path: Path
 
 
 def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) -> None:
-    from fastdcgan.data import open_source
-    from fastdcgan.data.pack import Pack, packed
+    from fastdcgan.data.open import open_source
+    from fastdcgan.data.pack import Pack, open_packed
 
     source = open_source(
         str(photographs), resolution=16, channels=1, device="cpu", threads=1, decoder="pillow", cache="off"
@@ -222,7 +222,7 @@ def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) ->
     for path in (pack.array, pack.manifest, pack.array.with_suffix(".unfinished"), pack.array.with_suffix(".lock")):
         path.symlink_to(precious)
     try:
-        packed(source, resolution=16, channels=1)
+        open_packed(source, resolution=16, channels=1)
     except ValueError as refusal:
         assert "can't be written" in str(refusal)
     assert precious.read_bytes() == PRECIOUS

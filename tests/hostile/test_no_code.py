@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
-from fastdcgan.data import open_source
-from fastdcgan.data.datasets.cifar10 import _unpickled, open_cifar10
+from fastdcgan.data.datasets.cifar10 import _pixels_from_pickle, open_cifar10
+from fastdcgan.data.open import open_source
 from fastdcgan.kernels import native
 from fastdcgan.runs.generate import generate_from_run
 from fastdcgan.storage import private
@@ -224,7 +224,7 @@ def test_small_pickles_ask_for_neither_gigabytes_nor_ages(bomb: bytes) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((pickle.UnpicklingError, TypeError, ValueError, LookupError)):
-        _unpickled(bomb)
+        _pixels_from_pickle(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "a GiB"
 
 
@@ -232,12 +232,12 @@ def test_a_count_that_is_a_list_is_not_multiplied() -> None:
     """By 3,072, which is memory without end."""
     from fastdcgan.data.datasets import cifar10
 
-    recorded, dtype = cifar10._Recorded(), cifar10._Recorded("u1")
+    recorded, dtype = cifar10._StandIn(), cifar10._StandIn("u1")
     recorded.__setstate__((1, ([0] * 2**20, 3072), dtype, False, b""))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar10._Inert, "load", lambda self: {b"data": recorded})
+        patch.setattr(cifar10._SafeUnpickler, "load", lambda self: {b"data": recorded})
         with pytest.raises(ValueError, match="another size"):
-            _unpickled(b"")
+            _pixels_from_pickle(b"")
 
 
 # --- Libraries --------------------------------------------------------------------------------------------------------
@@ -254,11 +254,11 @@ def home(tmp_path: Path) -> Path:
 
 
 @LINUX
-def test_a_folder_made_for_code_is_ours_alone(home: Path) -> None:
+def test_a_folder_made_for_compiled_code_is_private(home: Path) -> None:
     before = os.umask(0)
     try:
-        assert private.have_private(home / "new" / "native") is False, "new can be written by all"
-        assert private.have_private(home / "native")
+        assert private.ensure_private_folder(home / "new" / "native") is False, "new can be written by all"
+        assert private.ensure_private_folder(home / "native")
     finally:
         os.umask(before)
     assert (home / "native").stat().st_mode & 0o777 == 0o700
@@ -266,34 +266,34 @@ def test_a_folder_made_for_code_is_ours_alone(home: Path) -> None:
 
 @LINUX
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
-def test_a_folder_that_others_can_write_to_is_none_for_code(mode: int, home: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_private(mode: int, home: Path) -> None:
     (home / "native").mkdir()
     (home / "native").chmod(mode)
-    assert not private.have_private(home / "native")
+    assert not private.ensure_private_folder(home / "native")
 
 
 @LINUX
-def test_nor_is_one_below_such_a_folder_unless_names_stay_there_as_in_tmp(home: Path) -> None:
+def test_a_folder_below_a_world_writable_one_is_private_only_if_that_is_sticky(home: Path) -> None:
     home.chmod(0o777)
-    assert not private.have_private(home / "native")
+    assert not private.ensure_private_folder(home / "native")
     home.chmod(0o1777)
-    assert private.have_private(home / "native")
+    assert private.ensure_private_folder(home / "native")
 
 
 @LINUX
-def test_nor_is_a_link(home: Path) -> None:
+def test_a_link_is_not_private(home: Path) -> None:
     (home / "elsewhere").mkdir(mode=0o700)
     (home / "native").symlink_to(home / "elsewhere")
-    assert not private.have_private(home / "native")
+    assert not private.ensure_private_folder(home / "native")
 
 
 @LINUX
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
-def test_nor_is_somebody_elses(home: Path) -> None:
+def test_a_folder_of_another_user_is_not_private(home: Path) -> None:
     (home / "native").mkdir(mode=0o700)
     os.chown(home / "native", 12345, 12345)
-    assert not private.have_private(home / "native")
-    assert not private.ours_alone(home / "native")
+    assert not private.ensure_private_folder(home / "native")
+    assert not private.is_private(home / "native")
 
 
 def compiled(name: str = "thin") -> Path | None:
@@ -342,24 +342,24 @@ def test_a_library_of_others_in_a_shared_cache_is_not_loaded(home: Path, monkeyp
 
 
 @LINUX
-def test_what_inductor_keeps_is_ours_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inductors_cache_is_private(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTDCGAN_CACHE", str(home / "cache"))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    private.keep_compiled_private()
+    private.use_private_inductor_cache()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(home / "cache" / "inductor")
     (home / "cache" / "inductor").chmod(0o777)
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    private.keep_compiled_private()
+    private.use_private_inductor_cache()
     elsewhere = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     assert not elsewhere.is_relative_to(home)
     assert elsewhere.stat().st_mode & 0o777 == 0o700
     elsewhere.rmdir()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "said")
-    private.keep_compiled_private()
+    private.use_private_inductor_cache()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "said", "the environment is trusted"
 
 
-def test_a_run_that_compiles_says_so_to_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_with_inductor_sets_its_private_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdcgan.config import RecipeConfig
     from fastdcgan.execution import prepare
     from fastdcgan.execution.plan import Plan
@@ -367,7 +367,7 @@ def test_a_run_that_compiles_says_so_to_inductor(monkeypatch: pytest.MonkeyPatch
     from fastdcgan.gan.architecture import architecture
 
     asked = threading.Event()
-    monkeypatch.setattr(prepare, "keep_compiled_private", asked.set)
+    monkeypatch.setattr(prepare, "use_private_inductor_cache", asked.set)
     networks = models.build(architecture("dcgan16", width=4), seed=0)
     prepare.prepare(Plan(backend="aot_eager"), *networks, RecipeConfig(), torch.device("cpu"))
     assert not asked.is_set()

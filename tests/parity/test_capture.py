@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from small_states import load, save
 from test_parity import OBJECTIVES, check_in_fp32, check_in_fp64, distance, doubled, needs_compiler, run
 from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
@@ -33,8 +34,8 @@ from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.checkpoint_folder import list_checkpoints
+from fastdcgan.runs.checkpoint_record import Progress
 
 TRACED = Plan(backend="eager", capture=True)  # Dynamo's graph, run as it is: the cheapest check of what was captured
 LOWERED = Plan(backend="aot_eager", capture=True)
@@ -241,12 +242,12 @@ def test_checkpoints_of_captured_and_eager_steps_are_interchangeable(tmp_path: P
     for sitting, plan in enumerate((LOWERED, Plan(), LOWERED)):
         state = fresh(plan)
         if sitting:
-            progress = checkpoint.load(checkpoint.checkpoints(tmp_path)[-1], state, TINY)
+            progress = load(list_checkpoints(tmp_path)[-1], state, TINY)
             assert progress.step == 2 * sitting
         step = step_function(plan, state)
         for number in range(2 * sitting, 2 * sitting + 2):
             step(*layers_last(number))
-        checkpoint.save(tmp_path, state, TINY, Progress(step=2 * sitting + 2), keep=3)
+        save(tmp_path, state, TINY, Progress(step=2 * sitting + 2), keep=3)
 
     found = everything(state)
     assert worst(errors(found, wanted))[0] <= 1e-3  # fp32, and Adam's first steps are signs of gradients
@@ -262,12 +263,12 @@ def test_going_back_to_a_checkpoint_in_the_same_process(tmp_path: Path) -> None:
     state = fresh(TRACED)
     step = step_function(TRACED, state)
     step(*layers_last(0))
-    saved = checkpoint.save(tmp_path, state, TINY, Progress(step=1), keep=1)
+    saved = save(tmp_path, state, TINY, Progress(step=1), keep=1)
     step(*layers_last(1))
     wanted = everything(state)
     step(*layers_last(2))
 
-    checkpoint.load(saved, state, TINY)
+    load(saved, state, TINY)
     step(*layers_last(1))
     found = everything(state)
     assert all(torch.equal(found[name], value) for name, value in wanted.items()), worst(errors(found, wanted))
@@ -314,7 +315,7 @@ def test_a_run_with_it(tmp_path: Path) -> None:
         cli.main(
             ["train", *map(str, (*options, "--compile", "step", "--images", images, "--out", out, "--device", "cpu"))]
         )
-    saved = checkpoint.checkpoints(out / "checkpoints")
+    saved = list_checkpoints(out / "checkpoints")
     assert [path.name for path in saved] == ["step-00000004", "step-00000006", "step-00000008"]
     assert '"plan": "fp32 + captured whole by inductor' in (out / "config.json").read_text()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from corrupted import corrupt
 from safetensors.torch import load_file, save_file
-from small_states import ARCH, everything, fresh, same, train
+from small_states import ARCH, everything, fresh, load, load_generator, same, save, train
 from torch import Tensor
 
 from fastdcgan.execution.plan import Plan
@@ -17,7 +17,8 @@ from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Progress, checkpoints, load, load_generator, newest, save
+from fastdcgan.runs.checkpoint_folder import list_checkpoints, read_newest
+from fastdcgan.runs.checkpoint_record import Progress
 
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")
 
@@ -28,7 +29,7 @@ PLANS = {
 }
 
 
-def unseal(path: Path) -> Path:
+def without_manifest(path: Path) -> Path:
     """A checkpoint as it was before there were manifests."""
     (path / "manifest.json").unlink()
     record = json.loads((path / "state.json").read_text())
@@ -83,7 +84,7 @@ def saved(trained: TrainState, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_going_on_from_a_checkpoint_is_never_having_stopped(plan: Plan, tmp_path: Path) -> None:
+def test_resumed_training_equals_uninterrupted_training(plan: Plan, tmp_path: Path) -> None:
     uninterrupted = fresh(plan)
     train(uninterrupted, 1, 2, 3)
     progress = Progress(step=3, images=15, seconds=2.5)
@@ -99,7 +100,7 @@ def test_going_on_from_a_checkpoint_is_never_having_stopped(plan: Plan, tmp_path
         assert everything(resumed)["G.layers.0.weight.step"] == 6
 
 
-def test_fp16_scalers_go_on_where_they_were(tmp_path: Path) -> None:
+def test_fp16_scalers_are_restored(tmp_path: Path) -> None:
     state = fresh(PLANS["fp16"])
     train(state, 1, 2)
     state.scaler_d.update(128.0)
@@ -135,7 +136,7 @@ def test_a_checkpoint_is_tensors_and_json_alone(saved: Path) -> None:
     assert not [path.name for path in saved.iterdir() if path.read_bytes()[:2] in (b"\x80\x02", b"PK")]
 
 
-def test_names_are_the_plain_modules_even_from_compiled_networks(tmp_path: Path) -> None:
+def test_tensors_have_the_plain_modules_names_even_from_compiled_networks(tmp_path: Path) -> None:
     state = fresh(Plan(backend="aot_eager"))
     train(state, 1)
     path = save(tmp_path, state, ARCH, Progress(step=1), keep=3)
@@ -156,20 +157,20 @@ def test_names_are_the_plain_modules_even_from_compiled_networks(tmp_path: Path)
 
 def test_only_the_newest_are_kept(trained: TrainState, tmp_path: Path) -> None:
     paths = [save(tmp_path, trained, ARCH, Progress(step=step), keep=2) for step in (9, 10, 100, 1000)]
-    assert checkpoints(tmp_path) == paths[-2:]
+    assert list_checkpoints(tmp_path) == paths[-2:]
     assert sorted(tmp_path.iterdir()) == sorted(paths[-2:])
 
 
 def test_newest_is_by_number_not_by_name(trained: TrainState, tmp_path: Path) -> None:
     older = save(tmp_path, trained, ARCH, Progress(step=99_999_999), keep=3)
     newer = save(tmp_path, trained, ARCH, Progress(step=100_000_000), keep=3)
-    assert checkpoints(tmp_path) == [older, newer]
+    assert list_checkpoints(tmp_path) == [older, newer]
     save(tmp_path, trained, ARCH, Progress(step=100_000_001), keep=1)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-100000001"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-100000001"]
 
 
 def test_no_checkpoints_where_there_is_no_folder(tmp_path: Path) -> None:
-    assert checkpoints(tmp_path) == checkpoints(tmp_path / "nowhere") == []
+    assert list_checkpoints(tmp_path) == list_checkpoints(tmp_path / "nowhere") == []
 
 
 def test_the_same_step_again_replaces_it(trained: TrainState, saved: Path, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_the_same_step_again_replaces_it(trained: TrainState, saved: Path, tmp_p
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2])
-def test_a_save_that_is_cut_short_leaves_no_checkpoint_and_harms_none(
+def test_a_failed_save_leaves_no_checkpoint_and_harms_none(
     calls: int, trained: TrainState, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = 0
@@ -204,7 +205,7 @@ def test_a_save_that_is_cut_short_leaves_no_checkpoint_and_harms_none(
 
     monkeypatch.setattr("safetensors.torch.save_file", save_file)
     path = save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
-    assert checkpoints(tmp_path) == [path]
+    assert list_checkpoints(tmp_path) == [path]
 
 
 def test_a_copy_that_the_user_keeps_beside_is_not_taken_for_a_checkpoint(
@@ -214,7 +215,7 @@ def test_a_copy_that_the_user_keeps_beside_is_not_taken_for_a_checkpoint(
     saved.rename(copy)
     (tmp_path / "step-00000009.txt").write_text("looked good")
     path = save(tmp_path, trained, ARCH, Progress(step=3), keep=1)
-    assert checkpoints(tmp_path) == [path]
+    assert list_checkpoints(tmp_path) == [path]
     assert copy.is_dir()
 
 
@@ -265,12 +266,12 @@ def zero(path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [cut, cut_by_one, empty, garble, zero, Path.unlink])
-@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("with_manifest", [True, False])
 def test_a_damaged_file_is_refused_by_name(
-    file: str, damage: Callable[[Path], None], sealed: bool, saved: Path
+    file: str, damage: Callable[[Path], None], with_manifest: bool, saved: Path
 ) -> None:
-    if not sealed:
-        unseal(saved)
+    if not with_manifest:
+        without_manifest(saved)
     damage(saved / file)
     state = fresh()
     before = everything(state)
@@ -292,7 +293,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(name: str, change: str, sav
             "misshapen": lambda: tensors[victim][..., :-1].contiguous(),
             "of another type": lambda: tensors[victim].bfloat16(),
         }[change]()
-    unseal(saved)
+    without_manifest(saved)
     save_file(tensors, saved / name)
     state = fresh()
     before = everything(state)
@@ -303,7 +304,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(name: str, change: str, sav
 
 @pytest.mark.parametrize("text", ["null", "[]", "7", '"step"', "{}", '{"format": 99}', '{"format": 1}'])
 def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
-    (unseal(saved) / "state.json").write_text(text)
+    (without_manifest(saved) / "state.json").write_text(text)
     with pytest.raises(ValueError) as refusal:
         load(saved, fresh(), ARCH)
     assert str(saved) in str(refusal.value)
@@ -311,10 +312,10 @@ def test_a_record_of_another_kind_is_refused(text: str, saved: Path) -> None:
 
 @pytest.mark.parametrize("key", ["format", "step", "images", "seconds", "architecture", "scaler_g", "scaler_d"])
 @pytest.mark.parametrize("loss", ["missing", "of another type"])
-def test_a_record_that_lacks_something_is_refused(
+def test_a_record_with_a_missing_or_mistyped_field_is_refused(
     key: str, loss: str, trained_in_fp16: TrainState, tmp_path: Path
 ) -> None:
-    path = unseal(save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3))
+    path = without_manifest(save(tmp_path, trained_in_fp16, ARCH, Progress(step=1), keep=3))
     record = json.loads((path / "state.json").read_text())
     if loss == "missing":
         del record[key]
@@ -360,7 +361,7 @@ def test_no_damage_loads_wrong_numbers_or_ends_in_anything_but_our_own_error(
 def test_without_a_manifest_damage_still_ends_in_nothing_but_our_own_error(
     of_two_runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    ours, other = (unseal(Path(shutil.copytree(path, tmp_path / path.parent.name))) for path in of_two_runs)
+    ours, other = (without_manifest(Path(shutil.copytree(path, tmp_path / path.parent.name))) for path in of_two_runs)
     state, refused = fresh(), 0
     before = everything(state)
     for number in range(200):
@@ -400,7 +401,7 @@ def test_a_file_that_is_not_its_own_is_refused(
 
 
 def test_without_a_manifest_what_is_far_too_large_is_not_read_either(saved: Path) -> None:
-    unseal(saved)
+    without_manifest(saved)
     with (saved / FILES[0]).open("r+b") as large:
         large.truncate(1 << 40)
     with pytest.raises(ValueError, match="larger than the limit"):
@@ -417,15 +418,15 @@ def test_a_pickle_under_a_checkpoints_name_does_not_run(saved: Path, tmp_path: P
         torch.save({"weights": Malicious()}, path / name)
         with pytest.raises(ValueError, match="is damaged"):
             load(path, fresh(), ARCH)
-        path = unseal(Path(shutil.copytree(saved, tmp_path / f"{name} unsealed" / saved.name)))
+        path = without_manifest(Path(shutil.copytree(saved, tmp_path / f"{name} without manifest" / saved.name)))
         torch.save({"weights": Malicious()}, path / name)
         with pytest.raises(ValueError, match="is damaged"):
             load(path, fresh(), ARCH)
     assert not (tmp_path / "it ran").exists()
 
 
-def test_a_record_says_nothing_that_is_not_a_number(saved: Path) -> None:
-    record = (unseal(saved) / "state.json").read_text()
+def test_numbers_in_a_record_that_are_not_finite_or_out_of_range_are_refused(saved: Path) -> None:
+    record = (without_manifest(saved) / "state.json").read_text()
     for wrong in ("NaN", "1e999", "-1", str(2**63), "9" * 5000, '1, "step": 1'):
         (saved / "state.json").write_text(record.replace('"step": 2', f'"step": {wrong}'))
         with pytest.raises(ValueError, match=r"is damaged: .* state\.json"):
@@ -441,7 +442,7 @@ def test_a_checkpoint_under_another_step_s_name_is_refused(saved: Path) -> None:
 def test_numbers_that_are_not_finite_are_refused(saved: Path) -> None:
     weights = load_file(saved / FILES[1])
     weights["layers.0.weight"][0] = float("nan")
-    unseal(saved)
+    without_manifest(saved)
     save_file(weights, saved / FILES[1])
     with pytest.raises(ValueError, match="numbers that are not finite"):
         load(saved, fresh(), ARCH)
@@ -453,25 +454,25 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_the_newest_that_is_whole_and_of_this_run_is_found(trained: TrainState, tmp_path: Path) -> None:
+def test_the_newest_intact_checkpoint_of_this_run_is_read(trained: TrainState, tmp_path: Path) -> None:
     def read(path: Path) -> int:
         return checkpoint.read(path, fresh(), ARCH, "ours").progress.step
 
-    assert newest(tmp_path, read) == (None, [])
+    assert read_newest(tmp_path, read) == (None, [])
     a, b, c = (save(tmp_path, trained, ARCH, Progress(step=step), keep=9, run="ours") for step in (8, 9, 10))
     d = save(tmp_path, trained, ARCH, Progress(step=11), keep=9, run="other")
-    assert newest(tmp_path, read) == (10, [f"checkpoint {d} is of another run (other, this is ours)"])
+    assert read_newest(tmp_path, read) == (10, [f"checkpoint {d} is of another run (other, this is ours)"])
     flip(c / FILES[2])
     (b / "manifest.json").unlink()
-    found, passed_over = newest(tmp_path, read)
+    found, skipped = read_newest(tmp_path, read)
     assert found == 8
-    assert passed_over[1:] == [
+    assert skipped[1:] == [
         f"checkpoint {c} is damaged: its optimizer.safetensors is not what was written",
         f"checkpoint {b} is damaged: its manifest.json is missing",
     ]
     empty(a / "state.json")
     with pytest.raises(ValueError, match=r"no checkpoint in .* can be used: .* \(and 3 more like it\)\. Put back"):
-        newest(tmp_path, read)
+        read_newest(tmp_path, read)
 
 
 def test_damaged_ones_and_other_runs_do_not_count_and_are_never_removed(trained: TrainState, tmp_path: Path) -> None:
@@ -482,16 +483,16 @@ def test_damaged_ones_and_other_runs_do_not_count_and_are_never_removed(trained:
     flip(two / FILES[0])
     other = save(tmp_path, trained, ARCH, Progress(step=3), keep=9, run="other")
     four = put(4)
-    assert checkpoints(tmp_path) == [one, two, other, four]
+    assert list_checkpoints(tmp_path) == [one, two, other, four]
     five = put(5)
-    assert checkpoints(tmp_path) == [two, other, four, five]
+    assert list_checkpoints(tmp_path) == [two, other, four, five]
     assert sorted(tmp_path.iterdir()) == [two, other, four, five]
 
 
 def test_every_nth_is_kept(trained: TrainState, tmp_path: Path) -> None:
     for step in range(1, 9):
         save(tmp_path, trained, ARCH, Progress(step=step), keep=2, keep_every=3)
-    assert [int(path.name[5:]) for path in checkpoints(tmp_path)] == [3, 6, 7, 8]
+    assert [int(path.name[5:]) for path in list_checkpoints(tmp_path)] == [3, 6, 7, 8]
 
 
 def test_a_damaged_one_whose_name_is_needed_is_set_aside(trained: TrainState, saved: Path, tmp_path: Path) -> None:
@@ -502,10 +503,10 @@ def test_a_damaged_one_whose_name_is_needed_is_set_aside(trained: TrainState, sa
         load(saved, fresh(), ARCH)
         aside = tmp_path / f"step-00000002.set-aside{'-2' * number}"
         assert (aside / FILES[number]).read_bytes() == flipped
-    assert checkpoints(tmp_path) == [saved]
+    assert list_checkpoints(tmp_path) == [saved]
 
 
-def test_what_a_killed_process_has_left_goes(trained: TrainState, saved: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(trained: TrainState, saved: Path, tmp_path: Path) -> None:
     for left in (".step-00000003", ".step-00000001.removed", ".step-00000002.replaced"):
         shutil.copytree(saved, tmp_path / left)
     outside = tmp_path.with_name("outside")
@@ -525,7 +526,7 @@ def test_a_snapshot_is_not_changed_by_the_steps_after_it(trained: TrainState, tm
     assert_same(resumed, before)
 
 
-def test_fp16_whose_every_update_overflowed_so_far_goes_on(tmp_path: Path) -> None:
+def test_fp16_without_any_update_yet_is_resumed(tmp_path: Path) -> None:
     state = fresh(PLANS["fp16"])
     assert not state.optimizer_g.state
     path = save(tmp_path, state, ARCH, Progress(step=1), keep=1)

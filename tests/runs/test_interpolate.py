@@ -9,10 +9,17 @@ from PIL import Image
 from fastdcgan.config import ModelConfig, TrainConfig
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.models import build
-from fastdcgan.runs.checkpoint import Progress
+from fastdcgan.runs.checkpoint_record import Progress
 from fastdcgan.runs.folder import RunFolder, create, write_config
 from fastdcgan.runs.generate import generate_from_run
-from fastdcgan.runs.interpolate import MOST_FRAMES, STRIP, STRIP_ROWS, interpolate_from_run, loop, slerp
+from fastdcgan.runs.interpolate import (
+    MAX_FRAMES,
+    MAX_STILL_ROWS,
+    STILL_COLUMNS,
+    closed_path,
+    interpolate_from_run,
+    slerp,
+)
 
 ARCH = architecture("dcgan16", width=4)
 
@@ -24,11 +31,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     # Pictures of a fresh network hardly differ.
     generator.load_state_dict({name: 5 * v if v.ndim == 4 else v for name, v in generator.state_dict().items()})
     for module in ("generate", "interpolate"):
-        monkeypatch.setattr(f"fastdcgan.{module}.newest_generator", lambda run: (generator, ARCH, Progress(step=7), []))
+        monkeypatch.setattr(
+            f"fastdcgan.runs.{module}.load_newest_generator", lambda run: (generator, ARCH, Progress(step=7), [])
+        )
     return tmp_path_factory.mktemp("runs") / "run"
 
 
-def test_an_arc_has_its_ends_and_keeps_its_length() -> None:
+def test_slerp_reaches_its_ends_and_keeps_the_norm() -> None:
     a_BL, b_BL = torch.randn(2, 5, 100, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(slerp(a_BL, b_BL, 0), a_BL) and torch.allclose(slerp(a_BL, b_BL, 1), b_BL)
     a_BL, b_BL = a_BL / a_BL.norm(dim=1, keepdim=True), b_BL / b_BL.norm(dim=1, keepdim=True)
@@ -39,21 +48,21 @@ def test_an_arc_has_its_ends_and_keeps_its_length() -> None:
         assert torch.allclose(done, part * whole, atol=1e-4), "the same way in the same time"
 
 
-def test_latents_on_one_line_have_no_arc() -> None:
+def test_slerp_of_collinear_latents_is_linear() -> None:
     a_BL = torch.tensor([[2.0], [1.0]])
     b_BL = torch.tensor([[4.0], [-1.0]])
     assert torch.allclose(slerp(a_BL, b_BL, 0.5), torch.tensor([[3.0], [0.0]]), atol=1e-5)
 
 
-def test_a_walk_goes_round() -> None:
-    stops_SBL = torch.randn(6, 2, 100, generator=torch.Generator().manual_seed(0))
-    walk = loop(stops_SBL, 60)
+def test_a_path_is_closed_and_even() -> None:
+    waypoints_WBL = torch.randn(6, 2, 100, generator=torch.Generator().manual_seed(0))
+    walk = closed_path(waypoints_WBL, 60)
     assert len(walk) == 60
-    for stop in range(6):
-        assert torch.allclose(walk[10 * stop], stops_SBL[stop], atol=1e-5)
+    for number in range(6):
+        assert torch.allclose(walk[10 * number], waypoints_WBL[number], atol=1e-5)
     steps = [float((after - before).norm()) for before, after in zip(walk, [*walk[1:], walk[0]], strict=True)]
     assert max(steps) < 1.5 * min(steps), "no jump, not even from the last frame to the first"
-    assert len(loop(stops_SBL, 2)) == 2
+    assert len(closed_path(waypoints_WBL, 2)) == 2
 
 
 @pytest.mark.parametrize("ending", [".webp", ".gif"])
@@ -66,7 +75,7 @@ def test_a_walk_is_written_with_a_still(run: Path, tmp_path: Path, ending: str) 
         assert getattr(animation, "n_frames", 1) == 12 and animation.info["loop"] == 0
         first = tiles(animation)
     with Image.open(out.with_suffix(".png")) as still:
-        assert still.size == (STRIP * 18 + 2, STRIP_ROWS * 18 + 2)
+        assert still.size == (STILL_COLUMNS * 18 + 2, MAX_STILL_ROWS * 18 + 2)
     generate_from_run(run, count=16, seed=3, out=tmp_path / "first.png")
     with Image.open(tmp_path / "first.png") as generated:
         wanted = tiles(generated)
@@ -90,7 +99,7 @@ def test_a_walk_is_a_function_of_the_seed(run: Path, tmp_path: Path) -> None:
 def test_requests_that_cannot_be_met(run: Path, tmp_path: Path) -> None:
     for frames, seed, name, said in (
         (1, 0, "a.webp", "--frames 1: must be at least 2"),
-        (MOST_FRAMES + 1, 0, "a.webp", "at most"),
+        (MAX_FRAMES + 1, 0, "a.webp", "at most"),
         (5, -1, "a.webp", "--seed -1"),
         (5, 0, "a.mp4", "must end in .webp or .gif"),
         (5, 0, "file/a.webp", "can't write to"),

@@ -37,7 +37,7 @@ def test_pictures_are_fp32_in_range_and_hold_no_graph(generator: nn.Module) -> N
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_generating_leaves_no_trace(generator: nn.Module, training: bool) -> None:
+def test_generating_changes_nothing_else(generator: nn.Module, training: bool) -> None:
     generator.train(training)
     next(generator.parameters()).requires_grad_(False)
     generator(noise(4)).sum().backward()

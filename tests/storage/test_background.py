@@ -2,11 +2,11 @@ import threading
 
 import pytest
 
-from fastdcgan.storage.background import Background
+from fastdcgan.storage.background import BackgroundWorker
 
 
-def test_one_piece_at_a_time_and_the_next_waits() -> None:
-    work, go, done = Background("test"), threading.Event(), []
+def test_one_task_at_a_time_and_the_next_waits() -> None:
+    work, go, done = BackgroundWorker("test"), threading.Event(), []
 
     def first() -> None:
         go.wait(10)
@@ -23,8 +23,8 @@ def test_one_piece_at_a_time_and_the_next_waits() -> None:
 
 
 @pytest.mark.parametrize("where", ["start", "check", "wait", "close"])
-def test_what_is_raised_comes_up_once(where: str) -> None:
-    work, ended = Background("test"), threading.Event()
+def test_an_exception_is_raised_once(where: str) -> None:
+    work, ended = BackgroundWorker("test"), threading.Event()
 
     def fail() -> None:
         raise ValueError("the disk is full")
@@ -41,7 +41,7 @@ def test_what_is_raised_comes_up_once(where: str) -> None:
 
 
 def test_nothing_to_wait_for() -> None:
-    work = Background("test")
+    work = BackgroundWorker("test")
     work.check()
     work.wait()
     work.close()

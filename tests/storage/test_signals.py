@@ -20,10 +20,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_is_remembered_and_ends_nothing(number: int) -> None:
+def test_after_defer_a_signal_is_only_recorded(number: int) -> None:
     before = signal.getsignal(number)
     with stop_requests() as asked:
-        asked.keep()
+        asked.defer()
         assert asked() == 0
         signal.raise_signal(number)
         assert asked() == number
@@ -31,7 +31,7 @@ def test_a_signal_is_remembered_and_ends_nothing(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_where_nothing_would_be_lost_a_signal_ends_it_at_once(number: int) -> None:
+def test_before_defer_a_signal_raises_stopped(number: int) -> None:
     with pytest.raises(Stopped) as stop, stop_requests():
         try:
             signal.raise_signal(number)
@@ -42,7 +42,7 @@ def test_where_nothing_would_be_lost_a_signal_ends_it_at_once(number: int) -> No
 
 def test_the_first_signal_counts() -> None:
     with stop_requests() as asked:
-        asked.keep()
+        asked.defer()
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
@@ -50,29 +50,29 @@ def test_the_first_signal_counts() -> None:
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_asked_twice_it_ends_at_once(first: signal.Signals) -> None:
+def test_a_second_interrupt_raises_keyboard_interrupt(first: signal.Signals) -> None:
     with stop_requests() as asked:
-        asked.keep()
+        asked.defer()
         signal.raise_signal(first)  # and Ctrl-C after that, as a shell's script may have sent the first
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert asked() == first
 
 
-def test_a_launchers_echo_is_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launchers_duplicate_is_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     with stop_requests() as asked:
-        asked.keep()
+        asked.defer()
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         assert asked() == signal.SIGINT
 
 
-def test_after_a_launchers_echo_a_second_ctrl_c_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_duplicate_window_a_second_ctrl_c_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(signals, "ECHO", -1.0)
+    monkeypatch.setattr(signals, "DUPLICATE_WINDOW_S", -1.0)
     with stop_requests() as asked:
-        asked.keep()
+        asked.defer()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -94,10 +94,10 @@ def test_listening_leaves_no_thread_and_no_descriptor() -> None:
 STUCK = """
 import ctypes
 from fastdcgan.storage import signals
-signals.GRACE = signals.AT_ONCE = 0.1
+signals.GRACE_PERIOD_S = signals.SECOND_GRACE_PERIOD_S = 0.1
 with signals.stop_requests() as asked:
     if {keep}:
-        asked.keep()
+        asked.defer()
     lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256)
     lock(mutex)
     print("ready", flush=True)
@@ -109,7 +109,7 @@ with signals.stop_requests() as asked:
 @pytest.mark.parametrize(
     ("keep", "signals"), [(False, ["SIGTERM"]), (False, ["SIGUSR1"]), (True, ["SIGINT", "SIGINT"])]
 )
-def test_a_process_that_waits_in_c_leaves_too(keep: bool, signals: list[str]) -> None:
+def test_a_process_blocked_in_c_is_ended_too(keep: bool, signals: list[str]) -> None:
     """As one that waits for another process, or for a disk."""
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK.format(keep=keep)],

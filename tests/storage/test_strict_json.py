@@ -3,7 +3,7 @@ import pytest
 from fastdcgan.storage.strict_json import parse
 
 
-def test_plain_json_is_what_it_says() -> None:
+def test_plain_json_is_parsed() -> None:
     assert parse(b'{"a": [1, -2.5, true, null, "\xc3\xa9"], "b": {"a": 1}}') == {
         "a": [1, -2.5, True, None, "é"],
         "b": {"a": 1},
@@ -28,6 +28,6 @@ def test_plain_json_is_what_it_says() -> None:
         b"{}{}",
     ],
 )
-def test_what_could_mean_something_else_is_refused(text: bytes) -> None:
+def test_ambiguous_json_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):
         parse(text)

@@ -152,7 +152,7 @@ def test_quiet_says_only_what_is_always_said(clock: Clock, capsys: Output, tmp_p
         display.advance("drawing faces", 8000, 8000)
         clock.now += 2 * PLAIN_INTERVAL
         display.train(RECORD, 100, 100)
-        display.settle()
+        display.stop_drawing()
         display.say("Done.", always=True)
     assert capsys.readouterr().out == "Done.\n"
     kept = (tmp_path / "run.log").read_text()
@@ -206,7 +206,7 @@ def shown(terminal: Terminal, pictures: bool = True) -> Display:
     for step in range(1, 51):
         display.train(replace(RECORD, step=step, loss_d=1 + step / 100), step, 100)
     if pictures:
-        display.show(PICTURES_BCHW, 50)
+        display.show_samples(PICTURES_BCHW, 50)
     return display
 
 
@@ -216,7 +216,7 @@ def test_the_view_fits_any_terminal(width: int, height: int) -> None:
     terminal = Terminal(width, height)
     display = shown(terminal)
     lines = terminal.drawn(display)
-    display.settle()
+    display.stop_drawing()
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
     assert any("training" in line for line in lines) or width < 40
@@ -227,7 +227,7 @@ def test_the_view_has_curves_time_left_and_memory(size: tuple[int, int]) -> None
     terminal = Terminal(*size)
     display = shown(terminal)
     text = "\n".join(terminal.drawn(display))
-    display.settle()
+    display.stop_drawing()
     for label, value in (("loss D", "1.500"), ("loss G", "0.876"), ("img/s", "1,600")):
         assert re.search(rf"{label} +{re.escape(value)} [{BLOCKS}]+", text)
     assert re.search(rf"loss D .*{BLOCKS[0]}.*{BLOCKS[3]}.*{BLOCKS[-1]}", text), "it rose all the time"
@@ -243,9 +243,9 @@ def test_the_latest_grid_is_drawn_where_there_is_room() -> None:
     assert "samples after step 50" in "\n".join(lines)
     assert sum("▀" * 100 in line for line in lines) >= 16
     before = raw(terminal, display)
-    display.show(-PICTURES_BCHW, 60)
+    display.show_samples(-PICTURES_BCHW, 60)
     after = raw(terminal, display)
-    display.settle()
+    display.stop_drawing()
     assert "samples after step 60" in after
     assert before.count("▀") == after.count("▀") and codes_of_pictures(before) != codes_of_pictures(after)
 
@@ -277,7 +277,7 @@ def test_no_pictures_where_they_could_not_be_seen(options: dict[str, Any]) -> No
     terminal = Terminal(**size, **options)
     display = shown(terminal)
     text = "\n".join(terminal.drawn(display))
-    display.settle()
+    display.stop_drawing()
     assert "▀" not in text and "samples" not in text
     if size["width"] > 12:
         assert "1.500" in text, "the figures are there all the same"
@@ -287,7 +287,7 @@ def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(120, 40, _environ={"TERM": "xterm-256color", "NO_COLOR": "1"})
     display = shown(terminal)
     text = raw(terminal, display)
-    display.settle()
+    display.stop_drawing()
     assert BLOCKS[-1] in text
     assert not re.search(r"\x1b\[[0-9;]*(3[0-8]|4[0-8])[;m]", text)
 
@@ -308,7 +308,7 @@ def test_after_a_change_of_size_nothing_is_left_of_what_was_drawn_before() -> No
     assert "\x1b[2J" in text
     assert "8,000 pictures" in text[text.index("\x1b[2J") :]
     again = raw(terminal, display)
-    display.settle()
+    display.stop_drawing()
     assert "\x1b[2J" not in again and "8,000 pictures" not in again
 
 

@@ -7,7 +7,15 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.text import Text
 
-from fastdcgan.telemetry.terminal.half_blocks import ENOUGH, LARGEST, SMALLEST, half_blocks, sheet, thumbnails, tiled
+from fastdcgan.telemetry.terminal.half_blocks import (
+    MAX_SIDE,
+    MIN_PICTURES,
+    MIN_SIDE,
+    grid_layout,
+    half_blocks,
+    thumbnails,
+    tiled,
+)
 
 
 def pixels_of(lines: list[str]) -> list[list[tuple[int, int, int]]]:
@@ -44,26 +52,26 @@ def test_colours_are_those_that_the_terminal_has() -> None:
 @pytest.mark.parametrize("resolution", [16, 28, 32, 64])
 @pytest.mark.parametrize("height", [1, 4, 7, 8, 17, 24, 60])
 @pytest.mark.parametrize("width", [1, 13, 40, 80, 120, 250])
-def test_what_is_laid_out_fits(width: int, height: int, resolution: int) -> None:
-    layout = sheet(64, resolution, width, height)
+def test_a_layout_fits_its_space(width: int, height: int, resolution: int) -> None:
+    layout = grid_layout(64, resolution, width, height)
     if layout is None:
-        assert width < SMALLEST or 2 * height < SMALLEST
+        assert width < MIN_SIDE or 2 * height < MIN_SIDE
         return
     pixels_HWC = tiled(thumbnails(torch.zeros(64, 3, resolution, resolution)), layout)
     assert pixels_HWC.shape[0] <= 2 * height and pixels_HWC.shape[0] % 2 == 0
     assert pixels_HWC.shape[1] <= width
-    assert SMALLEST <= layout.side <= min(LARGEST, resolution)
+    assert MIN_SIDE <= layout.side <= min(MAX_SIDE, resolution)
 
 
 def test_pictures_are_as_large_as_enough_of_them_allow() -> None:
-    small, large = sheet(64, 64, 80, 18), sheet(64, 64, 200, 50)
+    small, large = grid_layout(64, 64, 80, 18), grid_layout(64, 64, 200, 50)
     assert small is not None and large is not None
-    assert small.columns * small.rows >= ENOUGH
-    assert small.side < large.side == LARGEST
+    assert small.columns * small.rows >= MIN_PICTURES
+    assert small.side < large.side == MAX_SIDE
 
 
-def test_fewer_pictures_than_would_fit_leave_no_hole() -> None:
-    layout = sheet(3, 32, 200, 50)
+def test_a_layout_has_no_empty_places() -> None:
+    layout = grid_layout(3, 32, 200, 50)
     assert layout == (3, 1, 32)
 
 
@@ -71,7 +79,7 @@ def test_fewer_pictures_than_would_fit_leave_no_hole() -> None:
 def test_pictures_come_out_in_their_place_and_colour(channels: int) -> None:
     pictures_BCHW = torch.full((4, channels, 16, 16), -1.0)
     pictures_BCHW[1] = 1.0
-    layout = sheet(4, 16, 40, 20)
+    layout = grid_layout(4, 16, 40, 20)
     assert layout == (2, 2, 16)
     pixels_HWC = tiled(thumbnails(pictures_BCHW), layout)
     assert pixels_HWC[:16, 17:33].min() == 255

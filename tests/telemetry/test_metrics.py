@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastdcgan.gan.step import StepMetrics
-from fastdcgan.telemetry.metrics import MetricsFile, Record, StepLog, first_bad_step, read_metrics
+from fastdcgan.telemetry.metrics import MetricsBuffer, MetricsFile, Record, first_non_finite_step, read_metrics
 
 KEYS = [
     *("step", "images", "epoch", "seconds"),
@@ -79,7 +79,7 @@ def test_lines_beyond_the_resumed_step_are_dropped(resume: int, kept: list[int],
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 40, -1])
-def test_a_half_written_last_line_is_survived(left: int, tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_left_out(left: int, tmp_path: Path) -> None:
     path = written(tmp_path, 10, 20, 30)
     first, second, third = path.read_text().splitlines(keepends=True)
     path.write_text(first + second + third[:left].rstrip("}\n"))
@@ -101,8 +101,8 @@ def test_no_line_holds_what_is_not_json(key: str, value: float, tmp_path: Path) 
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
-def test_a_log_gives_its_rows_in_order_and_is_empty_afterwards() -> None:
-    log = StepLog(3, CPU)
+def test_a_buffer_gives_its_rows_in_order_and_is_empty_afterwards() -> None:
+    log = MetricsBuffer(3, CPU)
     for value in (1.0, 2.0):
         log.add(metrics(value))
     first = log.take()
@@ -111,8 +111,8 @@ def test_a_log_gives_its_rows_in_order_and_is_empty_afterwards() -> None:
     assert log.take().shape == (0, 4)
 
 
-def test_a_log_is_used_again_without_changing_what_was_taken() -> None:
-    log = StepLog(2, CPU)
+def test_a_buffer_is_reused_without_changing_what_was_taken() -> None:
+    log = MetricsBuffer(2, CPU)
     log.add(metrics(1.0))
     log.add(metrics(2.0))
     first = log.take()
@@ -122,8 +122,8 @@ def test_a_log_is_used_again_without_changing_what_was_taken() -> None:
     assert log.take()[:, 0].tolist() == [7.0, 8.0]
 
 
-def test_a_log_keeps_numbers_not_the_tensors_they_came_in() -> None:
-    log, figures = StepLog(1, CPU), metrics(1.0)
+def test_a_buffer_copies_the_metrics() -> None:
+    log, figures = MetricsBuffer(1, CPU), metrics(1.0)
     log.add(figures)
     figures.loss_d.fill_(9)
     assert log.take()[0, 0] == 1
@@ -133,19 +133,19 @@ def test_a_log_keeps_numbers_not_the_tensors_they_came_in() -> None:
 @pytest.mark.parametrize(
     ("row", "column", "name"), [(0, 0, "loss_d"), (1, 1, "loss_g"), (3, 2, "d_real"), (4, 3, "d_fake")]
 )
-def test_the_first_bad_step_is_named(row: int, column: int, name: str, value: float) -> None:
+def test_the_first_non_finite_step_is_named(row: int, column: int, name: str, value: float) -> None:
     rows = torch.zeros(5, 4)
     rows[row, column] = value
     # The last row is step 105, so the first one is step 101.
-    assert first_bad_step(rows, 105) == (101 + row, f"{name} became {value}")
+    assert first_non_finite_step(rows, 105) == (101 + row, f"{name} became {value}")
 
 
-def test_of_several_bad_steps_the_first_counts() -> None:
+def test_of_several_non_finite_steps_the_first_counts() -> None:
     rows = torch.zeros(5, 4)
     rows[2, 3] = rows[3, 0] = rows[4, :] = float("nan")
-    assert first_bad_step(rows, 5) == (3, "d_fake became nan")
+    assert first_non_finite_step(rows, 5) == (3, "d_fake became nan")
 
 
-def test_no_step_is_bad_when_all_is_well() -> None:
-    assert first_bad_step(torch.full((5, 4), 1e30), 5) is None
-    assert first_bad_step(torch.empty(0, 4), 5) is None
+def test_finite_steps_give_none() -> None:
+    assert first_non_finite_step(torch.full((5, 4), 1e30), 5) is None
+    assert first_non_finite_step(torch.empty(0, 4), 5) is None

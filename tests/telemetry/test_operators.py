@@ -15,7 +15,7 @@ from fastdcgan.gan.step import train_step
 from fastdcgan.kernels import fused_batch_norm, thin, winograd
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
 from fastdcgan.telemetry.profiler import trace
-from fastdcgan.telemetry.profiler.operators import Call, bytes_moved, flops
+from fastdcgan.telemetry.profiler.operators import OperatorCall, bytes_moved, flops
 from fastdcgan.telemetry.profiler.trace import Window
 
 BATCH = 4
@@ -66,8 +66,8 @@ def test_a_steps_arithmetic_is_what_the_roofline_counts(name: str, kernels: Any,
     assert {row.precision for row in window.rows if row.flops} == {precision}
 
 
-def call(name: str, *shapes: list[int], kind: str = "float") -> Call:
-    return Call(name=name, shapes=shapes, types=(kind,) * len(shapes), scalars=("",) * len(shapes))
+def call(name: str, *shapes: list[int], kind: str = "float") -> OperatorCall:
+    return OperatorCall(name=name, shapes=shapes, types=(kind,) * len(shapes), scalars=("",) * len(shapes))
 
 
 @pytest.mark.parametrize(
@@ -80,25 +80,25 @@ def call(name: str, *shapes: list[int], kind: str = "float") -> Call:
         (call("aten::sum", [4, 5]), 80),
         (call("fastdcgan::normalise_forward_from", [4, 5], [5], [4, 5]), 180),
     ],
-    ids=lambda value: value.name if isinstance(value, Call) else str(value),
+    ids=lambda value: value.name if isinstance(value, OperatorCall) else str(value),
 )
-def test_what_only_moves_numbers_is_counted_in_bytes(made: Call, wanted: int) -> None:
+def test_memory_bound_operators_are_counted_in_bytes(made: OperatorCall, wanted: int) -> None:
     assert bytes_moved(made) == wanted
     assert flops(made) is None
 
 
 def test_adam_reads_four_and_writes_three_numbers_a_parameter() -> None:
     lists = ([[10], [2, 5]],) * 4
-    made = Call(name="aten::_fused_adam_", shapes=lists, types=("TensorList",) * 4, scalars=("",) * 4)
+    made = OperatorCall(name="aten::_fused_adam_", shapes=lists, types=("TensorList",) * 4, scalars=("",) * 4)
     assert bytes_moved(made) == 7 * 4 * 20
 
 
 @pytest.mark.parametrize("name", ["aten::empty", "aten::view", "_GatherBackward", "Torch-Compiled Region: 0/0"])
-def test_of_others_nothing_is_claimed(name: str) -> None:
+def test_unknown_operators_have_no_figures(name: str) -> None:
     assert flops(call(name, [4, 5])) is None
     assert bytes_moved(call(name, [4, 5])) is None
 
 
-def test_too_little_recorded_is_no_guess() -> None:
-    assert flops(Call(name="aten::convolution", shapes=(), types=(), scalars=())) is None
-    assert bytes_moved(Call(name="aten::relu", shapes=(), types=(), scalars=())) is None
+def test_incomplete_recordings_give_none() -> None:
+    assert flops(OperatorCall(name="aten::convolution", shapes=(), types=(), scalars=())) is None
+    assert bytes_moved(OperatorCall(name="aten::relu", shapes=(), types=(), scalars=())) is None

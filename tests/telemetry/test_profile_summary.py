@@ -10,15 +10,15 @@ from fastdcgan.gan import ranges
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.telemetry.profiler.memory_timeline import peak, plot_memory
-from fastdcgan.telemetry.profiler.summary import Subject, as_text, summarise, what_binds, write_summary
-from fastdcgan.telemetry.profiler.trace import MemoryPoint, Range, Row, Window
+from fastdcgan.telemetry.profiler.summary import ProfiledRun, as_text, find_bottleneck, summarise, write_summary
+from fastdcgan.telemetry.profiler.trace import MemoryPoint, NamedRange, OperatorTotal, Window
 
 MACHINE = Ceilings(name="this CPU", flops={"fp32": 100e9, "bf16": 400e9}, bytes=20e9)
 
-SUBJECT = Subject(arch=architecture("dcgan32"), batch=16, plan="bf16", device=torch.device("cpu"))
+SUBJECT = ProfiledRun(arch=architecture("dcgan32"), batch=16, plan="bf16", device=torch.device("cpu"))
 
 
-def window(*rows: Row, steps: int = 1, busy: float | None = None, **seconds_by_range: float) -> Window:
+def window(*rows: OperatorTotal, steps: int = 1, busy: float | None = None, **seconds_by_range: float) -> Window:
     """A second long."""
     return Window(
         steps=steps,
@@ -26,7 +26,8 @@ def window(*rows: Row, steps: int = 1, busy: float | None = None, **seconds_by_r
         length=1.0,
         rows=rows,
         ranges=[
-            Range(name=name.replace("_", " "), start=0.0, seconds=seconds) for name, seconds in seconds_by_range.items()
+            NamedRange(name=name.replace("_", " "), start=0.0, seconds=seconds)
+            for name, seconds in seconds_by_range.items()
         ],
         memory=[],
         device="cpu" if busy is None else "gpu",
@@ -34,14 +35,14 @@ def window(*rows: Row, steps: int = 1, busy: float | None = None, **seconds_by_r
     )
 
 
-CONVOLUTION = Row(name="aten::convolution", calls=4, seconds=0.6, flops=120e9, precision="bf16")
-COPY = Row(name="aten::copy_", calls=2, seconds=0.1, bytes=1e9)
+CONVOLUTION = OperatorTotal(name="aten::convolution", calls=4, seconds=0.6, flops=120e9, precision="bf16")
+COPY = OperatorTotal(name="aten::copy_", calls=2, seconds=0.1, bytes=1e9)
 
 
 def test_an_operator_stands_beside_the_ceiling_of_its_precision() -> None:
-    product = Row(name="aten::mm", calls=2, seconds=0.2, flops=10e9, precision="fp32")
-    half = Row(name="aten::bmm", calls=2, seconds=0.1, flops=10e9, precision="fp16")
-    unknown = Row(name="aten::empty", calls=9, seconds=0.01)
+    product = OperatorTotal(name="aten::mm", calls=2, seconds=0.2, flops=10e9, precision="fp32")
+    half = OperatorTotal(name="aten::bmm", calls=2, seconds=0.1, flops=10e9, precision="fp16")
+    unknown = OperatorTotal(name="aten::empty", calls=9, seconds=0.01)
     found = summarise(window(CONVOLUTION, product, COPY, half, unknown, steps=2), SUBJECT, MACHINE).operators
     assert [(o.calls, o.seconds, o.share) for o in found[:1]] == [(2, 0.3, 0.6)]
     assert [(o.unit, o.achieved, o.ceiling) for o in found] == [
@@ -57,7 +58,11 @@ def test_an_operator_stands_beside_the_ceiling_of_its_precision() -> None:
     ("found", "by", "words"),
     [
         (window(CONVOLUTION, COPY), "arithmetic", "take 60% of it, at 50% of the best rate that this CPU"),
-        (window(Row(name="aten::copy_", seconds=0.7, bytes=7e9)), "memory", "take 70% of it, at 50% of the bandwidth"),
+        (
+            window(OperatorTotal(name="aten::copy_", seconds=0.7, bytes=7e9)),
+            "memory",
+            "take 70% of it, at 50% of the bandwidth",
+        ),
         (window(COPY, data_wait=0.7), "data", "for 70% of it there is nothing to do but wait for pictures"),
         (window(COPY, **{ranges.ALL_REDUCE: 0.6}), "communication", "60% of it goes by in all-reduce"),
         (window(COPY), "overhead", "90% of it is Python"),
@@ -67,8 +72,8 @@ def test_an_operator_stands_beside_the_ceiling_of_its_precision() -> None:
         (window(CONVOLUTION, busy=0.9, data_wait=0.9), "arithmetic", "take 60% of it"),
     ],
 )
-def test_what_binds_is_the_largest_part(found: Window, by: str, words: str) -> None:
-    verdict = what_binds(found, MACHINE)
+def test_the_bottleneck_is_the_largest_part(found: Window, by: str, words: str) -> None:
+    verdict = find_bottleneck(found, MACHINE)
     assert verdict.by == by
     assert words in verdict.sentence
     assert verdict.sentence.count(". ") == 0
@@ -82,7 +87,7 @@ def test_a_machine_that_is_not_known_has_no_ceiling() -> None:
 
 
 def test_the_text_has_ten_operators_the_ranges_and_the_sentence(tmp_path: Path) -> None:
-    rows = [Row(name=f"aten::op{n:02}", calls=1, seconds=0.05) for n in range(12)]
+    rows = [OperatorTotal(name=f"aten::op{n:02}", calls=1, seconds=0.05) for n in range(12)]
     summary = summarise(window(CONVOLUTION, *rows, data_wait=0.25), SUBJECT, MACHINE)
     text = as_text(summary)
     assert "aten::op08" in text
@@ -108,8 +113,8 @@ def test_the_peak_of_memory_is_in_the_innermost_range(tmp_path: Path) -> None:
         length=1.0,
         rows=[],
         ranges=[
-            Range(name=ranges.BACKWARD_D, start=0.2, seconds=0.5),
-            Range(name=ranges.ALL_REDUCE, start=0.3, seconds=0.1),
+            NamedRange(name=ranges.BACKWARD_D, start=0.2, seconds=0.5),
+            NamedRange(name=ranges.ALL_REDUCE, start=0.3, seconds=0.1),
         ],
         memory=[MemoryPoint(seconds=0.1 * n, bytes=held) for n, held in enumerate((1, 2, 3, 9, 4))],
         device="cpu",

@@ -15,7 +15,7 @@ from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.telemetry.profiler import step_profiler
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
-from fastdcgan.telemetry.profiler.summary import Subject
+from fastdcgan.telemetry.profiler.summary import ProfiledRun
 
 REQUEST = RunConfig(profile_wait=1, profile_warmup=1, profile_active=2)
 
@@ -27,7 +27,7 @@ def no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def watch(folder: Path, steps: int, said: list[str], rank: int = 0, request: RunConfig = REQUEST) -> StepProfiler:
-    subject = Subject(
+    subject = ProfiledRun(
         arch=architecture("dcgan16"), batch=4, plan="fp32", device=torch.device("cpu"), rank=rank, world_size=1 + rank
     )
     watched = StepProfiler(ProfileFolder(folder, rank), request, subject, said.append)
@@ -86,13 +86,13 @@ def test_ranks_write_beside_each_other(tmp_path: Path) -> None:
     assert (tmp_path / "summary.txt").read_text() != (tmp_path / "summary-rank1.txt").read_text()
 
 
-def test_it_knows_which_steps_it_slows_down(tmp_path: Path) -> None:
-    subject = Subject(arch=architecture("dcgan16"), batch=4, plan="fp32", device=torch.device("cpu"))
+def test_recording_tells_which_steps_are_profiled(tmp_path: Path) -> None:
+    subject = ProfiledRun(arch=architecture("dcgan16"), batch=4, plan="fp32", device=torch.device("cpu"))
     watched = StepProfiler(ProfileFolder(tmp_path), REQUEST, subject, print)
     recording, turns = [], []
     for _ in range(6):
         recording.append(watched.recording)
-        turns.append(watched.turns)
+        turns.append(watched.recording_changes)
         watched.step()
     watched.close()
     assert recording == [False, False, True, True, False, False]
@@ -102,7 +102,7 @@ def test_it_knows_which_steps_it_slows_down(tmp_path: Path) -> None:
 def test_a_trace_that_is_too_big_is_not_written_but_the_summary_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_profiler, "LARGEST_TRACE", 1000)
+    monkeypatch.setattr(step_profiler, "MAX_TRACE_BYTES", 1000)
     said: list[str] = []
     watched = watch(tmp_path, 6, said)
     assert len(said) == 1
@@ -122,7 +122,7 @@ def test_a_window_cut_short_is_written_as_far_as_it_goes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_a_run_that_ends_before_its_window_is_said(steps: int, tmp_path: Path) -> None:
+def test_a_run_that_ends_before_its_window_is_reported(steps: int, tmp_path: Path) -> None:
     said: list[str] = []
     assert watch(tmp_path, steps, said).report == ""
     assert said == ["profile   no step was recorded: the run ended first"]
@@ -139,14 +139,14 @@ def test_a_disk_that_fills_up_does_not_end_the_run(tmp_path: Path, monkeypatch: 
     assert said == [f"profile   can't be written to {tmp_path}: No space left on device"]
 
 
-def test_a_folder_that_is_a_file_is_said_before_any_step(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_refused_before_any_step(tmp_path: Path) -> None:
     (tmp_path / "profile").touch()
     with pytest.raises(ValueError, match=r"can't write to the profile's folder .*profile: .+") as error:
         watch(tmp_path / "profile", 0, [])
     assert "\n" not in str(error.value)
 
 
-def test_what_an_earlier_profile_left_does_not_pass_for_this_one(tmp_path: Path) -> None:
+def test_files_of_an_earlier_profile_are_removed(tmp_path: Path) -> None:
     watch(tmp_path, 6, [])
     watch(tmp_path, 1, [])
     assert [path.name for path in tmp_path.rglob("*.*")] == []

@@ -2,6 +2,8 @@ import base64
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +17,11 @@ from PIL import Image
 from runs import finished_run, picture_sizes, record, write_metrics, write_samples
 
 from fastdcgan.runs.folder import RunFolder
-from fastdcgan.telemetry.report import html
-from fastdcgan.telemetry.report.charts import MOST_POINTS, Curve, chart, thinned
-from fastdcgan.telemetry.report.grids import MOST_GRIDS, SIDE, diversity
-from fastdcgan.telemetry.report.html import reporting, write_report
+from fastdcgan.telemetry.report import end_of_run, html, run_charts
+from fastdcgan.telemetry.report.charts import MAX_POINTS, Curve, chart, downsampled
+from fastdcgan.telemetry.report.end_of_run import reporting
+from fastdcgan.telemetry.report.grids import MAX_GRIDS, MAX_SIDE, diversity
+from fastdcgan.telemetry.report.html import write_report
 from fastdcgan.telemetry.terminal.display import Display
 
 
@@ -60,7 +63,7 @@ def drawn_run(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def run(drawn_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """The same for tests that are not about curves, which take a while to draw."""
-    monkeypatch.setattr(html, "chart", lambda curves, **options: "<svg></svg>")
+    monkeypatch.setattr(run_charts, "chart", lambda curves, **options: "<svg></svg>")
     return drawn_run
 
 
@@ -122,13 +125,13 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
         ({"data_wait_fraction": 0.4}, "Training waited for pictures"),
     ],
 )
-def test_signs_in_the_figures(run: RunFolder, change: dict[str, float], title: str) -> None:
+def test_warnings_from_the_figures(run: RunFolder, change: dict[str, float], title: str) -> None:
     write_metrics(run, [record(step, **change) for step in range(10, 101, 10)])
     write_report(run)
     assert title in Page(run).text
 
 
-def test_a_discriminator_that_recovered_is_no_sign(run: RunFolder) -> None:
+def test_a_discriminator_that_recovered_gives_no_warning(run: RunFolder) -> None:
     write_metrics(run, [record(step, loss_d=0.01 if step < 60 else 0.8) for step in range(10, 101, 10)])
     write_report(run)
     assert "No warning signs" in Page(run).text
@@ -143,7 +146,7 @@ def test_a_discriminator_that_recovered_is_no_sign(run: RunFolder) -> None:
         ((0.1, 0.8), "No warning signs"),
     ],
 )
-def test_signs_in_the_samples(run: RunFolder, spreads: tuple[float, float], title: str) -> None:
+def test_warnings_from_the_samples(run: RunFolder, spreads: tuple[float, float], title: str) -> None:
     for step, spread in zip((50, 100), spreads, strict=True):
         write_samples(run, step, spread)
     write_report(run)
@@ -241,7 +244,7 @@ def as_pipe(name: str) -> Callable[[RunFolder], None]:
         ),
     ],
 )
-def test_what_is_whole_is_shown_all_the_same(
+def test_a_damaged_folder_still_gives_a_report(
     run: RunFolder, harm: Callable[[RunFolder], None], said: str | None, still_shown: str
 ) -> None:
     harm(run)
@@ -263,7 +266,7 @@ def test_a_truncated_grid_is_left_out(run: RunFolder) -> None:
     assert picture_sizes(run.animation)[0] == 2
 
 
-def test_a_bomb_is_not_unpacked(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_not_decoded(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert len(write_report(run)) == 4
     assert "Losses" in Page(run).text
@@ -314,8 +317,8 @@ def test_long_runs_make_no_longer_pages(run: RunFolder, monkeypatch: pytest.Monk
         write_samples(run, step, 0.7)
     write_report(run)
     frames = Page(run).frames()
-    assert len(frames) <= MOST_GRIDS and (frames[0], frames[-1]) == (0, 100)
-    monkeypatch.setattr(html, "MOST_BYTES", 20_000)
+    assert len(frames) <= MAX_GRIDS and (frames[0], frames[-1]) == (0, 100)
+    monkeypatch.setattr(html, "MAX_FRAME_BYTES", 20_000)
     write_report(run)
     bodies = [a["src"] for tag, a in Page(run).elements if tag == "img"][:-1]
     assert 2 <= len(bodies) < 20 and sum(map(len, bodies)) < 1.4 * 20_000
@@ -327,17 +330,54 @@ def test_large_grids_are_shown_smaller(run: RunFolder) -> None:
         with Image.open(path) as grid:
             grid.resize((1000, 1000)).save(path)
     write_report(run)
-    assert picture_sizes(run.animation)[1] == (SIDE, SIDE)
+    assert picture_sizes(run.animation)[1] == (MAX_SIDE, MAX_SIDE)
 
 
-def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
+MEMORY = """
+import sys
+from pathlib import Path
+import torch
+from fastdcgan.limits.memory import PeakMemory
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.telemetry.report.html import write_report
+
+few, many = (RunFolder(Path(path)) for path in sys.argv[1:])
+write_report(few)  # what it imports stays
+for run in (few, many):
+    peak = PeakMemory(torch.device("cpu"))
+    assert write_report(run) == []
+    print(peak.mib())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is known on Linux only")
+def test_one_grid_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    """40 grids of 1.2 MB take little more than 3: all of them at once would take 42 MiB more."""
+    paths = []
+    for name, steps in (("few", (0, 50, 100)), ("many", range(40))):
+        run = finished_run(tmp_path / name)
+        for path in run.samples.iterdir():
+            path.unlink()
+        for step in steps:
+            colours_HWC = np.random.default_rng(step).integers(0, 256, (5, 5, 3), np.uint8)
+            Image.fromarray(colours_HWC).resize((640, 640), Image.Resampling.NEAREST).save(
+                run.samples / f"step-{step:08d}.png"
+            )
+        paths.append(str(run.path))
+    measured = subprocess.run([sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, check=True)
+    few, many = map(float, measured.stdout.split())
+    assert picture_sizes(RunFolder(tmp_path / "many").animation) == (40, (640, 640))
+    assert many - few < 20, f"{few:.0f} MiB with 3 grids, {many:.0f} with 40"
+
+
+def test_long_curves_are_downsampled_and_keep_their_peaks() -> None:
     steps = range(1, 20_001)
     values = [9.0 if step == 7777 else 1.0 for step in steps]
     assert len(chart([Curve(steps=steps, values=values)], label="a peak")) < 60_000
-    _, means, least, most = thinned(steps, values)
-    assert len(means) == MOST_POINTS and (least.min(), most.max()) == (1, 9)
+    _, means, least, most = downsampled(steps, values)
+    assert len(means) == MAX_POINTS and (least.min(), most.max()) == (1, 9)
     assert means.mean() == pytest.approx(np.mean(values), rel=1e-3)
-    assert thinned([3], [4.0])[1].tolist() == [4]
+    assert downsampled([3], [4.0])[1].tolist() == [4]
 
 
 # --- Never at the run's cost ------------------------------------------------------------------------------------------
@@ -345,16 +385,16 @@ def test_long_curves_are_thinned_and_keep_their_peaks() -> None:
 
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "device_ceilings", lambda *arguments: None)
+    monkeypatch.setattr(end_of_run, "device_ceilings", lambda *arguments: None)
 
 
-def test_a_report_that_fails_costs_nothing(
+def test_a_failing_report_does_not_end_the_run(
     run: RunFolder, quick_ceilings: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*arguments: object) -> None:
         raise MemoryError("all of it")
 
-    monkeypatch.setattr(html, "write_report", fail)
+    monkeypatch.setattr(end_of_run, "write_report", fail)
     with reporting(run, torch.device("cpu"), 1, Display(), first=True):
         pass
     assert "report    can't be written: all of it" in capsys.readouterr().out
@@ -373,7 +413,7 @@ def test_a_failed_run_says_why_until_it_goes_on(run: RunFolder, quick_ceilings: 
     assert "not finished: step 10 of 100" in Page(run).text and "became nan" not in Page(run).text
 
 
-def test_one_process_writes(run: RunFolder) -> None:
+def test_only_rank_0_writes_the_report(run: RunFolder) -> None:
     with reporting(run, torch.device("cpu"), 2, Display(), first=False):
         pass
     assert not run.report.exists()

@@ -16,7 +16,7 @@ def said(path: Path) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def test_what_is_said_is_kept_line_by_line_in_order(tmp_path: Path) -> None:
+def test_messages_are_logged_line_by_line_in_order(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "run.log")
     log.write("data      8,000 pictures")
     log.write("two\nlines")
@@ -24,7 +24,7 @@ def test_what_is_said_is_kept_line_by_line_in_order(tmp_path: Path) -> None:
     assert said(tmp_path / "run.log") == ["data      8,000 pictures", "two", "lines", "Käfer – 猫 \\xff.jpg"]
 
 
-def test_a_second_sitting_goes_on_in_the_file(tmp_path: Path) -> None:
+def test_a_second_session_appends_to_the_log(tmp_path: Path) -> None:
     for text in ("first", "second"):
         log = RunLog(tmp_path / "run.log")
         log.write(text)
@@ -32,9 +32,9 @@ def test_a_second_sitting_goes_on_in_the_file(tmp_path: Path) -> None:
     assert said(tmp_path / "run.log") == ["first", "second"]
 
 
-def test_nothing_is_made_before_the_run_has_begun_and_nothing_is_lost_then(tmp_path: Path) -> None:
+def test_the_log_is_created_only_once_it_may_be_and_loses_no_line(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    log = RunLog(folder / "run.log", begun=folder.exists)
+    log = RunLog(folder / "run.log", may_create=folder.exists)
     log.write("before")
     assert not folder.exists()
     folder.mkdir()

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastdcgan.data.describe import Facts, Files, Pixels
-from fastdcgan.data.pack import Pack, Packing
+from fastdcgan.data.describe import ArrayInfo, FileStatistics, SourceFacts
+from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import Skipped
 from fastdcgan.telemetry.terminal.data_tables import (
     Rows,
@@ -17,7 +17,7 @@ from fastdcgan.telemetry.terminal.data_tables import (
     train_command,
 )
 
-FILES = Files(
+FILES = FileStatistics(
     kinds=(("JPEG RGB", 99_990), ("PNG RGBA", 10)),
     smallest=(40, 20),
     median=(178, 218),
@@ -46,7 +46,7 @@ def pack(resolution: int = 64, channels: int = 3, skipped: tuple[Skipped, ...] =
     return Pack(original=original, resolution=resolution, channels=channels)
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> SourceFacts:
     known: dict[str, Any] = {
         "source": Source.description,
         "count": 100_000,
@@ -55,10 +55,10 @@ def facts(**changes: Any) -> Facts:
         "files": FILES,
         "pixels": None,
         "pack": pack(),
-        "standing": "missing",
+        "pack_status": "missing",
         "skipped": (),
     }
-    return Facts(**{**known, **changes})
+    return SourceFacts(**{**known, **changes})
 
 
 def text(rows: list[tuple[str, str]]) -> str:
@@ -78,26 +78,26 @@ def test_all_figures_of_files_are_there() -> None:
 
 
 def test_pictures_of_one_size_are_said_to_be() -> None:
-    files = Files(**{**vars(FILES), "smallest": (96, 96), "median": (96, 96), "largest": (96, 96)})
+    files = FileStatistics(**{**vars(FILES), "smallest": (96, 96), "median": (96, 96), "largest": (96, 96)})
     assert "all 96x96" in text(facts_rows(facts(files=files), "/photos"))
 
 
 def test_many_kinds_are_summed_up() -> None:
     kinds = tuple((f"JPEG {number}", 100 - number) for number in range(13))
-    files = Files(**{**vars(FILES), "kinds": kinds})
+    files = FileStatistics(**{**vars(FILES), "kinds": kinds})
     said = text(facts_rows(facts(files=files), "/photos"))
     assert "JPEG 9" in said and "JPEG 10" not in said
     assert "267  of 3 other kinds" in said
 
 
-@pytest.mark.parametrize(("standing", "words"), [("whole", "as they are now"), ("outdated", "out of date")])
-def test_how_the_pack_stands_is_said(standing: str, words: str) -> None:
-    assert words in text(facts_rows(facts(standing=standing), "/photos"))
+@pytest.mark.parametrize(("pack_status", "words"), [("whole", "as they are now"), ("outdated", "out of date")])
+def test_the_status_of_the_pack_is_printed(pack_status: str, words: str) -> None:
+    assert words in text(facts_rows(facts(pack_status=pack_status), "/photos"))
 
 
 def test_an_array_of_the_right_size_needs_no_pack() -> None:
-    array = Pixels(shape=(60_000, 28, 28, 1), dtype="uint8", bytes=47_040_000)
-    said = text(facts_rows(facts(files=None, pixels=array, pack=None, standing=None), "fashion-mnist"))
+    array = ArrayInfo(shape=(60_000, 28, 28, 1), dtype="uint8", bytes=47_040_000)
+    said = text(facts_rows(facts(files=None, pixels=array, pack=None, pack_status=None), "fashion-mnist"))
     assert "uint8, 60000x28x28x1, 47.0 MB" in said and "not needed" in said
 
 
@@ -112,14 +112,14 @@ def test_skipped_files_are_grouped_counted_and_a_few_are_named() -> None:
 
 def test_a_pack_that_was_built_says_how_fast_and_how_it_is_used() -> None:
     skipped = tuple(Skipped(path=f"bad{number}", reason="empty file") for number in range(12))
-    said = text(packing_rows(pack(skipped=skipped), Packing(found="damaged", seconds=50.0), "my photos"))
+    said = text(packing_rows(pack(skipped=skipped), PackResult(found="damaged", seconds=50.0), "my photos"))
     for words in ("was damaged; built in 50.0 s: 2,000 img/s", "12 files", "bad9: empty file", "and 2 more"):
         assert words in said
     assert "bad10" not in said
     assert "fastdcgan train --data 'my photos' --resolution 64 uses it" in said
-    assert "out of date" in text(packing_rows(pack(), Packing(found="outdated", seconds=1.0), "p"))
-    assert "compared with its checksum" in text(packing_rows(pack(), Packing(found="whole", seconds=None), "p"))
-    assert "another process" in text(packing_rows(pack(), Packing(found="missing", seconds=None), "p"))
+    assert "out of date" in text(packing_rows(pack(), PackResult(found="outdated", seconds=1.0), "p"))
+    assert "compared with its checksum" in text(packing_rows(pack(), PackResult(found="whole", seconds=None), "p"))
+    assert "another process" in text(packing_rows(pack(), PackResult(found="missing", seconds=None), "p"))
 
 
 @pytest.mark.parametrize(

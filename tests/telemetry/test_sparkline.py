@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from fastdcgan.telemetry.terminal.sparkline import BLOCKS, Trace, sparkline
+from fastdcgan.telemetry.terminal.sparkline import BLOCKS, DownsampledSeries, sparkline
 
 
 def heights(curve: str) -> list[int]:
@@ -29,23 +29,23 @@ def test_more_values_than_characters_are_averaged() -> None:
 @pytest.mark.parametrize(
     ("values", "width", "curve"), [([], 9, ""), ([1.0], 9, "▁"), ([2.0] * 4, 3, "▁▁▁"), ([1], 0, "")]
 )
-def test_there_need_not_be_a_curve(values: list[float], width: int, curve: str) -> None:
+def test_sparklines_without_a_curve(values: list[float], width: int, curve: str) -> None:
     assert sparkline(values, width) == curve
 
 
 def test_a_long_run_takes_no_more_memory_and_keeps_its_shape() -> None:
-    trace = Trace(most=64)
+    series = DownsampledSeries(max_points=64)
     for number in range(100_000):
-        trace.add(float(number))
-    assert 32 <= len(trace.points) < 64
-    steps = [b - a for a, b in pairwise(trace.points)]
+        series.add(float(number))
+    assert 32 <= len(series.points) < 64
+    steps = [b - a for a, b in pairwise(series.points)]
     assert min(steps) == max(steps), "each point stands for as many figures"
-    assert trace.points[0] < 2000
-    assert trace.points[-1] > 96_000
+    assert series.points[0] < 2000
+    assert series.points[-1] > 96_000
 
 
 def test_a_short_run_is_kept_as_it_is() -> None:
-    trace = Trace()
+    series = DownsampledSeries()
     for value in (3.0, 1.0, 2.0):
-        trace.add(value)
-    assert trace.points == [3.0, 1.0, 2.0]
+        series.add(value)
+    assert series.points == [3.0, 1.0, 2.0]

@@ -63,7 +63,7 @@ def test_waiting_for_data_is_not_computing(recorded: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("launch", ["cuda_runtime", "cuda_driver"])
-def test_time_on_the_device_belongs_to_who_launched_it(launch: str) -> None:
+def test_device_time_is_attributed_to_the_launching_operator(launch: str) -> None:
     """Written by hand, as PyTorch writes it where there is a GPU."""
 
     def event(category: str, name: str, start: int, microseconds: int, **arguments: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fastdcgan.gan import ranges
-from fastdcgan.telemetry.profiler.trace import Row, for_tensorboard, parse, phases, read, write
+from fastdcgan.telemetry.profiler.trace import OperatorTotal, for_tensorboard, parse, phases, read, write
 
 Event = dict[str, Any]
 
@@ -36,18 +36,18 @@ def trace(*events: Event, steps: int = 1) -> Event:
     return {"traceEvents": [*(named(f"ProfilerStep#{n}", 100 * n, 100) for n in range(steps)), *events]}
 
 
-def by_name(rows: Any) -> dict[str, Row]:
+def by_name(rows: Any) -> dict[str, OperatorTotal]:
     return {row.name: row for row in rows}
 
 
-def test_an_operator_counts_for_what_it_does_itself() -> None:
+def test_an_operator_counts_with_its_own_time() -> None:
     rows = by_name(read(trace(event("outer", 0, 10), event("inner", 1, 3), event("inner", 5, 2))).rows)
     assert rows["outer"].seconds == pytest.approx(5e-3)
     assert rows["inner"].seconds == pytest.approx(5e-3)
     assert (rows["outer"].calls, rows["inner"].calls) == (1, 2)
 
 
-def test_a_convolution_counts_whole_whatever_it_is_made_of() -> None:
+def test_a_convolution_counts_with_all_that_it_calls() -> None:
     backend = event("aten::mkldnn_convolution", 1, 8)
     rows = by_name(read(trace(event("outer", 0, 11), convolution(0, 10), backend, event("aten::copy_", 2, 1))).rows)
     assert rows.keys() == {"outer", "aten::convolution"}
@@ -85,11 +85,11 @@ def test_the_window_lasts_until_the_device_is_done() -> None:
 
 
 def test_a_step_that_a_run_ended_in_does_not_count() -> None:
-    window = read(trace(event("a", 10, 5), event("a", 110, 5), steps=2), whole_steps=1)
+    window = read(trace(event("a", 10, 5), event("a", 110, 5), steps=2), complete_steps=1)
     assert (window.steps, window.seconds) == (1, pytest.approx(0.1))
     assert by_name(window.rows)["a"].calls == 1
     with pytest.raises(ValueError, match="no step was recorded"):
-        read(trace(), whole_steps=0)
+        read(trace(), complete_steps=0)
 
 
 def test_samples_and_checkpoints_are_no_part_of_a_step() -> None:
@@ -126,7 +126,7 @@ def test_memory_is_that_of_the_device() -> None:
     assert [p.bytes for p in read(trace(*points, event("k", 5, 1, "kernel"))).memory] == [99]
 
 
-def test_no_whole_step_is_said() -> None:
+def test_a_trace_without_a_complete_step_is_refused() -> None:
     with pytest.raises(ValueError, match="no step was recorded"):
         read({"traceEvents": [event("a", 0, 1)]})
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fastdcgan.telemetry import trackers as module
 from fastdcgan.telemetry.metrics import Record
-from fastdcgan.telemetry.trackers import Tracked, Trackers, check_installed
+from fastdcgan.telemetry.trackers import TrackedRun, Trackers, check_installed
 
 GRID_CHW = torch.rand(3, 8, 8)
 
@@ -33,8 +33,8 @@ def record(step: int) -> Record:
     )
 
 
-def run(folder: Path, resume_step: int = 0) -> Tracked:
-    return Tracked(folder=folder, identity="12ab34cd", resume_step=resume_step, configuration={"lr": 2e-4})
+def run(folder: Path, resume_step: int = 0) -> TrackedRun:
+    return TrackedRun(folder=folder, run_id="12ab34cd", resume_step=resume_step, configuration={"lr": 2e-4})
 
 
 class Service:
@@ -79,11 +79,11 @@ def services(monkeypatch: pytest.MonkeyPatch) -> dict[str, Service]:
     return started
 
 
-def test_figures_and_grids_reach_all_that_were_asked_for(services: dict[str, Service], tmp_path: Path) -> None:
+def test_figures_and_grids_reach_all_trackers(services: dict[str, Service], tmp_path: Path) -> None:
     said: list[str] = []
     trackers = Trackers(("tensorboard", "wandb", "trackio"), run(tmp_path), say=said.append, warn=said.append)
     trackers.write(record(10))
-    trackers.show(GRID_CHW, 10)
+    trackers.write_grid(GRID_CHW, 10)
     trackers.close()
     for service in services.values():
         assert service.configuration == {"lr": 2e-4}
@@ -97,7 +97,7 @@ def test_figures_and_grids_reach_all_that_were_asked_for(services: dict[str, Ser
     assert [line.split(",")[0].split(";")[0] for line in said] == ["tracking  wandb", "tracking  trackio"]
 
 
-def test_a_sitting_goes_on_in_the_same_run_of_a_service(services: dict[str, Service], tmp_path: Path) -> None:
+def test_a_second_session_continues_the_trackers_run(services: dict[str, Service], tmp_path: Path) -> None:
     seen = []
     for step in (0, 20):
         Trackers(("wandb", "trackio"), run(tmp_path, step), say=print, warn=print)
@@ -107,14 +107,14 @@ def test_a_sitting_goes_on_in_the_same_run_of_a_service(services: dict[str, Serv
     assert seen[0] == seen[1] == ("12ab34cd", f"{tmp_path.name}-12ab34cd")
 
 
-def test_one_that_dies_is_left_out_and_named_once(services: dict[str, Service], tmp_path: Path) -> None:
+def test_a_failing_tracker_is_dropped_and_named_once(services: dict[str, Service], tmp_path: Path) -> None:
     said: list[str] = []
     trackers = Trackers(("wandb", "trackio"), run(tmp_path), say=said.append, warn=said.append)
     said.clear()
     services["wandb"].broken = True
     for step in (1, 2, 3):
         trackers.write(record(step))
-        trackers.show(GRID_CHW, step)
+        trackers.write_grid(GRID_CHW, step)
     trackers.close()
     assert said == ["wandb failed and is left out from here on: the service"]
     assert len(services["trackio"].logged) == 6 and services["trackio"].finished
@@ -153,7 +153,7 @@ def test_what_the_user_says_of_wandbs_mode_is_followed(
     assert said == ["wandb failed and is left out from here on: no network"]
 
 
-def test_steps_that_will_be_taken_again_are_hidden_in_tensorboard(tmp_path: Path) -> None:
+def test_steps_that_will_be_repeated_are_hidden_in_tensorboard(tmp_path: Path) -> None:
     for resume_step, steps in ((0, (10, 20, 30)), (20, (30,))):
         trackers = Trackers(("tensorboard",), run(tmp_path, resume_step), say=print, warn=print)
         for step in steps:
@@ -207,6 +207,6 @@ def follow(names: tuple[str, ...], folder: Path) -> None:
     trackers = Trackers(names, run(folder), say=said.append, warn=said.append)
     for step in (10, 20):
         trackers.write(record(step))
-    trackers.show(GRID_CHW, 20)
+    trackers.write_grid(GRID_CHW, 20)
     trackers.close()
     assert len(said) == 1 and "failed" not in said[0]

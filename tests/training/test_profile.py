@@ -11,7 +11,7 @@ from PIL import Image
 from fastdcgan import cli
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.telemetry.profiler import step_profiler
-from fastdcgan.telemetry.profiler.slowed import Lap, Slowed
+from fastdcgan.telemetry.profiler.profiled_intervals import Interval, ProfiledIntervals
 
 WINDOW = ("--profile-wait", "1", "--profile-warmup", "1", "--profile-active", "2")
 TINY = (
@@ -68,8 +68,8 @@ def test_training_leaves_a_profile_beside_the_rest(
 def test_recorded_steps_stay_out_of_the_figures_of_speed(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    laps: list[Lap] = []
-    monkeypatch.setattr(Slowed, "turn", lambda self, now: laps.append(now))
+    laps: list[Interval] = []
+    monkeypatch.setattr(ProfiledIntervals, "toggle", lambda self, now: laps.append(now))
     request = ["train", "--data", str(pictures), "--out", str(tmp_path / "run"), "--images", "24", *TINY]
     cli.main([*request, "--log-every", "6", "--checkpoint-every", "6", "--profile", *WINDOW])
     assert [lap.steps for lap in laps] == [2, 4]

@@ -120,7 +120,7 @@ def test_damaged_pictures_do_not_drown_among_labels(tmp_path: Path) -> None:
 
     def told(damaged: int, labels: int) -> list[str]:
         skipped = [Skipped(path=f"{n}.jpg", reason="empty file") for n in range(damaged)]
-        skipped += [Skipped(path=f"{n}.txt", reason="not an image", foreign=True) for n in range(labels)]
+        skipped += [Skipped(path=f"{n}.txt", reason="not an image", not_a_picture=True) for n in range(labels)]
         lines = Told()
         list_skipped(SimpleNamespace(skipped=skipped), folder, lines)  # type: ignore[arg-type]
         return lines

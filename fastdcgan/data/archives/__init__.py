@@ -1,1 +1,1 @@
-"""Pictures in tar files, read where they lie."""
+"""Pictures in tar files, read without unpacking."""

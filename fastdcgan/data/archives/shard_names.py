@@ -1,4 +1,4 @@
-"""What stands for many shards: `train-{000..127}.tar`, `{train,extra}/*.tar`, or a folder of tar files."""
+"""Names of tar shards: `train-{000..127}.tar`, `{train,extra}/*.tar`, or a folder of tar files."""
 
 import glob
 import itertools
@@ -8,40 +8,40 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastdcgan.data.folder import ENDINGS
+from fastdcgan.data.folder import PICTURE_SUFFIXES
 from fastdcgan.storage.printable import printable
 
 MAX_SHARDS = 1_000_000
-"""More are not expanded: a slip of the hand in a range should not fill the memory."""
+"""More are not expanded: a typo in a range should not fill the memory."""
 
-_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)(\.\w+)?$", re.IGNORECASE)
+_TAR_SUFFIX = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)(\.\w+)?$", re.IGNORECASE)
 _BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
-_WILD = re.compile(r"[*?[]")
+_WILDCARD = re.compile(r"[*?[]")
 
 
-def is_shards(spec: str) -> bool:
-    """Whether a user's words name tar shards: by ending, braces or wildcards, or as a folder of tar files alone."""
+def names_shards(spec: str) -> bool:
+    """Whether `spec` names tar shards: by suffix, braces or wildcards, or as a folder of only tar files."""
     path = Path(spec).expanduser()
     try:
-        # Not path.is_dir() and path.exists(): these raise where braces with many alternatives are too long for a name.
+        # Not path.is_dir() and path.exists(), which raise where long braces exceed the limit of a file name.
         if os.path.isdir(path):  # noqa: PTH112
             return _holds_shards(path)
-        wild = bool(_BRACES.search(spec) or _WILD.search(spec))
-        return bool(_TAR.search(spec)) or (wild and not os.path.exists(path))  # noqa: PTH110
+        wild = bool(_BRACES.search(spec) or _WILDCARD.search(spec))
+        return bool(_TAR_SUFFIX.search(spec)) or (wild and not os.path.exists(path))  # noqa: PTH110
     except OSError:
         return False
 
 
-def expand(spec: str) -> list[str]:
-    """The shards that a user's words name, in that order, each once.
+def expand_shards(spec: str) -> list[str]:
+    """The paths of the shards that `spec` names, in its order, each once.
 
     Args:
-        spec: a path in which `{008..127}` stands for a range of numbers (all of one width if an end begins with a
-            zero), `{a,b}` for alternatives, and `*`, `?`, `[...]` and `**` for what is there, ordered by name.
+        spec: a path in which `{008..127}` stands for a range of numbers (zero-padded to one width if an end begins with
+            a zero), `{a,b}` for alternatives, and `*`, `?`, `[...]` and `**` for existing files, ordered by name.
             A folder stands for the .tar files in it.
 
     Raises:
-        ValueError: one of them is missing; naming the first that is.
+        ValueError: one of them is missing; the message names the first.
     """
     path = Path(spec).expanduser()
     if os.path.isdir(path):  # noqa: PTH112
@@ -63,47 +63,47 @@ def expand(spec: str) -> list[str]:
     return list(found.values())
 
 
-def absolute(spec: str) -> str:
-    """The user's words with the folder that they begin with made absolute."""
+def make_absolute(spec: str) -> str:
+    """`spec` with its folder, up to the first wildcard or brace, made absolute."""
     parts = Path(spec).expanduser().parts
-    fixed = list(itertools.takewhile(lambda part: not _WILD.search(part) and "{" not in part, parts))
+    fixed = list(itertools.takewhile(lambda part: not _WILDCARD.search(part) and "{" not in part, parts))
     return str(Path(*fixed).resolve().joinpath(*parts[len(fixed) :]))
 
 
 def _holds_shards(folder: Path) -> bool:
-    """Whether a folder holds tar files, and neither pictures nor folders."""
+    """Whether a folder holds tar files, but no pictures or folders."""
     found = False
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower().endswith(ENDINGS) or entry.is_dir():
+            if entry.name.lower().endswith(PICTURE_SUFFIXES) or entry.is_dir():
                 return False
             found |= entry.name.lower().endswith(".tar")
     return found
 
 
 def _matches(pattern: str) -> list[str]:
-    """Paths, ordered by name."""
+    """Existing paths that match, ordered by name."""
     if Path(pattern).exists():
         return [pattern]
-    # Path.glob doesn't take absolute patterns.
-    return sorted(glob.glob(pattern, recursive=True)) if _WILD.search(pattern) else []  # noqa: PTH207
+    # Path.glob doesn't take make_absolute patterns.
+    return sorted(glob.glob(pattern, recursive=True)) if _WILDCARD.search(pattern) else []  # noqa: PTH207
 
 
 def _without_braces(spec: str) -> list[str]:
-    """Every combination of what the braces stand for, the last changing fastest."""
-    # `split` puts each match's three groups between the pieces: first, last, alternatives.
+    """Every combination of what the braces stand for, the last brace changing fastest."""
+    # `split` returns each match's three groups between the pieces: first, last, alternatives.
     begin, *rest = _BRACES.split(spec)
-    choices: list[Sequence[str] | _Range] = [[begin]]
+    choices: list[Sequence[str] | _NumberRange] = [[begin]]
     for first, last, alternatives, piece in zip(*(rest[i::4] for i in range(4)), strict=True):
-        choices += [_Range(first, last) if first else alternatives.split(","), [piece]]
+        choices += [_NumberRange(first, last) if first else alternatives.split(","), [piece]]
     count = math.prod(len(choice) for choice in choices)
     if count > MAX_SHARDS:
         raise ValueError(f"{printable(spec)} stands for {count:,} shards; more than {MAX_SHARDS:,} are not opened")
     return ["".join(pieces) for pieces in itertools.product(*choices)]
 
 
-class _Range:
-    """`008..011`: upwards or downwards, both ends included."""
+class _NumberRange:
+    """`008..011`, ascending or descending, both ends included."""
 
     def __init__(self, first: str, last: str) -> None:
         low, high = int(first), int(last)

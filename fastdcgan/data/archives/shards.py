@@ -1,7 +1,7 @@
-"""WebDataset tar shards: pictures read at random from where they lie in tar files, which are never unpacked.
+"""WebDataset tar shards: pictures read at random positions of tar files, which are never unpacked.
 
-As WebDataset has it, a member's ending is what follows the first dot of its name: "a/07.jpg" is a picture, and
-"a/07.seg.png" is not. The headers of a shard are read once and its pictures checked; that is kept in the cache folder.
+As in WebDataset, a member's suffix is what follows the first dot of its name: "a/07.jpg" is a picture, and
+"a/07.seg.png" is not. A shard's headers are read and its pictures checked once; the result is cached.
 """
 
 import hashlib
@@ -23,20 +23,27 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from fastdcgan.data.archives.shard_names import absolute, expand
+from fastdcgan.data.archives.shard_names import expand_shards, make_absolute
 from fastdcgan.data.archives.tar_headers import list_members
-from fastdcgan.data.decoding.ahead import Item, Result, work_ahead
-from fastdcgan.data.decoding.picture import MAX_PIXELS, Examined, examine
-from fastdcgan.data.folder import ENDINGS, MAX_BYTES, NoneUsableError, OnProgress, reason_of, refuse_huge
+from fastdcgan.data.decoding.picture import MAX_PIXELS, PictureInfo, examine
+from fastdcgan.data.decoding.prefetch import Item, Result, prefetch_map
+from fastdcgan.data.folder import (
+    MAX_BYTES,
+    PICTURE_SUFFIXES,
+    NoUsablePictureError,
+    OnProgress,
+    os_error_reason,
+    refuse_oversized,
+)
 from fastdcgan.data.source import Skipped
 from fastdcgan.storage import strict_json
-from fastdcgan.storage.cache import cache_folder, read_whole, write_whole
+from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.printable import printable
 
-PICTURE = np.dtype(
+PICTURE_DTYPE = np.dtype(
     [("offset", "<i8"), ("bytes", "<u4"), ("width", "<u4"), ("height", "<u4"), ("kind", "<u2"), ("plain", "?")]
 )
-"""What is kept of a picture, in 23 bytes. `kind` counts the shard's kinds."""
+"""A picture in the index of a shard, 23 bytes. `kind` is an index into `Shard.kinds`."""
 
 _FORMAT = f"fastdcgan shard 2, Pillow {PIL.__version__}"
 
@@ -51,27 +58,27 @@ class Shard:
 
     mtime_ns: int
     pictures: NDArray[np.void]
-    """`PICTURE` [N]: the usable ones."""
+    """`PICTURE_DTYPE` [N]: the usable ones."""
 
     kinds: tuple[str, ...]
     names: bytes
-    """Of the usable pictures, in JSON, one a line, compressed: they are wanted in complaints alone."""
+    """Of the usable pictures: lines of JSON, compressed, as only error messages need them."""
 
     skipped: tuple[tuple[str, str], ...]
-    """Members ("" for the shard itself) and reasons."""
+    """Names of members ("" for the shard itself) and reasons."""
 
     others: int
-    """Members that don't claim to be pictures."""
+    """How many members don't have a picture's suffix."""
 
     example: str
-    """One of those."""
+    """The name of the first of those."""
 
-    def name_of(self, picture: int) -> str:
-        """A picture, for people."""
-        return self.member(json.loads(_lines(self.names)[picture]))
+    def describe_picture(self, picture: int) -> str:
+        """A usable picture's shard and name, for the user."""
+        return self.describe_member(json.loads(_decompress_lines(self.names)[picture]))
 
-    def member(self, name: str) -> str:
-        """A member, for people."""
+    def describe_member(self, name: str) -> str:
+        """The shard and the name of a member, for the user."""
         return f"{printable(self.path)}: {printable(name)}" if name else printable(self.path)
 
     def read(self, picture: int) -> bytes:
@@ -79,10 +86,10 @@ class Shard:
 
         Raises:
             OSError: they can't be read.
-            ValueError: the shard is no longer the one that was checked; the message is the reason alone.
+            ValueError: the shard was changed since it was checked; the message is the reason without the path.
         """
         offset, length, *_ = self.pictures[picture].item()
-        # Opened for every read: that is soon done, threads have nothing to share, and descriptors can't run out.
+        # Opened for every read: that is fast, threads share no position, and descriptors can't run out.
         with open(self.path, "rb") as file:  # noqa: PTH123 (a Path per read costs a third of the read)
             file.seek(offset)
             data = file.read(length)
@@ -103,7 +110,9 @@ class ShardIndex:
     def skipped(self) -> Sequence[Skipped]:
         """See `EncodedPictures.skipped`."""
         return tuple(
-            Skipped(path=shard.member(name), reason=reason) for shard in self.shards for name, reason in shard.skipped
+            Skipped(path=shard.describe_member(name), reason=reason)
+            for shard in self.shards
+            for name, reason in shard.skipped
         )
 
     @cached_property
@@ -119,11 +128,11 @@ class ShardIndex:
         """How many usable pictures there are."""
         return self._starts[-1]
 
-    def examined(self, number: int) -> Examined:
-        """See `EncodedPictures.examined`."""
+    def info(self, number: int) -> PictureInfo:
+        """See `EncodedPictures.info`."""
         shard, picture = self._find(number)
         _, size, width, height, kind, plain = shard.pictures[picture].item()
-        return Examined(width, height, plain, shard.kinds[kind], size)
+        return PictureInfo(width, height, plain, shard.kinds[kind], size)
 
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
@@ -131,9 +140,9 @@ class ShardIndex:
         try:
             return shard.read(picture)
         except OSError as error:
-            raise ValueError(f"{shard.name_of(picture)}: {reason_of(error)}") from error
+            raise ValueError(f"{shard.describe_picture(picture)}: {os_error_reason(error)}") from error
         except ValueError as error:
-            raise ValueError(f"{shard.name_of(picture)}: {error}") from error
+            raise ValueError(f"{shard.describe_picture(picture)}: {error}") from error
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -145,47 +154,47 @@ class ShardIndex:
 
 
 def open_shards(spec: str, on_progress: OnProgress | None = None) -> ShardIndex:
-    """Find the pictures in tar shards, and check each by decoding it in full.
+    """Find the pictures in tar shards, and check each by decoding it.
 
-    What was found is kept in the cache folder, shard by shard, so that next time only new and changed shards (by size
-    and time of change) are read; an interrupted check keeps the shards that it has finished.
+    The result is cached shard by shard, so that next time only new and changed shards (by size and time of
+    modification) are read; an interrupted check keeps the shards that it has finished.
 
     Args:
-        spec: see `expand`.
-        on_progress: called with ("listing shards", done, total), then with ("checking images", done, total), where
-            there is something to do.
+        spec: see `expand_shards`.
+        on_progress: called with ("listing shards", done, total), then with ("checking images", done, total), unless
+            all is cached.
 
     Raises:
         ValueError: a shard is missing or no tar file, or there is not one usable picture in them.
     """
     report = on_progress or (lambda what, done, total: None)
-    stamps = {path: _stamp(path) for path in expand(spec)}
-    shards = {path: shard for path, stamp in stamps.items() if (shard := _load(path, *stamp)) is not None}
+    stamps = {path: _stamp(path) for path in expand_shards(spec)}
+    shards = {path: shard for path, stamp in stamps.items() if (shard := _load_cached(path, *stamp)) is not None}
     new = [path for path in stamps if path not in shards]
     unchecked = []
-    with closing(_in_threads(lambda path: _list(path, *stamps[path]), new)) as listed:
+    with closing(_map_in_threads(lambda path: _list_shard(path, *stamps[path]), new)) as listed:
         for shard in listed:
             unchecked.append(shard)
             report("listing shards", len(unchecked), len(new))
-    shards |= {shard.path: shard for shard in _check(unchecked, report)}
-    index = ShardIndex(origin=printable(absolute(spec)), shards=tuple(shards[path] for path in stamps))
+    shards |= {shard.path: shard for shard in _check_shards(unchecked, report)}
+    index = ShardIndex(origin=printable(make_absolute(spec)), shards=tuple(shards[path] for path in stamps))
     if not len(index):
-        message = _nothing_in(index)
-        raise NoneUsableError(message, tuple(index.skipped)) if index.skipped else ValueError(message)
+        message = _no_pictures_message(index)
+        raise NoUsablePictureError(message, tuple(index.skipped)) if index.skipped else ValueError(message)
     return index
 
 
-def _in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+def _map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     threads = os.cpu_count() or 1
-    return work_ahead(work, items, threads=threads, ahead=4 * threads)
+    return prefetch_map(work, items, threads=threads, depth=4 * threads)
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """Size and time of change. Raises ValueError."""
+    """Size (bytes) and time of modification (ns) of a regular file. Raises ValueError."""
     try:
         info = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        raise ValueError(f"{printable(path)}: {reason_of(error)}") from error
+        raise ValueError(f"{printable(path)}: {os_error_reason(error)}") from error
     if stat.S_ISDIR(info.st_mode):
         raise ValueError(f"{printable(path)}: a folder, not a tar file")
     if not stat.S_ISREG(info.st_mode):
@@ -193,31 +202,31 @@ def _stamp(path: str) -> tuple[int, int]:
     return info.st_size, info.st_mtime_ns
 
 
-def _list(path: str, size: int, mtime_ns: int) -> Shard:
-    """A shard with all members that claim to be pictures, not yet checked. Raises ValueError."""
-    offsets, sizes, names = array("q"), array("q"), _Names()
+def _list_shard(path: str, size: int, mtime_ns: int) -> Shard:
+    """A shard with all members that have a picture's suffix, not yet checked. Raises ValueError."""
+    offsets, sizes, names = array("q"), array("q"), _CompressedLines()
     skipped = []
     others, example = 0, ""
     try:
-        for name, offset, length, flaw in list_members(path, size):
-            if name and not _claims_to_be_picture(name):
+        for name, offset, length, problem in list_members(path, size):
+            if name and not _has_picture_suffix(name):
                 others, example = others + 1, example or name
                 continue
             try:
-                refuse_huge(length)
+                refuse_oversized(length)
             except ValueError as error:
-                flaw = str(error)
-            if flaw:
-                skipped.append((name, flaw))
+                problem = str(error)
+            if problem:
+                skipped.append((name, problem))
                 continue
             offsets.append(offset)
             sizes.append(length)
             names.add(json.dumps(name).encode())
     except OSError as error:
-        raise ValueError(f"{printable(path)}: {reason_of(error)}") from error
+        raise ValueError(f"{printable(path)}: {os_error_reason(error)}") from error
     except ValueError as error:
         raise ValueError(f"{printable(path)}: {error}") from error
-    pictures = np.zeros(len(offsets), PICTURE)
+    pictures = np.zeros(len(offsets), PICTURE_DTYPE)
     pictures["offset"], pictures["bytes"] = offsets, sizes
     return Shard(
         path=path,
@@ -232,13 +241,13 @@ def _list(path: str, size: int, mtime_ns: int) -> Shard:
     )
 
 
-def _claims_to_be_picture(name: str) -> bool:
+def _has_picture_suffix(name: str) -> bool:
     key, dot, ending = name.rpartition("/")[2].partition(".")
-    return bool(key) and (dot + ending).lower() in ENDINGS
+    return bool(key) and (dot + ending).lower() in PICTURE_SUFFIXES
 
 
-class _Names:
-    """Lines, compressed as they come: those of a shard with millions of pictures would fill much memory."""
+class _CompressedLines:
+    """Lines, compressed as they are added: the names of millions of pictures would take much memory."""
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
         self.compressor = zlib.compressobj()
@@ -253,35 +262,35 @@ class _Names:
         return b"".join(self.parts) + self.compressor.flush()
 
 
-def _lines(names: bytes) -> list[bytes]:
+def _decompress_lines(names: bytes) -> list[bytes]:
     return zlib.decompress(names).split(b"\n")[:-1]
 
 
-def _check(unchecked: Sequence[Shard], report: OnProgress) -> Generator[Shard]:
-    """Decode every picture, and remember each shard as soon as it is done. Raises ValueError where one has changed."""
+def _check_shards(unchecked: Sequence[Shard], report: OnProgress) -> Generator[Shard]:
+    """Check every picture, and cache each shard as soon as it is done. Raises ValueError where one has changed."""
     total = sum(len(shard.pictures) for shard in unchecked)
-    every = ((shard, picture) for shard in unchecked for picture in range(len(shard.pictures)))
+    all_pictures = ((shard, picture) for shard in unchecked for picture in range(len(shard.pictures)))
     checked = itertools.count(1)
-    with closing(_in_threads(_examine, every)) as results:
+    with closing(_map_in_threads(_examine_picture, all_pictures)) as results:
         for shard in unchecked:
             kinds: dict[str, int] = {}
             bad: dict[int, Exception] = {}
             for picture, found in enumerate(itertools.islice(results, len(shard.pictures))):
-                if isinstance(found, Examined):
+                if isinstance(found, PictureInfo):
                     offset, size, *_ = shard.pictures[picture].item()
                     kind = kinds.setdefault(found.kind, len(kinds))
                     shard.pictures[picture] = (offset, size, found.width, found.height, kind, found.plain)
                 else:
                     bad[picture] = found
                 report("checking images", next(checked), total)
-            done = _without(replace(shard, kinds=tuple(kinds)), bad)
-            # Causes that are not in the file may be gone next time.
+            done = _without_bad(replace(shard, kinds=tuple(kinds)), bad)
+            # Not cached after an OSError, whose cause may be gone next time.
             if not any(isinstance(error, OSError) for error in bad.values()):
-                _save(done)
+                _save_cached(done)
             yield done
 
 
-def _examine(where: tuple[Shard, int]) -> Examined | OSError | ValueError:
+def _examine_picture(where: tuple[Shard, int]) -> PictureInfo | OSError | ValueError:
     shard, picture = where
     try:
         data = shard.read(picture)
@@ -295,33 +304,33 @@ def _examine(where: tuple[Shard, int]) -> Examined | OSError | ValueError:
         return error
 
 
-def _without(shard: Shard, bad: dict[int, Exception]) -> Shard:
-    """A shard whose bad pictures are among those skipped."""
+def _without_bad(shard: Shard, bad: dict[int, Exception]) -> Shard:
+    """The shard with its bad pictures moved to `skipped`."""
     if not bad:
         return shard
-    lines = _lines(shard.names)
+    lines = _decompress_lines(shard.names)
     reasons = [
-        (json.loads(lines[picture]), reason_of(error) if isinstance(error, OSError) else str(error))
+        (json.loads(lines[picture]), os_error_reason(error) if isinstance(error, OSError) else str(error))
         for picture, error in bad.items()
     ]
     return replace(
         shard,
         pictures=np.delete(shard.pictures, list(bad)),
-        names=_Names(line for picture, line in enumerate(lines) if picture not in bad).finish(),
+        names=_CompressedLines(line for picture, line in enumerate(lines) if picture not in bad).finish(),
         skipped=(*reasons, *shard.skipped),
     )
 
 
-def _nothing_in(index: ShardIndex) -> str:
+def _no_pictures_message(index: ShardIndex) -> str:
     others = sum(shard.others for shard in index.shards)
     if index.skipped and (not others or any(name for shard in index.shards for name, _ in shard.skipped)):
         first, more = index.skipped[0], len(index.skipped) - 1
         return f"no usable picture in {index.origin}; {first.path}: {first.reason}" + more * f" (and {more:,} more)"
     seen = "; nothing is in there"
     if others:
-        example = next(shard.member(shard.example) for shard in index.shards if shard.others)
+        example = next(shard.describe_member(shard.example) for shard in index.shards if shard.others)
         seen = f", but {others:,} other member{'s' * (others != 1)}, as {example}"
-    return f"no pictures ({', '.join(ENDINGS)}) in {index.origin}{seen}"
+    return f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {index.origin}{seen}"
 
 
 def _cache_path(shard: str) -> Path:
@@ -329,22 +338,22 @@ def _cache_path(shard: str) -> Path:
     return cache_folder() / "shards" / name
 
 
-def _load(path: str, size: int, mtime_ns: int) -> Shard | None:
-    """What an earlier run found; None where that is missing, damaged, of another version or of an older shard."""
-    line, _, body = (read_whole(_cache_path(path)) or b"{}").partition(b"\n")
+def _load_cached(path: str, size: int, mtime_ns: int) -> Shard | None:
+    """The cached index of a shard; None where it is missing, damaged, of another version or of a changed shard."""
+    line, _, body = (read_cached(_cache_path(path)) or b"{}").partition(b"\n")
     try:
         found = strict_json.parse(line)
         if found.get("format") != _FORMAT or found["stamp"] != [size, mtime_ns]:
             return None
-        pictures = np.frombuffer(body, PICTURE, found["pictures"])
-        _check_index(found, pictures, size)
-        return _shard(path, size, mtime_ns, found, pictures, body[pictures.nbytes :])
+        pictures = np.frombuffer(body, PICTURE_DTYPE, found["pictures"])
+        _check_cached(found, pictures, size)
+        return _shard_from_cache(path, size, mtime_ns, found, pictures, body[pictures.nbytes :])
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
 
 
-def _check_index(found: dict[str, Any], pictures: NDArray[np.void], size: int) -> None:
-    """Raises ValueError where what was kept can't be of a shard of this size."""
+def _check_cached(found: dict[str, Any], pictures: NDArray[np.void], size: int) -> None:
+    """Raises ValueError where a cached index can't be of a shard of `size` bytes."""
     ends = pictures["offset"] + pictures["bytes"]
     sides = (pictures["width"], pictures["height"])
     texts = (found["example"], *found["kinds"], *itertools.chain.from_iterable(found["skipped"]))
@@ -360,7 +369,7 @@ def _check_index(found: dict[str, Any], pictures: NDArray[np.void], size: int) -
         raise ValueError("not an index of this shard")
 
 
-def _shard(
+def _shard_from_cache(
     path: str, size: int, mtime_ns: int, found: dict[str, Any], pictures: NDArray[np.void], names: bytes
 ) -> Shard:
     return Shard(
@@ -376,8 +385,8 @@ def _shard(
     )
 
 
-def _save(shard: Shard) -> None:
-    """A line of JSON, the array, the names."""
+def _save_cached(shard: Shard) -> None:
+    """Cache a shard's index: a line of JSON, the array, the names."""
     found = {
         "format": _FORMAT,
         "stamp": [shard.size, shard.mtime_ns],
@@ -388,4 +397,4 @@ def _save(shard: Shard) -> None:
         "example": shard.example,
     }
     body = json.dumps(found).encode("ascii") + b"\n" + shard.pictures.tobytes() + shard.names
-    write_whole(_cache_path(shard.path), body)
+    write_cached(_cache_path(shard.path), body)

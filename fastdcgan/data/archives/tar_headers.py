@@ -1,4 +1,4 @@
-"""What is in a tar file and where, by its headers alone, however damaged it is. Nothing is ever unpacked."""
+"""The members of a tar file, read from its headers alone, also of damaged ones. Nothing is unpacked."""
 
 import io
 import tarfile
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from fastdcgan.storage.printable import printable
 
-MAX_HEADER = 2**15
-"""Bytes that the headers of one member may take, long names and all; damaged ones would ask for any amount."""
+MAX_HEADER_BYTES = 2**15
+"""Limit of the headers of one member, with long names; damaged ones would ask for any amount."""
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -17,7 +17,7 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-DAMAGE = (
+TAR_ERRORS = (
     tarfile.TarError,
     ValueError,
     TypeError,
@@ -27,41 +27,41 @@ DAMAGE = (
     RecursionError,
     EOFError,
 )
-"""What `tarfile` raises on damaged headers of one kind or another."""
+"""What `tarfile` raises on damaged headers."""
 
 
 class Member(NamedTuple):
     """A file in a tar file, `bytes` long from `offset` on."""
 
     name: str
-    """As it is written there; empty for what is wrong with the tar file as a whole."""
+    """As stored; empty where `problem` is of the tar file as a whole."""
 
     offset: int
     bytes: int
 
-    flaw: str
+    problem: str
     """Why it can't be read; empty where it can."""
 
 
 def list_members(path: str, size: int) -> Generator[Member]:
-    """Every member of a tar file but folders, in their order, up to where it is damaged or cut off.
+    """Yield every member of a tar file but folders, in order, up to where it is damaged or truncated.
 
     Args:
         path: of the tar file.
         size: its size in bytes.
 
     Raises:
-        ValueError: it is no tar file, or compressed; the message is the reason alone.
+        ValueError: it is no tar file, or compressed; the message is the reason without the path.
         OSError: it can't be read.
     """
-    with _Headers(path) as file:
+    with _LimitedFile(path) as file:
         tar = _open(file)
         tar.offset = 0
         while True:
             start = tar.offset
-            tar.pax_headers = {}  # what is said of all members to come: nothing that we need, and copied for each
+            tar.pax_headers = {}  # global headers: not needed, and copied for each member
             file.seek(start)
-            file.left = tarfile.BLOCKSIZE + MAX_HEADER
+            file.left = tarfile.BLOCKSIZE + MAX_HEADER_BYTES
             block = file.read(tarfile.BLOCKSIZE)
             if not block:
                 yield Member("", 0, 0, "it has no end mark, so it may have been cut off")
@@ -70,9 +70,9 @@ def list_members(path: str, size: int) -> Generator[Member]:
                 return
             file.seek(start)
             try:
-                # And not tar.next(), which takes damaged headers for the end and remembers every member.
+                # Not tar.next(), which takes damaged headers for the end and keeps every member in memory.
                 info = tarfile.TarInfo.fromtarfile(tar)
-            except DAMAGE:
+            except TAR_ERRORS:
                 info = None
             if info is None or tar.offset <= start:
                 cut = "cut off in the middle of a header"
@@ -83,13 +83,13 @@ def list_members(path: str, size: int) -> Generator[Member]:
                 yield Member("", 0, 0, f"cut off in the middle of {printable(info.name)}")
                 return
             if not info.isdir():
-                yield Member(info.name, info.offset_data, info.size, _flaw(info))
+                yield Member(info.name, info.offset_data, info.size, _problem(info))
 
 
-class _Headers(io.FileIO):
-    """A tar file that gives out no more than `left` bytes."""
+class _LimitedFile(io.FileIO):
+    """A tar file of which no more than `left` bytes can be read."""
 
-    left = tarfile.BLOCKSIZE + MAX_HEADER
+    left = tarfile.BLOCKSIZE + MAX_HEADER_BYTES
 
     def read(self, size: int | None = -1, /) -> Any:
         """Raises tarfile.HeaderError."""
@@ -99,7 +99,7 @@ class _Headers(io.FileIO):
         return super().read(size)
 
 
-def _open(file: _Headers) -> tarfile.TarFile:
+def _open(file: _LimitedFile) -> tarfile.TarFile:
     """Raises ValueError."""
     magic = file.read(8)
     if not magic:
@@ -110,11 +110,11 @@ def _open(file: _Headers) -> tarfile.TarFile:
     file.seek(0)
     try:
         return tarfile.TarFile(fileobj=file, mode="r", encoding="utf-8")
-    except DAMAGE as error:
+    except TAR_ERRORS as error:
         raise ValueError("not a tar file, or damaged from the beginning") from error
 
 
-def _flaw(info: tarfile.TarInfo) -> str:
+def _problem(info: tarfile.TarInfo) -> str:
     if info.issym() or info.islnk():
         return "a link, not a file"
     if not info.isreg():

@@ -1,1 +1,1 @@
-"""Public data sets by name."""
+"""Public data sets: CIFAR-10, CelebA, Fashion-MNIST."""

@@ -1,4 +1,4 @@
-"""CelebA's 202,599 aligned faces, kept as the JPEGs they are in the cache folder."""
+"""CelebA: 202,599 aligned faces, unpacked as JPEGs into the cache folder."""
 
 import contextlib
 import io
@@ -21,11 +21,11 @@ PICTURES = 202_599
 
 ARCHIVE = "img_align_celeba.zip"
 
-MAX_PICTURE = 2**20
-"""Bytes; the published ones have about 7,000."""
+MAX_PICTURE_BYTES = 2**20
+"""Limit of a picture; the published ones have about 7,000 bytes."""
 
 MAX_BYTES = 2**32
-"""Of all pictures unpacked; the published ones have 1.4 billion."""
+"""Limit of all pictures together; the published ones have 1.4 billion bytes."""
 
 _NAME = re.compile(r"[0-9]{6}\.jpg")
 
@@ -33,24 +33,23 @@ _NAME = re.compile(r"[0-9]{6}\.jpg")
 def scan_celeba(on_progress: OnProgress | None = None) -> FolderIndex:
     """The pictures in celeba/img_align_celeba of the cache folder.
 
-    Where they aren't there they are unpacked from img_align_celeba.zip beside, and where that isn't there, it is
-    downloaded.
+    If missing, they are unpacked from img_align_celeba.zip beside that folder, which is downloaded if missing too.
 
     Args:
         on_progress: called with ("unpacking celeba" or "checking images", done, total).
 
     Raises:
-        ValueError: they can't be downloaded or unpacked, or are not all there; the message says what to put where.
+        ValueError: they can't be downloaded or unpacked, or some are missing; the message says what to put where.
     """
     folder = cache_folder() / "celeba"
     pictures = folder / PurePosixPath(ARCHIVE).stem
     if not pictures.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # One process unpacks, and what a killed one has left is removed by the next.
+            # One process unpacks; the next removes what a killed one has left.
             with FileLock(pictures.with_suffix(".lock")):
                 if not pictures.exists():
-                    _provide(folder / ARCHIVE, pictures, on_progress)
+                    _download_and_unpack(folder / ARCHIVE, pictures, on_progress)
         except OSError as error:
             raise ValueError(
                 f"CelebA can't be unpacked into {printable(folder)}: {error.strerror or error}; "
@@ -66,10 +65,10 @@ def scan_celeba(on_progress: OnProgress | None = None) -> FolderIndex:
     return index
 
 
-def _provide(archive: Path, pictures: Path, on_progress: OnProgress | None) -> None:
-    """Raises OSError where a file can't be written."""
-    mine = not archive.is_file()
-    if mine:
+def _download_and_unpack(archive: Path, pictures: Path, on_progress: OnProgress | None) -> None:
+    """Unpack the archive into `pictures`; download it first if missing, and remove it then. Raises OSError."""
+    downloaded = not archive.is_file()
+    if downloaded:
         _download(archive)
     unfinished = pictures.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -79,12 +78,12 @@ def _provide(archive: Path, pictures: Path, on_progress: OnProgress | None) -> N
         unfinished.rename(pictures)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    if mine:
+    if downloaded:
         archive.unlink()
 
 
 def _unpack(path: Path, folder: Path, on_progress: OnProgress | None) -> None:
-    """Only pictures, by their own names and as regular files, whatever else the archive says."""
+    """Write the archive's pictures, and nothing else in it, into a folder. Raises ValueError where it is damaged."""
     name = printable(path)
     damaged = f"{name}: damaged or cut off; remove it to have it downloaded again"
     try:
@@ -93,7 +92,7 @@ def _unpack(path: Path, folder: Path, on_progress: OnProgress | None) -> None:
             if len(members) < PICTURES:
                 raise ValueError(f"{name}: only {len(members):,} of CelebA's {PICTURES:,} pictures are in it")
             sizes = [member.file_size for member in members.values()]
-            if max(sizes) > MAX_PICTURE or sum(sizes) > MAX_BYTES:
+            if max(sizes) > MAX_PICTURE_BYTES or sum(sizes) > MAX_BYTES:
                 raise ValueError(f"{name}: unpacks to more than CelebA has")
             for done, (picture, member) in enumerate(members.items(), start=1):
                 data = archive.read(member)
@@ -107,25 +106,25 @@ def _unpack(path: Path, folder: Path, on_progress: OnProgress | None) -> None:
 
 
 def _pictures_in(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Members by the last part of their name."""
+    """The archive's pictures by file name, without the folders that it gives them."""
     members = {}
     for member in archive.infolist():
         name = PurePosixPath(member.filename).name
         kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was made on Windows
-        # zipfile knows other methods, with which a small file can ask for gigabytes of memory.
-        plainly = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        if kind in (0, stat.S_IFREG) and plainly and _NAME.fullmatch(name):
+        # With zipfile's other methods a small file can take gigabytes of memory.
+        bounded = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if kind in (0, stat.S_IFREG) and bounded and _NAME.fullmatch(name):
             members[name] = member
     return members
 
 
 def _download(target: Path) -> None:
-    """Fetch the archive; nothing half done is left there."""
+    """Download the archive, in one step. Raises ValueError."""
     from torchvision.datasets import CelebA
     from torchvision.datasets.utils import download_file_from_google_drive
 
     number, md5 = next((number, md5) for number, md5, name in CelebA.file_list if name == ARCHIVE)
-    failures: tuple[type[Exception], ...] = (OSError, RuntimeError, HTTPException, *_refusals())
+    failures: tuple[type[Exception], ...] = (OSError, RuntimeError, HTTPException, *_download_errors())
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as unfinished, contextlib.redirect_stdout(io.StringIO()):
             download_file_from_google_drive(number, unfinished, target.name, md5)
@@ -138,8 +137,8 @@ def _download(target: Path) -> None:
         ) from error
 
 
-def _refusals() -> tuple[type[Exception], ...]:
-    """What gdown, which torchvision downloads by, raises where Google Drive gives nothing out."""
+def _download_errors() -> tuple[type[Exception], ...]:
+    """What gdown, which torchvision downloads with, raises where Google Drive refuses."""
     try:
         from gdown import exceptions
     except ImportError:

@@ -1,4 +1,4 @@
-"""MNIST's idx files, and Fashion-MNIST, which comes in them."""
+"""MNIST's idx format, and Fashion-MNIST, which is published in it."""
 
 import contextlib
 import gzip
@@ -11,17 +11,17 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdcgan.data.array import source_of_array
+from fastdcgan.data.array import make_array_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import open_regular
 from fastdcgan.storage.printable import printable
 
 FILE_NAME = "train-images-idx3-ubyte"
-"""With or without .gz after it."""
+"""With or without .gz."""
 
 MAX_BYTES = 2**31
-"""More pixels than this are not read: the numbers in a damaged header would ask for any amount of memory."""
+"""Limit of the pixels: a damaged header would ask for any amount of memory."""
 
 _UBYTE_3D = 0x0803
 _HEADER = 16
@@ -29,7 +29,7 @@ _CHUNK = 2**20
 
 
 def holds_idx(folder: Path) -> bool:
-    """Whether a folder holds idx pictures, itself or where torchvision puts them."""
+    """Whether a folder holds idx pictures, directly or in torchvision's subfolder."""
     return _find(folder) is not None
 
 
@@ -40,7 +40,7 @@ def read_idx_images(path: Path) -> NDArray[np.uint8]:
         uint8 [N, H, W, 1].
 
     Raises:
-        ValueError: it can't be read, is of another kind, or damaged.
+        ValueError: it can't be read, is no idx file of pictures, or is damaged.
     """
     name = printable(path)
     try:
@@ -66,22 +66,22 @@ def read_idx_images(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_all(file: gzip.GzipFile | BinaryIO, size: int) -> bytearray | None:
-    """The rest of a file; None where it isn't so long. Memory is taken as the bytes come: a header may lie."""
+    """The rest of a file; None where it isn't `size` bytes. Memory grows with the bytes read: headers may be wrong."""
     pixels = bytearray()
     while len(pixels) <= size and (part := file.read(min(_CHUNK, size + 1 - len(pixels)))):
         pixels += part
     return pixels if len(pixels) == size else None
 
 
-def fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
-    """Fashion-MNIST's 60,000 training pictures (or any others in idx files of that name), in memory.
+def open_fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
+    """Fashion-MNIST's 60,000 training pictures, or others in an idx file of that name, in memory.
 
     Args:
-        folder: where the files are, directly or in FashionMNIST/raw; None for the cache folder, where they are put
-            the first time.
-        resolution: side of the pictures given out.
+        folder: where the files are, directly or in FashionMNIST/raw; None for the cache folder, into which they are
+            downloaded if missing.
+        resolution: side of the pictures given out, in pixels.
         channels: 1, 3 or 4.
-        threads: for fitting, where the size is another.
+        threads: for resizing, where the pictures have another size.
 
     Raises:
         ValueError: the files are missing or damaged, or can't be downloaded.
@@ -92,7 +92,7 @@ def fashion_mnist(folder: Path | None, *, resolution: int, channels: int, thread
     path = found or _download(cache_folder())
     pictures = read_idx_images(path)
     count, height, width, _ = pictures.shape
-    return source_of_array(
+    return make_array_source(
         pictures,
         resolution=resolution,
         channels=channels,
@@ -109,7 +109,7 @@ def _find(folder: Path) -> Path | None:
 
 
 def _download(folder: Path) -> Path:
-    """Fetch Fashion-MNIST into a folder; nothing half done is left there."""
+    """Download Fashion-MNIST into a folder, in one step. Raises ValueError."""
     from torchvision.datasets import FashionMNIST
 
     target = folder / "FashionMNIST" / "raw" / f"{FILE_NAME}.gz"

@@ -1,1 +1,1 @@
-"""From a picture file's bytes to pixels."""
+"""Decoding: from the bytes of picture files to pixels."""

@@ -1,42 +1,42 @@
-"""Where picture files lie and how to get at their bytes. Who decodes them is another matter: `dali.py`, `pillow.py`."""
+"""The protocol of sources of encoded picture files, which `dali.py` and `pillow.py` decode."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from fastdcgan.data.decoding.picture import Examined
+from fastdcgan.data.decoding.picture import PictureInfo
 from fastdcgan.data.source import Skipped
 
 
 class EncodedPictures(Protocol):
-    """`len(pictures)` picture files, each checked by decoding it once, numbered from 0 in an order that stays."""
+    """`len(pictures)` picture files, each checked by decoding it once, numbered from 0 in a fixed order."""
 
     @property
     def origin(self) -> str:
-        """Where they are, for people and as a cache's key: the path of the folder."""
+        """See `ImageSource.origin`."""
         ...
 
     @property
     def skipped(self) -> Sequence[Skipped]:
-        """Files that can't be used, the foreign ones last."""
+        """See `ImageSource.skipped`."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Another one wherever a picture was added, removed or modified."""
+        """Another one where a picture was added, removed or modified."""
         ...
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
         ...
 
-    def examined(self, number: int) -> Examined:
-        """What the check found out about a picture."""
+    def info(self, number: int) -> PictureInfo:
+        """Size and format of a picture, as the check found them."""
         ...
 
     def read_bytes(self, number: int) -> bytes:
-        """A picture's file.
+        """The bytes of a picture's file.
 
         Raises:
-            ValueError: it can't be read, or is no longer the file that was checked; in one line, naming it.
+            ValueError: it can't be read, or was changed since it was checked; one line that names it.
         """
         ...

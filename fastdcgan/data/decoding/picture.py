@@ -1,6 +1,6 @@
-"""What a picture file looks like, one picture at a time: the slow truth that every faster decoder is tested against.
+"""The reference decoder, by Pillow, one picture at a time: faster ones are tested against it.
 
-Only Pillow is used here. Colour profiles are ignored, as they are by torchvision and DALI.
+Colour profiles are ignored, as they are by torchvision and DALI.
 """
 
 import struct
@@ -19,32 +19,32 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, WebPImagePlugin
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures are refused before they are decoded; it is Pillow's own bound.
+"""Larger pictures are refused before they are decoded; it is Pillow's own limit.
 
-One of just this size takes, as a JPEG, 0.7 GiB to read by Pillow and 1.1 by DALI, and 0.5 GiB more if it is
-progressive; with transparency, 2.7 GiB. To check it takes next to nothing for a JPEG, 0.5 GiB for a progressive one,
-and 0.7 GiB for others.
+Decoding a JPEG of this size takes 0.7 GiB by Pillow and 1.1 GiB by DALI, 0.5 GiB more if it is progressive, and 2.7 GiB
+for a picture with transparency. Checking takes next to nothing for a JPEG, 0.5 GiB for a progressive one, and 0.7 GiB
+for other formats.
 """
 
 LARGE = 2**22
-"""Pictures of more pixels, and files of more bytes, are in Pillow's hands one at a time."""
+"""Pictures of more pixels, and files of more bytes, are decoded by Pillow one at a time."""
 
 MAX_SCANS = 500
-"""Of a JPEG: a progressive one has about ten, each of which is worked out for all pixels, in a few bytes if need be."""
+"""Limit for a JPEG. A progressive one has about ten; each is decoded for all pixels, and may take only a few bytes."""
 
 FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format, "GIF")
 
 CROP_FIRST_ASPECT = 4
-"""Pictures with sides further apart than this are cropped and resized in one go (see `fit`)."""
+"""Pictures with a larger aspect ratio are cropped and resized in one step (see `fit`)."""
 
 FORMAT_NAMES = "JPEG, PNG, BMP, WebP or GIF"
-"""Of the formats, for people."""
+"""FORMATS as the user reads them."""
 
 NOT_AN_IMAGE = f"not an image ({FORMAT_NAMES})"
-"""The reason given for files that don't even begin like one."""
+"""The reason given for files without the signature of a format."""
 
 SIGNATURE_BYTES = 18
-"""So much of a file's beginning tells whether it may be a picture."""
+"""How much of a file's beginning `may_be_picture` needs."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8")
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -61,8 +61,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's parsers raise on files that are damaged in one way or another.
-_DAMAGE = (
+# What Pillow's parsers raise on damaged files.
+_DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -74,14 +74,14 @@ _DAMAGE = (
     zlib.error,
 )
 
-# Pillow warns about files it can read all the same. `warnings.catch_warnings` would not do: it is not thread-safe.
+# Pillow warns about files that it reads all the same. Not `warnings.catch_warnings`: it isn't thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_large_ones_turn = RLock()
+_large_pictures_lock = RLock()
 
 
 class Geometry(NamedTuple):
-    """A picture is resized to `width` x `height`, then a square is cut out of that at (`left`, `top`)."""
+    """Resize to `width` x `height`, then crop a square at (`left`, `top`)."""
 
     width: int
     height: int
@@ -89,31 +89,33 @@ class Geometry(NamedTuple):
     top: int
 
 
-class Examined(NamedTuple):
-    """What is known of a usable picture: its size once upright, how it is stored, and whether decoders agree on it."""
+class PictureInfo(NamedTuple):
+    """What the check knows of a usable picture."""
 
     width: int
+    """Once upright."""
+
     height: int
     plain: bool
-    """8 bits, grey or RGB, opaque, upright as stored, one frame, whole: nothing that decoders disagree about."""
+    """8 bits, grey or RGB, opaque, upright as stored, one frame, complete: all decoders give the same pixels."""
 
     kind: str
-    """Format and mode by Pillow's names, for people: "JPEG RGB"."""
+    """Pillow's names of format and mode: "JPEG RGB"."""
 
     bytes: int
     """Size of its file."""
 
 
-def alone_if_large(amount: int) -> AbstractContextManager[object]:
-    """Hold this while Pillow works on so many pixels, or on a file of so many bytes: large ones take turns.
+def lock_if_large(amount: int) -> AbstractContextManager[object]:
+    """A lock to hold while Pillow decodes `amount` pixels, or a file of `amount` bytes; none unless that is `LARGE`.
 
-    Pillow takes 4 bytes a pixel, several times over where a picture is converted.
+    Pillow takes 4 bytes a pixel, several times over where it converts, so large pictures are decoded one at a time.
     """
-    return _large_ones_turn if amount > LARGE else nullcontext()
+    return _large_pictures_lock if amount > LARGE else nullcontext()
 
 
 def may_be_picture(beginning: bytes) -> bool:
-    """Whether a file that begins so (`SIGNATURE_BYTES`) is one of the formats, or a damaged one, whatever its name."""
+    """Whether a file with these first `SIGNATURE_BYTES` bytes is of one of the formats, perhaps damaged."""
     if beginning.startswith(b"BM"):  # two letters that any text may begin with
         return int.from_bytes(beginning[14:18], "little") in _BMP_HEADERS
     if beginning.startswith(b"RIFF"):
@@ -121,35 +123,35 @@ def may_be_picture(beginning: bytes) -> bool:
     return beginning.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
 
 
-def examine(data: bytes) -> Examined:
-    """Read a picture file to its end and say what is in it.
+def examine(data: bytes) -> PictureInfo:
+    """Check a picture file by decoding it.
 
-    A JPEG's data are decoded in full, but its pixels are worked out for an eighth of its size: this refuses the very
-    files that a full decode refuses, in half the time.
+    A JPEG is decoded at an eighth of its size: that reads all of its data, so it refuses the same files as a full
+    decode, in half the time.
 
     Raises:
-        ValueError: the file can't be used; the message is the reason, short enough for a list ("truncated image").
+        ValueError: the file can't be used; the message is a short reason without the file's name ("truncated image").
     """
     file = BytesIO(data)
     image = _open(file)
     size = image.size
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:
         raise ValueError(f"more than the limit of {MAX_SCANS:,} scans")
-    if _LOSSLESS_JPEG not in data:  # libjpeg doesn't scale that kind, and Pillow doesn't know
+    if _LOSSLESS_JPEG not in data:  # libjpeg can't scale lossless ones, and Pillow doesn't know
         image.draft(None, (1, 1))
     with _loaded(image, size):
         orientation = _orientation(image)
         plain = orientation == 1 and image.mode in ("L", "RGB") and not image.has_transparency_data
-        plain = plain and _stored_plainly(image, data)
+        plain = plain and _is_stored_plainly(image, data)
         width, height = size if orientation < 5 else reversed(size)
-        return Examined(width, height, plain, f"{image.format} {image.mode}", len(data))
+        return PictureInfo(width, height, plain, f"{image.format} {image.mode}", len(data))
 
 
 def open_picture(source: str | PathLike[str] | bytes, channels: int) -> Image.Image:
     """Open and fully decode a picture file.
 
-    It comes upright (EXIF orientation), in 8 bits (16-bit levels are divided by 257), the first frame of animated
-    ones. Transparency is kept for 4 channels, and laid over white for 1 and 3.
+    It is turned upright (EXIF orientation) and converted to 8 bits (16-bit values are divided by 257); of animations
+    the first frame is taken. Transparency is kept for 4 channels, and composited over white for 1 and 3.
 
     Args:
         source: a path, or the bytes of the file.
@@ -159,7 +161,7 @@ def open_picture(source: str | PathLike[str] | bytes, channels: int) -> Image.Im
         A picture of mode "L", "RGB" or "RGBA".
 
     Raises:
-        ValueError: the file can't be used; the message is the reason alone, without the file's name.
+        ValueError: the file can't be used; the message is the reason without the file's name.
     """
     if isinstance(source, bytes):
         with _loaded(_open(BytesIO(source))) as image:
@@ -172,13 +174,13 @@ def open_picture(source: str | PathLike[str] | bytes, channels: int) -> Image.Im
 
 
 def open_fitted(data: bytes, channels: int, resolution: int) -> Image.Image:
-    """`open_picture` and `fit` in one, so that large pictures can take turns."""
+    """`open_picture`, then `fit`, under one `lock_if_large`. Raises ValueError as `open_picture`."""
     with _loaded(_open(BytesIO(data))) as image:
         return fit(as_channels(_upright(image), channels), resolution)
 
 
 def fit_geometry(width: int, height: int, resolution: int) -> Geometry:
-    """How torchvision's `Resize(resolution)` and `CenterCrop(resolution)` treat a picture of this size."""
+    """What torchvision's `Resize(resolution)` and `CenterCrop(resolution)` do with a picture of this size."""
     if width <= height:
         resized_width, resized_height = resolution, int(resolution * height / width)
     else:
@@ -201,11 +203,11 @@ def fit_box(width: int, height: int, resolution: int) -> tuple[float, float, flo
 
 
 def fit(image: Image.Image, resolution: int) -> Image.Image:
-    """Resize the shorter side to `resolution` (bilinear, antialiased) and cut out the middle square.
+    """Resize the shorter side to `resolution` (bilinear, antialiased) and crop the middle square.
 
-    The pixels are exactly those of torchvision's `Resize` and `CenterCrop`. Only where the sides are further apart
-    than 1 : 4 the square is resampled straight from the part of the picture it shows, because the resized whole
-    could be gigantic (8000x20 pixels at resolution 512: 204800x512); that changes levels by rounding alone.
+    The pixels are exactly those of torchvision's `Resize` and `CenterCrop`. Only where the aspect ratio is over 4 the
+    square is resampled from its part of the picture alone, as the resized whole could be gigantic (8000x20 pixels at
+    resolution 512: 204800x512); that changes values by rounding alone.
     """
     width, height = image.size
     if max(width, height) > CROP_FIRST_ASPECT * min(width, height):
@@ -217,13 +219,13 @@ def fit(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """Read no more than the header. Raises ValueError; OSError of the file system passes through."""
+    """Read the header alone. Raises ValueError for damage, OSError of the file system."""
     header = file.read(4)
     if not header:
         raise ValueError("empty file")
     file.seek(0)
     try:
-        with _damage_in_words():
+        with _damage_as_value_error():
             image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         if header.startswith(_SIGNATURES):
@@ -237,33 +239,34 @@ def _open(file: BinaryIO) -> Image.Image:
 
 @contextmanager
 def _loaded(image: Image.Image, size: tuple[int, int] | None = None) -> Iterator[Image.Image]:
-    """An opened picture with the first frame decoded as it is stored; `size` of what is in the file if not its own."""
+    """Decode the first frame. `size`: of the picture in the file, where `draft` has changed that of `image`."""
     width, height = size or image.size
-    with alone_if_large(width * height):
-        with _damage_in_words():
+    with lock_if_large(width * height):
+        with _damage_as_value_error():
             image.load()
         yield image
 
 
 @contextmanager
-def _damage_in_words() -> Iterator[None]:
+def _damage_as_value_error() -> Iterator[None]:
+    """Raise what Pillow raises for a damaged file as a ValueError with a short reason."""
     try:
         yield
     except UnidentifiedImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(_TOO_LARGE) from error
-    except _DAMAGE as error:
+    except _DECODER_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError("truncated image" if "truncated" in str(error).lower() else "damaged image") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8 by EXIF's numbering; 1 (upright) where nothing sensible is said."""
+    """1 to 8 by EXIF's numbering; 1 (upright) where there is no valid one."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except _DAMAGE:
+    except _DECODER_ERRORS:
         return 1  # metadata is damaged, the picture is not
     return orientation if orientation in _UPRIGHT else 1
 
@@ -274,7 +277,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def as_channels(image: Image.Image, channels: int) -> Image.Image:
-    """The picture as "L", "RGB" or "RGBA" (1, 3 or 4 channels), in 8 bits, transparency laid over white for 1 and 3."""
+    """Convert to 8-bit "L", "RGB" or "RGBA" (1, 3 or 4 channels); for 1 and 3 transparency is composited over white."""
     if image.mode.startswith("I"):
         image = _in_8_bits(image)
     if image.has_transparency_data and channels != 4:
@@ -284,11 +287,11 @@ def as_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    return image if image.mode == mode else image.convert(mode)  # Pillow's own makes a copy of what is as wanted
+    return image if image.mode == mode else image.convert(mode)  # Pillow copies even where nothing changes
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey levels as "L"; Pillow's own conversion would clip them."""
+    """16-bit grey values as "L"; Pillow's own conversion would clip them."""
     levels = np.asarray(image).clip(0, 65535).astype(np.uint32)
     grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     transparent = image.info.get("transparency")
@@ -297,8 +300,8 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _stored_plainly(image: Image.Image, data: bytes) -> bool:
-    """Whether a picture is stored in a way that other decoders are known to read alike."""
+def _is_stored_plainly(image: Image.Image, data: bytes) -> bool:
+    """Whether a picture is stored in a way that other decoders are known to read as Pillow does."""
     match image.format:
         case "JPEG" | "MPO":
             # No end marker after the last scan: libjpeg fills in, and complains on the terminal.

@@ -1,4 +1,4 @@
-"""Pictures decoded by Pillow: for platforms without DALI, and the readable twin of `dali.py`."""
+"""Pictures decoded by Pillow: for platforms without DALI, and as the readable reference of `dali.py`."""
 
 from collections.abc import Generator, Iterable, Sequence
 
@@ -7,18 +7,18 @@ import PIL
 import torch
 from torch import Tensor
 
-from fastdcgan.data.decoding.ahead import work_ahead
 from fastdcgan.data.decoding.encoded import EncodedPictures
-from fastdcgan.data.decoding.picture import alone_if_large, open_fitted
+from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
+from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.source import Skipped
 
 
 class PillowSource:
-    """An `ImageSource` of square pictures, decoded in threads into the CPU's memory.
+    """An `ImageSource` that decodes in threads into the CPU's memory.
 
     Args:
-        encoded: their files.
-        resolution: side of the pictures.
+        encoded: the picture files.
+        resolution: side of the pictures given out, in pixels.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         threads: how many batches are decoded at a time.
     """
@@ -46,12 +46,12 @@ class PillowSource:
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`. Raises ValueError naming a file that vanished or changed since it was checked."""
-        return work_ahead(self._decode, batches, threads=self._threads, ahead=self._threads + 1)
+        return prefetch_map(self._decode, batches, threads=self._threads, depth=self._threads + 1)
 
     def _decode(self, numbers: Sequence[int]) -> Tensor:
         batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
-            with alone_if_large(self.encoded.examined(number).bytes):
+            with lock_if_large(self.encoded.info(number).bytes):
                 picture = open_fitted(self.encoded.read_bytes(number), self._channels, self._resolution)
             pixels[:] = np.asarray(picture).reshape(pixels.shape)
         return torch.from_numpy(batch)

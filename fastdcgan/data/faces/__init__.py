@@ -1,1 +1,1 @@
-"""The embedded data set: cartoon faces drawn by the package."""
+"""The built-in data set: cartoon faces drawn by the package."""

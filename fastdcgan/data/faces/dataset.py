@@ -1,7 +1,7 @@
-"""The embedded data set: portraits drawn by the package itself, kept as JPEGs in the user's cache folder.
+"""The built-in data set: portraits drawn by the package, as JPEGs in the cache folder.
 
-A set is built once and then only read. It appears under its own name in one step, complete, so that a build that
-was interrupted can't be taken for a set and builds that run at the same time don't disturb each other.
+A set is drawn into a temporary folder that is renamed when it is complete, so that an interrupted build isn't taken for
+a set, and builds that run at the same time don't disturb each other.
 """
 
 import os
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fastdcgan.data.faces import portrait
 from fastdcgan.data.faces.portrait import DRAWING_VERSION, file_name, save_faces
 from fastdcgan.storage import cache
 
@@ -23,10 +22,10 @@ FACES = 8000
 SIZE = 96
 
 _UNFINISHED = ".fastdcgan-drawing-"
-_DEAD_AFTER_S = 24 * 3600
-_MOST_HELPERS = 8
-# A helper is a Python of its own and takes a third of a second to start, the time of some 70 faces.
-_FACES_WORTH_A_HELPER = 500
+_ABANDONED_AFTER_S = 24 * 3600
+_MAX_HELPERS = 8
+# A helper is a new Python process, which starts in a third of a second, the time of some 70 faces.
+_FACES_PER_HELPER = 500
 
 
 def faces_folder(
@@ -36,15 +35,14 @@ def faces_folder(
     on_progress: Callable[[int], None] | None = None,
     cache_folder: Path | None = None,
 ) -> Path:
-    """The folder of portraits in the user's cache, drawn now if it isn't there yet.
+    """The folder of portraits in the cache, drawn now if it is missing.
 
     Args:
         count: how many portraits, from 1 up.
         seed: which set of people, from 0 up.
         size: width and height in pixels, from 8 up.
-        on_progress: called now and then with the number drawn so far, unless all were there.
-        cache_folder: where sets are kept; without it, the environment variable FASTDCGAN_CACHE says, and without
-            that the system's own folder for caches.
+        on_progress: called now and then with the number drawn so far.
+        cache_folder: where sets are kept; without it, `storage.cache.cache_folder`.
 
     Raises:
         ValueError: a number is below its range, the cache folder can't be written, or the set in it is damaged.
@@ -68,15 +66,15 @@ def write_faces(
 ) -> Path:
     """Draw portraits into a folder as 00000.jpg, 00001.jpg, ...; the same arguments give the same bytes.
 
-    The folder appears when it is complete. One that is complete already is left as it is, and where several
-    processes draw the same one at a time, the first to finish provides it.
+    The folder appears when it is complete. A complete one is left as it is; where several processes draw the same one,
+    the first to finish provides it.
 
     Args:
         folder: where they go; created with its parents.
         count: how many, from 1 up.
         seed: which set of people, from 0 up.
         size: width and height in pixels, from 8 up.
-        on_progress: called now and then with the number drawn so far; what it raises ends the build.
+        on_progress: called now and then with the number drawn so far; an exception ends the build.
 
     Returns:
         The folder.
@@ -90,10 +88,10 @@ def write_faces(
     if _is_complete(folder, count):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_dead_builds(folder.parent)
+    _remove_abandoned_builds(folder.parent)
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     try:
-        # mkdtemp shuts others out, but a cache may be shared by a class.
+        # mkdtemp gives mode 0700, but a cache may be shared by several users.
         unfinished.chmod(0o755)
         _draw_all(unfinished, count, seed, size, on_progress or (lambda done: None))
         try:
@@ -108,10 +106,10 @@ def write_faces(
 
 
 def _is_complete(folder: Path, count: int) -> bool:
-    """Whether the set is there.
+    """Whether the folder holds the whole set; False if it doesn't exist.
 
     Raises:
-        ValueError: something is there, but not the whole set.
+        ValueError: it exists and lacks portraits.
     """
     try:
         present = {path.name for path in folder.iterdir()}
@@ -123,66 +121,62 @@ def _is_complete(folder: Path, count: int) -> bool:
     return True
 
 
-def _remove_dead_builds(parent: Path) -> None:
-    """Builds that were killed can't clear up; a folder that nobody wrote to for a day is one of theirs."""
+def _remove_abandoned_builds(parent: Path) -> None:
+    """Remove temporary folders of killed builds: those that were not written to for a day."""
     for path in parent.glob(f"{_UNFINISHED}*"):
         try:
-            dead = time.time() - path.stat().st_mtime > _DEAD_AFTER_S
+            abandoned = time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S
         except FileNotFoundError:
             continue
-        if dead:
+        if abandoned:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _draw_all(folder: Path, count: int, seed: int, size: int, on_progress: Callable[[int], None]) -> None:
-    helpers = min(_usable_cores(), _MOST_HELPERS, count // _FACES_WORTH_A_HELPER)
+    helpers = min(_available_cores(), _MAX_HELPERS, count // _FACES_PER_HELPER)
     if helpers < 2 or not sys.executable:
         for done in save_faces(folder, range(count), seed, size):
             on_progress(done)
         return
-    with _helpers(folder, count, seed, size, helpers) as dots:
+    with _helpers(folder, count, seed, size, helpers) as drawn_bytes:
         done = 0
-        while drawn := dots.read(4096):
+        while drawn := drawn_bytes.read(4096):
             done += len(drawn)
             on_progress(done)
 
 
-def _usable_cores() -> int:
+def _available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-# It loads the one file and not the package, which would bring PyTorch: seconds and much memory for each helper.
 _HELPER = """
-import importlib.util, os, sys
+import os, sys
 sys.path[:] = {sys_path!r}
-spec = importlib.util.spec_from_file_location("portrait", {portrait!r})
-portrait = sys.modules["portrait"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(portrait)
-for _ in portrait.save_faces({folder!r}, {indices!r}, {seed}, {size}):
+from fastdcgan.data.faces.portrait import save_faces
+for _ in save_faces({folder!r}, {indices!r}, {seed}, {size}):
     os.write(1, b".")
 """
 
 
-# Drawing holds Python's lock, so threads don't speed it up. The processes are plain new Pythons: a fork of a process
-# that has PyTorch's threads or CUDA in it may hang, and multiprocessing's other ways run the user's main module again.
+# Drawing holds the GIL, so threads don't speed it up. Not multiprocessing: a fork of a process with PyTorch's threads
+# or CUDA may hang, and its other start methods import the user's main module again.
 @contextmanager
 def _helpers(folder: Path, count: int, seed: int, size: int, helpers: int) -> Iterator[BinaryIO]:
-    """Processes that draw every so-manieth face, and a pipe that gets a dot from them for each.
+    """Start helper processes that share the faces, and yield a pipe to which they write a byte for each one drawn.
 
-    The pipe ends when the last of them has gone; if this process is killed, they fail at their next dot.
+    The pipe ends when the last helper has ended; if this process is killed, they fail at their next byte.
 
     Raises:
         OSError: one of them failed.
     """
-    with tempfile.TemporaryFile() as complaints, _pipe() as (dots, their_end):
+    with tempfile.TemporaryFile() as errors, _pipe() as (read_end, write_end):
         running: list[subprocess.Popen[bytes]] = []
         try:
             for share in range(helpers):
                 code = _HELPER.format(
                     sys_path=sys.path,
-                    portrait=portrait.__file__,
                     folder=str(folder),
                     indices=range(share, count, helpers),
                     seed=seed,
@@ -191,20 +185,20 @@ def _helpers(folder: Path, count: int, seed: int, size: int, helpers: int) -> It
                 helper = subprocess.Popen(
                     [sys.executable, "-c", code],
                     stdin=subprocess.DEVNULL,
-                    stdout=their_end,
-                    stderr=complaints,
+                    stdout=write_end,
+                    stderr=errors,
                 )
                 running.append(helper)
-            their_end.close()
-            yield dots
+            write_end.close()
+            yield read_end
             failed = any(helper.wait() for helper in running)
         finally:
             for helper in running:
                 helper.kill()
                 helper.wait()
         if failed:
-            complaints.seek(0)
-            lines = complaints.read().decode(errors="replace").split("\n")
+            errors.seek(0)
+            lines = errors.read().decode(errors="replace").split("\n")
             raise OSError(next((line for line in reversed(lines) if line), "a process that drew them was killed"))
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastdcgan.gan import ranges
 from fastdcgan.storage.cache import cache_folder
-from fastdcgan.storage.private import have_private, ours_alone
+from fastdcgan.storage.private import ensure_private_folder, is_private
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-w")
 
@@ -46,12 +46,12 @@ def load(name: str) -> ctypes.CDLL | None:
         sources = [file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp")))]
         key = hashlib.sha256("\n".join((*sources, *FLAGS, _run_compiler(program, "--version"), target)).encode())
         library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
-        if not have_private(library.parent):
+        if not ensure_private_folder(library.parent):
             with tempfile.TemporaryDirectory() as folder:  # mode 0700; a loaded library stays when its file is gone
                 library = Path(folder) / library.name
                 _build(program, source, library)
                 return ctypes.CDLL(str(library))
-        if not ours_alone(library):
+        if not is_private(library):
             _build(program, source, library)
         return ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError):

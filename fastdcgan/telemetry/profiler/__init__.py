@@ -1,1 +1,1 @@
-"""Recording steps with PyTorch's profiler, and reading what it recorded."""
+"""Profiling steps with PyTorch's profiler, and summaries of its traces."""

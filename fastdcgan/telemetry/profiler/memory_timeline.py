@@ -1,4 +1,4 @@
-"""memory.png: what was held over a profiled window, with the named ranges below it."""
+"""memory.png: allocated memory over a profiled window, above a time line of the named ranges."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _COLOURS = (
 
 
 def peak(window: Window) -> tuple[MemoryPoint, str] | None:
-    """When most was held, and in which range (empty: in none); None if no allocation was recorded."""
+    """When most memory was allocated, and in which range ("" if in none); None if no allocation was recorded."""
     if not window.memory:
         return None
     most = max(window.memory, key=lambda point: point.bytes)
@@ -22,7 +22,7 @@ def peak(window: Window) -> tuple[MemoryPoint, str] | None:
 
 
 def plot_memory(window: Window, path: Path) -> None:
-    """Draw it; nothing where nothing was recorded."""
+    """Plot the memory of a window to a PNG; nothing where no allocation was recorded."""
     found = peak(window)
     if found is None:
         return
@@ -30,28 +30,28 @@ def plot_memory(window: Window, path: Path) -> None:
 
     most, within = found
     figure = Figure(figsize=(11, 5.5), dpi=120, layout="constrained")
-    held, names = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    memory, names = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     milliseconds = [1e3 * point.seconds for point in window.memory]
     mebibytes = [point.bytes / 2**20 for point in window.memory]
-    held.step(milliseconds, mebibytes, where="post", color="#333333", linewidth=0.9)
-    held.fill_between(milliseconds, mebibytes, step="post", color="#333333", alpha=0.12)
-    held.plot(1e3 * most.seconds, most.bytes / 2**20, "o", color="#d95f02")
+    memory.step(milliseconds, mebibytes, where="post", color="#333333", linewidth=0.9)
+    memory.fill_between(milliseconds, mebibytes, step="post", color="#333333", alpha=0.12)
+    memory.plot(1e3 * most.seconds, most.bytes / 2**20, "o", color="#d95f02")
     what = "held" if window.device == "gpu" else "allocated since the window began, and still held"
-    held.set(
+    memory.set(
         title=f"Memory over {window.steps} steps: {most.bytes / 2**20:,.1f} MiB at most"
         + (f", in {within}" if within else ""),
         ylabel=f"MiB {what}",
     )
-    held.title.set_fontsize(11)
-    held.yaxis.label.set_fontsize(8)
+    memory.title.set_fontsize(11)
+    memory.yaxis.label.set_fontsize(8)
     shown = [name for name in ALL_RANGES if name != ALL_REDUCE and any(found.name == name for found in window.ranges)]
     for name in shown:
         bars = [(1e3 * found.start, 1e3 * found.seconds) for found in window.ranges if found.name == name]
         names.broken_barh(bars, (0, 1), color=_COLOURS[ALL_RANGES.index(name)], label=name)
     names.set(xlabel="ms", yticks=[], ylim=(0, 1), xlim=(0, 1e3 * window.length))
     figure.legend(*names.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    for axes in (held, names):
+    for axes in (memory, names):
         axes.spines[["top", "right"]].set_visible(False)
-    held.grid(alpha=0.25)
+    memory.grid(alpha=0.25)
     with replacing(path) as file:
         figure.savefig(file, format="png")

@@ -1,8 +1,8 @@
-"""How much an operator computes and moves, by formula, from the shapes that a profiler recorded of its inputs.
+"""Arithmetic and memory traffic of operators, by formula, from the input shapes that the profiler recorded.
 
-As `roofline.py` counts: a multiplication and an addition are two; what an operator reads and writes crosses memory
-once. PyTorch's own estimate knows forward convolutions alone; and nobody but us knows our own kernels. Those of
-Winograd are counted by what they stand for, not by the fewer multiplications that they make.
+Counted as in `roofline.py`: a multiplication and an addition are two operations; every input and output crosses memory
+once. PyTorch's own estimate knows forward convolutions alone, and not our kernels. The Winograd kernels are counted as
+the convolutions that they replace, not by their fewer multiplications.
 """
 
 import json
@@ -31,20 +31,20 @@ _BYTES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """One operator as it was called."""
+class OperatorCall:
+    """A recorded call of an operator."""
 
     name: str
     shapes: tuple[Any, ...]
-    """Of each argument: a tensor's sizes, a list's tensors' sizes, or nothing."""
+    """Of each argument: the sizes of a tensor or of the tensors in a list; empty for others."""
 
     types: tuple[str, ...]
     scalars: tuple[str, ...]
-    """Arguments that aren't tensors, as text."""
+    """Each argument as text; empty for tensors."""
 
     @classmethod
-    def of(cls, event: dict[str, Any]) -> "Call":
-        """From an event of a Chrome trace."""
+    def of(cls, event: dict[str, Any]) -> "OperatorCall":
+        """Make it from an event of a Chrome trace."""
         recorded = event.get("args", {})
         return cls(
             name=event["name"],
@@ -55,11 +55,11 @@ class Call:
 
     @property
     def precision(self) -> str:
-        """Of the arithmetic."""
+        """Of the arithmetic: "fp32", "bf16" or "fp16"."""
         return {"c10::BFloat16": "bf16", "c10::Half": "fp16"}.get(self.types[0] if self.types else "", "fp32")
 
     def tensors(self) -> list[tuple[Shape, int]]:
-        """Sizes and bytes a number of each argument that is a tensor."""
+        """Sizes and bytes per number of each argument that is a tensor."""
         return [
             (tuple(shape), _BYTES[kind])
             for shape, kind in zip(self.shapes, self.types, strict=False)
@@ -67,8 +67,8 @@ class Call:
         ]
 
 
-def flops(call: Call) -> float | None:
-    """Arithmetic of a call; None where no formula is known, or too little was recorded for it."""
+def flops(call: OperatorCall) -> float | None:
+    """Operations of a call; None where no formula is known, or the recorded shapes don't suffice."""
     formula = _FLOPS.get(call.name)
     try:
         return formula(call) if formula else None
@@ -76,11 +76,11 @@ def flops(call: Call) -> float | None:
         return None
 
 
-def bytes_moved(call: Call) -> float | None:
-    """Memory traffic of a call; None where no formula is known."""
+def bytes_moved(call: OperatorCall) -> float | None:
+    """Memory traffic of a call in bytes; None where no formula is known, or arithmetic is counted instead."""
     if call.name in _FLOPS:
         return None
-    if call.name.startswith(_OURS_IN_MEMORY):  # all that they read and write is handed to them
+    if call.name.startswith(_OWN_MEMORY_BOUND):  # all their inputs and outputs are arguments
         return float(sum(_size(tensor) for tensor in call.tensors()))
     formula = _TRAFFIC.get(call.name)
     tensors = call.tensors()
@@ -92,10 +92,10 @@ def bytes_moved(call: Call) -> float | None:
 # --- Arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def _convolution(call: Call) -> float:
+def _convolution(call: OperatorCall) -> float:
     x_BCHW, weight_OCKK = call.shapes[:2]
     stride, padding, dilation = (json.loads(call.scalars[n]) for n in (3, 4, 5))
-    if call.scalars[6] in ("True", "1"):  # transposed: each of the input's pixels is spread
+    if call.scalars[6] in ("True", "1"):  # transposed: per pixel of the input
         sides = x_BCHW[2:]
     else:
         sides = [
@@ -105,25 +105,25 @@ def _convolution(call: Call) -> float:
     return 2.0 * float(x_BCHW[0] * math.prod(weight_OCKK) * math.prod(sides))
 
 
-def _convolution_backward(call: Call) -> float:
+def _convolution_backward(call: OperatorCall) -> float:
     grad_BOHW, x_BCHW, weight_OCKK = call.shapes[:3]
     transposed, wanted = call.scalars[7] in ("True", "1"), json.loads(call.scalars[10].lower())
     sides = x_BCHW[2:] if transposed else grad_BOHW[2:]
     return 2.0 * float(x_BCHW[0] * math.prod(weight_OCKK) * math.prod(sides) * sum(wanted[:2]))
 
 
-def _product(first: int) -> Callable[[Call], float]:
-    """Of two matrices, or of two batches of them."""
+def _product(first: int) -> Callable[[OperatorCall], float]:
+    """The formula for a product of two matrices, or of two batches of them, from argument `first` on."""
 
-    def count(call: Call) -> float:
+    def count(call: OperatorCall) -> float:
         left, right = call.shapes[first : first + 2]
         return 2.0 * float(math.prod(left) * right[-1])
 
     return count
 
 
-def _stride_two(call: Call) -> float:
-    """Our own convolutions: between the big side and the small one, which has half as many pixels a side."""
+def _own_convolution(call: OperatorCall) -> float:
+    """Our own convolutions of stride 2, which connect a large feature map with one of half its side."""
     pictures = [shape for shape, _ in call.tensors() if len(shape) == 4]
     ends = pictures[:2] if call.name.endswith("weight_gradient") else (pictures[0], pictures[-1])
     (_, C, height, _), (B, maps, h, w) = sorted(ends, key=lambda shape: -shape[2])
@@ -131,7 +131,7 @@ def _stride_two(call: Call) -> float:
     return 2.0 * B * C * maps * kernel**2 * h * w
 
 
-_FLOPS: dict[str, Callable[[Call], float]] = {
+_FLOPS: dict[str, Callable[[OperatorCall], float]] = {
     "aten::convolution": _convolution,
     "aten::convolution_backward": _convolution_backward,
     "aten::mm": _product(0),
@@ -139,7 +139,7 @@ _FLOPS: dict[str, Callable[[Call], float]] = {
     "aten::addmm": _product(1),
     "aten::baddbmm": _product(1),
     **{
-        f"fastdcgan::{library}_{direction}": _stride_two
+        f"fastdcgan::{library}_{direction}": _own_convolution
         for library in ("winograd", "thin")
         for direction in ("gather", "scatter", "weight_gradient")
     },
@@ -147,7 +147,7 @@ _FLOPS: dict[str, Callable[[Call], float]] = {
 
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
-_OURS_IN_MEMORY = ("fastdcgan::normalise_", "fastdcgan::winograd_pack_")
+_OWN_MEMORY_BOUND = ("fastdcgan::normalise_", "fastdcgan::winograd_pack_")
 
 
 def _size(tensor: tuple[Shape, int]) -> int:
@@ -155,39 +155,39 @@ def _size(tensor: tuple[Shape, int]) -> int:
     return math.prod(shape) * each
 
 
-def _read_all_write_largest(call: Call) -> float:
+def _read_all_write_largest(call: OperatorCall) -> float:
     sizes = [_size(tensor) for tensor in call.tensors()]
     return float(sum(sizes) + max(sizes))
 
 
-def _read_all_write_first(call: Call) -> float:
+def _read_all_write_first(call: OperatorCall) -> float:
     sizes = [_size(tensor) for tensor in call.tensors()]
     return float(sum(sizes) + sizes[0])
 
 
-def _read_all(call: Call) -> float:
+def _read_all(call: OperatorCall) -> float:
     return float(sum(_size(tensor) for tensor in call.tensors()))
 
 
-def _write_first(call: Call) -> float:
+def _write_first(call: OperatorCall) -> float:
     return float(_size(call.tensors()[0]))
 
 
-def _numbers_in_list(call: Call, argument: int) -> int:
+def _numbers_in_list(call: OperatorCall, argument: int) -> int:
     return sum(math.prod(shape) for shape in call.shapes[argument])
 
 
-def _concatenate(call: Call) -> float:
-    """Lists say nothing of their types: taken for fp32."""
+def _concatenate(call: OperatorCall) -> float:
+    """The types of a list's tensors are not recorded: taken for fp32."""
     return 2.0 * 4 * _numbers_in_list(call, 0)
 
 
-def _adam(call: Call) -> float:
+def _adam(call: OperatorCall) -> float:
     """Reads the parameter, its gradient and two moments, and writes all but the gradient: fp32."""
     return 7.0 * 4 * _numbers_in_list(call, 0)
 
 
-_TRAFFIC: dict[str, Callable[[Call], float]] = {
+_TRAFFIC: dict[str, Callable[[OperatorCall], float]] = {
     "aten::_fused_adam_": _adam,
     "aten::cat": _concatenate,
     "aten::copy_": _read_all,  # both ends are handed to it

@@ -1,4 +1,4 @@
-"""What a profile says: the costliest operators beside this machine's ceilings, the ranges, and what binds the step."""
+"""The summary of a profile: the costliest operators and the machine's ceilings, the named ranges, the bottleneck."""
 
 import io
 import json
@@ -18,21 +18,21 @@ from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import Ceilings
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.telemetry.profiler.memory_timeline import peak
-from fastdcgan.telemetry.profiler.trace import Row, Window, phases
+from fastdcgan.telemetry.profiler.trace import OperatorTotal, Window, phases
 
-MOST_ROWS = 10
+MAX_OPERATORS = 10
 _WIDTH = 110
 
 Binding = Literal["data", "communication", "arithmetic", "memory", "launches", "overhead"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is profiled."""
+class ProfiledRun:
+    """The run that is profiled."""
 
     arch: Architecture
     batch: int
-    """Pictures an iteration, over all ranks."""
+    """Global batch size."""
 
     plan: str
     device: torch.device
@@ -65,8 +65,8 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What binds the step."""
+class Bottleneck:
+    """What takes most of the step."""
 
     by: Binding
     sentence: str
@@ -74,48 +74,48 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a profile says."""
+    """The summary of a profile, as summary.json has it."""
 
-    subject: Subject
+    subject: ProfiledRun
     steps: int
     step_seconds: float
-    """With the profiler's own cost."""
+    """Including the profiler's overhead."""
 
     operators: Sequence[OperatorShare]
     phases: Sequence[Phase]
-    verdict: Verdict
+    verdict: Bottleneck
     ceilings: Ceilings | None
     peak_bytes: int | None
     peak_range: str
 
 
-def summarise(window: Window, subject: Subject, machine: Ceilings | None) -> Summary:
-    """What a window says.
+def summarise(window: Window, subject: ProfiledRun, machine: Ceilings | None) -> Summary:
+    """Summarise a window.
 
     Args:
         window: as recorded.
-        subject: of what.
-        machine: its limits; None if they aren't known.
+        subject: the profiled run.
+        machine: its ceilings; None if unknown.
     """
     most = peak(window)
     return Summary(
         subject=subject,
         steps=window.steps,
         step_seconds=window.seconds / window.steps,
-        operators=[_share(row, window, machine) for row in window.rows[:MOST_ROWS]],
+        operators=[_share(row, window, machine) for row in window.rows[:MAX_OPERATORS]],
         phases=[
             Phase(name=name, seconds=seconds / window.steps, share=seconds / window.seconds)
             for name, seconds in phases(window).items()
         ],
-        verdict=what_binds(window, machine),
+        verdict=find_bottleneck(window, machine),
         ceilings=machine,
         peak_bytes=most[0].bytes if most else None,
         peak_range=most[1] if most else "",
     )
 
 
-def what_binds(window: Window, machine: Ceilings | None) -> Verdict:
-    """The largest part of the step, in one sentence."""
+def find_bottleneck(window: Window, machine: Ceilings | None) -> Bottleneck:
+    """The largest part of the step, with a sentence about it."""
     named = phases(window)
     data, crossing = named.get(DATA_WAIT, 0.0), named.get(ALL_REDUCE, 0.0)
     arithmetic = sum(row.seconds for row in window.rows if row.flops)
@@ -123,7 +123,10 @@ def what_binds(window: Window, machine: Ceilings | None) -> Verdict:
     parts: dict[Binding, float] = {"arithmetic": arithmetic, "memory": memory, "communication": crossing}
     if window.device_busy is not None:
         idle = max(0.0, window.seconds - window.device_busy)
-        parts |= {"data": min(data, idle), "launches": max(0.0, idle - data)}  # what the device does meanwhile is free
+        parts |= {
+            "data": min(data, idle),
+            "launches": max(0.0, idle - data),
+        }  # waits that the device hides are free
     else:
         parts |= {"data": data, "overhead": max(0.0, window.seconds - data - crossing - arithmetic - memory)}
     by = max(parts, key=lambda part: parts[part])
@@ -149,11 +152,11 @@ def what_binds(window: Window, machine: Ceilings | None) -> Verdict:
         case "memory":
             of_it = _reached([row for row in window.rows if row.bytes and not row.flops], machine)
             sentence = f"Memory binds the step: operators that only move numbers take {share} of it{of_it}"
-    return Verdict(by=by, sentence=f"{sentence}.")
+    return Bottleneck(by=by, sentence=f"{sentence}.")
 
 
 def as_text(summary: Summary) -> str:
-    """The tables and the sentence, for a terminal or a file."""
+    """The summary as text: tables and the sentence, 110 columns wide."""
     console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, color_system=None)
     subject = summary.subject
     ranks = f", rank {subject.rank} of {subject.world_size}" if subject.world_size > 1 else ""
@@ -182,7 +185,7 @@ def as_text(summary: Summary) -> str:
 
 
 def as_data(summary: Summary) -> dict[str, Any]:
-    """As JSON has it: seconds, bytes, FLOP/s and B/s."""
+    """The summary as JSON-serialisable data: seconds, bytes, FLOP/s and B/s."""
     subject = summary.subject
     return {
         **asdict(summary),
@@ -196,11 +199,11 @@ def as_data(summary: Summary) -> dict[str, Any]:
 
 
 def write_summary(summary: Summary, path: Path, files: Sequence[str]) -> None:
-    """Write summary.json, with the names of what lies beside it."""
+    """Write summary.json, with the names of the other files. Raises OSError."""
     write_replacing(path, json.dumps({**as_data(summary), "files": list(files)}, indent=2) + "\n")
 
 
-def _share(row: Row, window: Window, machine: Ceilings | None) -> OperatorShare:
+def _share(row: OperatorTotal, window: Window, machine: Ceilings | None) -> OperatorShare:
     amount = row.flops or row.bytes
     return OperatorShare(
         name=row.name.removeprefix("autograd::engine::evaluate_function: "),
@@ -213,13 +216,13 @@ def _share(row: Row, window: Window, machine: Ceilings | None) -> OperatorShare:
     )
 
 
-def _ceiling(row: Row, machine: Ceilings) -> float:
+def _ceiling(row: OperatorTotal, machine: Ceilings) -> float:
     if not row.flops:
         return machine.bytes
     return machine.flops[row.precision if row.precision in machine.flops else "bf16"]  # fp16 is as fast
 
 
-def _reached(rows: Sequence[Row], machine: Ceilings | None) -> str:
+def _reached(rows: Sequence[OperatorTotal], machine: Ceilings | None) -> str:
     if machine is None:
         return ""
     least = sum((row.flops or row.bytes) / _ceiling(row, machine) for row in rows)

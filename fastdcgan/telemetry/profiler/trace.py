@@ -1,7 +1,7 @@
-"""What PyTorch's profiler recorded, read from its own Chrome trace: operators, ranges, kernels of a device, memory.
+"""Reads the Chrome trace of PyTorch's profiler: operators, named ranges, kernels of a device, memory.
 
-Operators lie within each other. An operator whose arithmetic is known (a convolution, a product) counts whole, with all
-that it is made of, so that backends don't matter; any other counts for what it does itself, not for what it calls.
+Operators are nested. One whose arithmetic is known (a convolution, a product) counts with all that it calls, so that
+results don't depend on the backend; any other counts for its own time without what it calls.
 """
 
 import json
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastdcgan.gan.ranges import ALL_RANGES, ALL_REDUCE, DATA_WAIT, OUTSIDE_STEP
-from fastdcgan.telemetry.profiler.operators import Call, bytes_moved, flops
+from fastdcgan.telemetry.profiler.operators import OperatorCall, bytes_moved, flops
 
 Event = dict[str, Any]
 
 STEP = "ProfilerStep#"
-"""What PyTorch calls a step of the window."""
+"""PyTorch's name of a step, with the number appended."""
 
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
-_BEYOND_THE_PLUGIN = ("cuda_runtime", "cuda_driver")
+_RUNTIME_CATEGORIES = ("cuda_runtime", "cuda_driver")
 _COMMUNICATION = ("gloo:", "nccl:")
-_WAIT_OF_THE_PLUGIN = f"enumerate(DataLoader)#{DATA_WAIT}.__next__"
+_PLUGIN_DATA_WAIT = f"enumerate(DataLoader)#{DATA_WAIT}.__next__"
 
 
 @dataclass(kw_only=True)
-class Row:
-    """All calls of one operator within the window."""
+class OperatorTotal:
+    """The total of all calls of an operator in the window."""
 
     name: str
     calls: int = 0
@@ -35,14 +35,14 @@ class Row:
 
     flops: float = 0.0
     bytes: float = 0.0
-    """Zero where no formula is known."""
+    """`flops` and `bytes` are 0 where no formula is known."""
 
     precision: str = "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPoint:
-    """How much was held after an allocation or a release."""
+    """How much memory was allocated after an allocation or a release."""
 
     seconds: float
     """Since the window began."""
@@ -51,8 +51,8 @@ class MemoryPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Range:
-    """One stretch of the time line that carries a name."""
+class NamedRange:
+    """A named part of the time line."""
 
     name: str
     start: float
@@ -67,46 +67,48 @@ class Window:
 
     steps: int
     seconds: float
-    """In the steps, without samples and checkpoints that may have come between them."""
+    """Of the steps, without samples and checkpoints between them."""
 
     length: float
     """Seconds from the first step's beginning to the last one's end."""
 
-    rows: Sequence[Row]
-    """Costliest first, one for each precision in which an operator multiplies."""
+    rows: Sequence[OperatorTotal]
+    """Costliest first; one per operator, and per precision where arithmetic is counted."""
 
-    ranges: Sequence[Range]
-    """Ours, and what PyTorch calls gradients that cross between processes."""
+    ranges: Sequence[NamedRange]
+    """Our own, and PyTorch's of gradients that are all-reduced."""
 
     memory: Sequence[MemoryPoint]
     device: str
     """ "cpu", or "gpu" where kernels of one were recorded."""
 
     device_busy: float | None
-    """Seconds in which the device had something to do; None for a CPU."""
+    """Seconds in which the device was working; None for a CPU."""
 
 
-def read(trace: Event, whole_steps: int | None = None) -> Window:
-    """Make sense of a Chrome trace.
+def read(trace: Event, complete_steps: int | None = None) -> Window:
+    """Extract a window from a Chrome trace.
 
     Args:
         trace: as PyTorch wrote it.
-        whole_steps: how many steps came to their end, as a run may end within one. Default: all.
+        complete_steps: how many steps are complete, as a run may end within one. Default: all.
 
     Raises:
-        ValueError: there is no whole step in it.
+        ValueError: there is no complete step in it.
     """
     events: list[Event] = trace["traceEvents"]
-    found = [e for e in events if _is_a(e, "user_annotation") and e["name"].startswith(STEP)]
-    steps = sorted(found, key=lambda e: float(e["ts"]))[:whole_steps]
+    found = [e for e in events if _is_complete_event(e, "user_annotation") and e["name"].startswith(STEP)]
+    steps = sorted(found, key=lambda e: float(e["ts"]))[:complete_steps]
     if not steps:
         raise ValueError("no step was recorded")
     begin, end = steps[0]["ts"], steps[-1]["ts"] + steps[-1]["dur"]
-    if len(steps) == len(found):  # a device finishes after the host has named its last kernel
+    if len(steps) == len(found):  # a device finishes after the host has launched its last kernel
         end = max([end, *(e["ts"] + e["dur"] for e in events if e.get("cat") in _ON_DEVICE)])
     events = [e for e in events if begin <= float(e.get("ts", -1)) < end]
     upkeep = [
-        (e["ts"], e["ts"] + e["dur"]) for e in events if _is_a(e, "user_annotation") and e["name"] in OUTSIDE_STEP
+        (e["ts"], e["ts"] + e["dur"])
+        for e in events
+        if _is_complete_event(e, "user_annotation") and e["name"] in OUTSIDE_STEP
     ]
     of_steps = [e for e in events if not any(start <= float(e["ts"]) < stop for start, stop in upkeep)]
     kernels = [e for e in of_steps if e.get("cat") in _ON_DEVICE]
@@ -118,22 +120,22 @@ def read(trace: Event, whole_steps: int | None = None) -> Window:
         ranges=_ranges(events, begin),
         memory=_memory(events, begin, on_device=bool(kernels)),
         device="gpu" if kernels else "cpu",
-        device_busy=_covered(kernels) if kernels else None,
+        device_busy=_busy_seconds(kernels) if kernels else None,
     )
 
 
 def for_tensorboard(trace: Event) -> Event:
-    """The trace as torch-tb-profiler 0.4.3 understands it. It is no longer maintained, and its categories are older.
+    """The trace with the older categories that torch-tb-profiler 0.4.3, which is no longer maintained, understands.
 
-    Calls of the driver become `Runtime`, without which it takes all kernels for nobody's. Our ranges become operators,
-    for it leaves out what a user named. Waiting for data is there a second time, by the name that the plugin looks for:
-    else its overview counts the wait as computing.
+    Calls of the driver become `Runtime`, without which kernels are attributed to no operator. Our ranges become
+    operators, for user annotations are left out. Waiting for data is added a second time under the name that the plugin
+    looks for; else its overview counts the wait as computing.
     """
     return {**trace, "traceEvents": [copy for event in trace["traceEvents"] for copy in _renamed(event)]}
 
 
 def phases(window: Window) -> dict[str, float]:
-    """Seconds by name, in the order of a step, without upkeep. Collectives by PyTorch's names count as `all-reduce`."""
+    """Seconds by named range, in the order of a step, without upkeep. PyTorch's collectives count as `all-reduce`."""
     spent: dict[str, float] = defaultdict(float)
     for found in window.ranges:
         spent[found.name] += found.seconds
@@ -141,37 +143,37 @@ def phases(window: Window) -> dict[str, float]:
 
 
 def _renamed(event: Event) -> Iterable[Event]:
-    if event.get("cat") in _BEYOND_THE_PLUGIN:
+    if event.get("cat") in _RUNTIME_CATEGORIES:
         yield {**event, "cat": "Runtime"}
     elif event.get("cat") == "user_annotation" and event["name"] in ALL_RANGES:
         if event["name"] == DATA_WAIT:
-            # before the range of the same length, which so lies within: the range keeps its own time
-            yield {**event, "cat": "cpu_op", "name": _WAIT_OF_THE_PLUGIN}
+            # before the range of the same length, which is thereby nested within and keeps its own time
+            yield {**event, "cat": "cpu_op", "name": _PLUGIN_DATA_WAIT}
         yield {**event, "cat": "cpu_op"}
     else:
         yield event
 
 
-def _is_a(event: Event, *categories: str) -> bool:
+def _is_complete_event(event: Event, *categories: str) -> bool:
     return event.get("cat") in categories and event.get("ph") == "X"
 
 
 @dataclass(kw_only=True)
-class _Open:
-    """An operator or range whose end has not come yet."""
+class _OpenEvent:
+    """An operator or range of the current nesting."""
 
     event: Event
     end: float
     own: float
     counted_in: Event | None
-    """The operator that this one's time belongs to; None for ranges."""
+    """The operator to which its time is attributed; None for ranges."""
 
     whole: bool
-    """What lies within counts towards it."""
+    """Whether what it calls is attributed to it."""
 
 
-def _rows(events: Sequence[Event], kernels: Sequence[Event]) -> list[Row]:
-    rows: dict[tuple[str, str], Row] = {}
+def _rows(events: Sequence[Event], kernels: Sequence[Event]) -> list[OperatorTotal]:
+    rows: dict[tuple[str, str], OperatorTotal] = {}
     owner: dict[int, Event] = {}
     for timeline in _timelines(events):
         for done in _nested(timeline):
@@ -186,20 +188,20 @@ def _rows(events: Sequence[Event], kernels: Sequence[Event]) -> list[Row]:
         if launched_by:
             row = rows[_key(launched_by)]
         else:
-            row = rows.setdefault((kernel["name"], ""), Row(name=kernel["name"]))
+            row = rows.setdefault((kernel["name"], ""), OperatorTotal(name=kernel["name"]))
         row.seconds += kernel["dur"] / 1e6
         row.calls += launched_by is None
     return sorted((row for row in rows.values() if row.seconds), key=lambda row: -row.seconds)
 
 
 def _key(event: Event) -> tuple[str, str]:
-    call = Call.of(event)
+    call = OperatorCall.of(event)
     return call.name, call.precision if flops(call) is not None else ""
 
 
-def _count(rows: dict[tuple[str, str], Row], event: Event, seconds: float) -> None:
-    key, call = _key(event), Call.of(event)
-    row = rows.setdefault(key, Row(name=call.name, precision=key[1] or "fp32"))
+def _count(rows: dict[tuple[str, str], OperatorTotal], event: Event, seconds: float) -> None:
+    key, call = _key(event), OperatorCall.of(event)
+    row = rows.setdefault(key, OperatorTotal(name=call.name, precision=key[1] or "fp32"))
     row.calls += 1
     row.seconds += seconds
     row.flops += flops(call) or 0.0
@@ -207,18 +209,18 @@ def _count(rows: dict[tuple[str, str], Row], event: Event, seconds: float) -> No
 
 
 def _timelines(events: Sequence[Event]) -> Iterable[list[Event]]:
-    """What each thread did, outer before inner."""
+    """The events of each thread by time, outer before inner."""
     by_thread: dict[tuple[Any, Any], list[Event]] = defaultdict(list)
     for event in events:
-        if _is_a(event, "cpu_op", "user_annotation"):
+        if _is_complete_event(event, "cpu_op", "user_annotation"):
             by_thread[event["pid"], event["tid"]].append(event)
     for timeline in by_thread.values():
         yield sorted(timeline, key=lambda event: (event["ts"], -event["dur"]))
 
 
-def _nested(timeline: Sequence[Event]) -> Iterable[_Open]:
-    """Each operator and range of a thread once its own time is known."""
-    stack: list[_Open] = []
+def _nested(timeline: Sequence[Event]) -> Iterable[_OpenEvent]:
+    """Each operator and range of a thread, with its time without what it calls."""
+    stack: list[_OpenEvent] = []
     for event in timeline:
         while stack and stack[-1].end <= event["ts"]:
             yield stack.pop()
@@ -229,22 +231,26 @@ def _nested(timeline: Sequence[Event]) -> Iterable[_Open]:
             counted_in = event if event["cat"] == "cpu_op" else None
             if parent is not None:
                 parent.own -= event["dur"]
-        whole = (parent is not None and parent.whole) or (counted_in is event and flops(Call.of(event)) is not None)
+        whole = (parent is not None and parent.whole) or (
+            counted_in is event and flops(OperatorCall.of(event)) is not None
+        )
         stack.append(
-            _Open(event=event, end=event["ts"] + event["dur"], own=event["dur"], counted_in=counted_in, whole=whole)
+            _OpenEvent(
+                event=event, end=event["ts"] + event["dur"], own=event["dur"], counted_in=counted_in, whole=whole
+            )
         )
     while stack:
         yield stack.pop()
 
 
-def _ranges(events: Sequence[Event], begin: float) -> list[Range]:
+def _ranges(events: Sequence[Event], begin: float) -> list[NamedRange]:
     found = []
     for event in events:
-        if not _is_a(event, "user_annotation", "cpu_op"):
+        if not _is_complete_event(event, "user_annotation", "cpu_op"):
             continue
         name = ALL_REDUCE if event["name"].startswith(_COMMUNICATION) else event["name"]
         if name in ALL_RANGES:
-            found.append(Range(name=name, start=(event["ts"] - begin) / 1e6, seconds=event["dur"] / 1e6))
+            found.append(NamedRange(name=name, start=(event["ts"] - begin) / 1e6, seconds=event["dur"] / 1e6))
     return sorted(found, key=lambda found: found.start)
 
 
@@ -257,8 +263,8 @@ def _memory(events: Sequence[Event], begin: float, *, on_device: bool) -> list[M
     ]
 
 
-def _covered(events: Sequence[Event]) -> float:
-    """Seconds in which at least one of these was going on."""
+def _busy_seconds(events: Sequence[Event]) -> float:
+    """Seconds in which at least one of these events was active."""
     covered, until = 0.0, float("-inf")
     for event in sorted(events, key=lambda event: float(event["ts"])):
         end = event["ts"] + event["dur"]
@@ -268,7 +274,7 @@ def _covered(events: Sequence[Event]) -> float:
 
 
 def parse(text: str) -> Event:
-    """A trace as JSON. PyTorch has been seen to write control characters from names of kernels."""
+    """Parse a trace. Not strictly: PyTorch may write control characters in names of kernels."""
     trace: Event = json.loads(text, strict=False)
     return trace
 

@@ -1,1 +1,1 @@
-"""report.html and losses.png."""
+"""report.html, samples.webp and losses.png."""

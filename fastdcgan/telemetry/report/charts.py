@@ -1,4 +1,4 @@
-"""Curves for the report: SVG in the colours of the page around it, so that they suit light, dark and paper."""
+"""Charts as SVG with the CSS colours of the page around them, so that they suit light mode, dark mode and print."""
 
 import io
 import re
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_POINTS = 240
-"""Of a curve: a pixel or two each. What lies between is drawn as its mean, in a band from its least to its most."""
+MAX_POINTS = 240
+"""Of a curve, a pixel or two each. A longer one is drawn as means of neighbours, in a band from minimum to maximum."""
 
-# Colours nobody would choose, each replaced by a variable of the page's style sheet.
+# Placeholders, each replaced by a variable of the page's style sheet.
 _VARIABLES = {"#010203": "var(--ink)", "#010204": "var(--line)", "#010205": "var(--one)", "#010206": "var(--two)"}
-_INK, _LINE, ONE, TWO = _VARIABLES
+_INK, _LINE, FIRST_COLOUR, SECOND_COLOUR = _VARIABLES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Values over steps."""
+    """Values by step."""
 
     steps: Sequence[int]
     values: Sequence[float]
-    colour: str = ONE
+    colour: str = FIRST_COLOUR
     dots: bool = False
     """Mark each value."""
 
@@ -36,14 +36,14 @@ def chart(
     level: float | None = None,
     percent: bool = False,
 ) -> str:
-    """An `<svg>` element, without any text from outside but `label`, which is ours.
+    """Draw curves as an `<svg>` element. `label` is not escaped: it must not be text from outside.
 
     Args:
         curves: each of one value at least.
-        label: what those are told who can't see it.
-        limits: of the vertical axis; None for what fits.
-        level: where to draw a dotted line across.
-        percent: values are shares of one.
+        label: for screen readers (aria-label).
+        limits: of the vertical axis; None: fitted to the values.
+        level: where to draw a dotted horizontal line.
+        percent: values are shares of 1, labelled in percent.
     """
     from matplotlib import rc_context  # slow to import, and needed only now
     from matplotlib.figure import Figure
@@ -78,19 +78,19 @@ def chart(
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
 
 
-def thinned(
+def downsampled(
     steps: Sequence[int], values: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Steps, means, least and most values of so many neighbours that there are no more than MOST_POINTS."""
-    parts = np.array_split(np.arange(len(steps)), min(len(steps), MOST_POINTS))
+    """Steps, means, minima and maxima of groups of neighbours, fp64 [N] with N of MAX_POINTS at most."""
+    parts = np.array_split(np.arange(len(steps)), min(len(steps), MAX_POINTS))
     x, y = np.asarray(steps, np.float64), np.asarray(values, np.float64)
     columns = np.array([(x[part].mean(), y[part].mean(), y[part].min(), y[part].max()) for part in parts])
     return columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3]
 
 
 def _draw(axes: Any, curve: Curve) -> None:
-    steps, means, least, most = thinned(curve.steps, curve.values)
-    if len(curve.steps) > MOST_POINTS:
-        axes.fill_between(steps, least, most, color=curve.colour, alpha=0.2, linewidth=0)
-    alone = "o" if curve.dots or len(steps) == 1 else None
-    axes.plot(steps, means, color=curve.colour, linewidth=1.6, marker=alone, markersize=3.5)
+    steps, means, minima, maxima = downsampled(curve.steps, curve.values)
+    if len(curve.steps) > MAX_POINTS:
+        axes.fill_between(steps, minima, maxima, color=curve.colour, alpha=0.2, linewidth=0)
+    marker = "o" if curve.dots or len(steps) == 1 else None
+    axes.plot(steps, means, color=curve.colour, linewidth=1.6, marker=marker, markersize=3.5)

@@ -1,66 +1,105 @@
-"""The sample grids of a run, read back: as pictures to show, and how much the samples in them differ."""
+"""The sample grids of a run, read back one at a time: encoded for the page, and how much the samples in them differ."""
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastdcgan.runs.animation import evenly
+from fastdcgan.runs.animation import WEBP_METHOD, WEBP_QUALITY, evenly_spaced
 
-SIDE = 640
-"""Pixels: larger grids are shown at this size."""
+MAX_SIDE = 640
+"""Pixels: larger grids are downscaled."""
 
-MOST_GRIDS = 48
+MAX_GRIDS = 48
 """Read of a run."""
 
-MOST_PIXELS = 40_000_000
-"""Read of a run, so that large grids don't take longer: but always the first and the last."""
+MAX_TOTAL_PIXELS = 40_000_000
+"""Read of a run, which bounds the time that large grids take. The first and the last are always read."""
 
-_PADDING = 2  # between the pictures of a grid, as torchvision draws it
+_PADDING = 2  # pixels between the pictures of a grid, as torchvision draws it
 
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-# What Pillow raises for damaged PNGs.
+_PNG_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""What Pillow raises for damaged PNGs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A grid of samples."""
+    """A sample grid. The picture itself is not kept in memory: see `picture`."""
 
     step: int
-    picture: Image.Image
-    """RGB, no side longer than SIDE."""
+    path: Path
+    size: tuple[int, int]
+    """Width and height, downscaled to `MAX_SIDE`."""
+
+    webp: bytes
+    """The downscaled picture as WebP."""
 
     diversity: float | None
     """See `diversity`; None where the pictures of the grid can't be told apart."""
 
+    def picture(self) -> Image.Image:
+        """Read the grid again: RGB, downscaled to `MAX_SIDE`. Raises ValueError if it was changed meanwhile."""
+        picture = read_picture(self.path)
+        if isinstance(picture, str) or downscaled(picture).size != self.size:
+            raise ValueError(f"{self.path.name} was changed while the report was made")
+        return downscaled(picture)
+
+
+class GridPictures(Sequence[Image.Image]):
+    """The pictures of grids, each read when it is asked for."""
+
+    def __init__(self, grids: Sequence[Grid]) -> None:
+        self._grids = grids
+
+    def __len__(self) -> int:
+        return len(self._grids)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._grids[number].picture()
+
 
 def read_grids(folder: Path, resolution: int | None) -> tuple[list[Grid], list[str]]:
-    """Grids `step-00000010.png` in a folder, by step, evenly chosen where there are many; and what was left out, why.
+    """Read the grids `step-00000010.png` of a folder, evenly spaced where there are many.
 
     Args:
-        folder: needn't be there.
+        folder: need not exist.
         resolution: pixels a side of each sample; None if unknown.
+
+    Returns:
+        the grids by step, all of the last one's size; and why others were skipped, a line each.
     """
-    named = {path: path.stem.removeprefix("step-") for path in folder.glob("step-*.png") if path.is_file()}
-    steps = sorted((int(digits), path) for path, digits in named.items() if digits.isdecimal() and len(digits) < 16)
+    digits = {path: path.stem.removeprefix("step-") for path in folder.glob("step-*.png") if path.is_file()}
+    steps = sorted((int(text), path) for path, text in digits.items() if text.isdecimal() and len(text) < 16)
     if not steps:
         return [], []
     last = read_picture(steps[-1][1])
-    pixels = last.width * last.height if isinstance(last, Image.Image) else 0
-    most = min(MOST_GRIDS, max(2, MOST_PIXELS // max(1, pixels)))
-    grids, left_out = [], []
-    for step, path in evenly(steps, most):
-        picture = read_picture(path)
-        if isinstance(picture, str):
-            left_out.append(f"{path.name}: {picture}")
-            continue
-        differ = None if resolution is None else diversity(np.asarray(picture), resolution)
-        grids.append(Grid(step=step, picture=shown(picture), diversity=differ))
-    return _of_one_size(grids, left_out), left_out
+    pixels = 0 if isinstance(last, str) else last.width * last.height
+    del last
+    count = min(MAX_GRIDS, max(2, MAX_TOTAL_PIXELS // max(1, pixels)))
+    grids, skipped = [], []
+    for step, path in evenly_spaced(steps, count):
+        grid = _read_grid(step, path, resolution)
+        if isinstance(grid, str):
+            skipped.append(f"{path.name}: {grid}")
+        else:
+            grids.append(grid)
+    return _of_one_size(grids, skipped), skipped
+
+
+def _read_grid(step: int, path: Path, resolution: int | None) -> Grid | str:
+    """A grid, or why it can't be read."""
+    picture = read_picture(path)
+    if isinstance(picture, str):
+        return picture
+    differ = None if resolution is None else diversity(np.asarray(picture), resolution)
+    picture = downscaled(picture)
+    return Grid(step=step, path=path, size=picture.size, webp=encode_webp(picture), diversity=differ)
 
 
 def read_picture(path: Path) -> Image.Image | str:
@@ -72,43 +111,48 @@ def read_picture(path: Path) -> Image.Image | str:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG"]) as image:
                 return image.convert("RGB")
-    except _UNREADABLE:
+    except _PNG_ERRORS:
         return "not a whole PNG" if path.stat().st_size else "an empty file"
 
 
-def shown(picture: Image.Image) -> Image.Image:
-    """The picture, smaller if it is large."""
-    if max(picture.size) <= SIDE:
+def downscaled(picture: Image.Image) -> Image.Image:
+    """The picture with no side longer than `MAX_SIDE`."""
+    if max(picture.size) <= MAX_SIDE:
         return picture
     smaller = picture.copy()
-    smaller.thumbnail((SIDE, SIDE))
+    smaller.thumbnail((MAX_SIDE, MAX_SIDE))
     return smaller
+
+
+def encode_webp(picture: Image.Image) -> bytes:
+    """The picture as a WebP file."""
+    out = io.BytesIO()
+    picture.save(out, format="WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
+    return out.getvalue()
 
 
 def diversity(grid_HWC: NDArray[np.uint8], resolution: int) -> float | None:
     """How much the pictures of a grid differ from each other: 0 if they are all the same.
 
-    The standard deviation over the pictures, in the mean over pixels, as a share of the range from black to white.
-    None where this is no grid of at least two pictures of that size.
+    The standard deviation over the pictures, averaged over pixels, as a share of the range from black to white. None
+    where this is no grid of at least two pictures of that size.
     """
     pitch = resolution + _PADDING
     rows, columns = ((side - _PADDING) // pitch for side in grid_HWC.shape[:2])
     if resolution < 1 or grid_HWC.shape[:2] != (rows * pitch + _PADDING, columns * pitch + _PADDING):
         return None
     tiles = grid_HWC[_PADDING:, _PADDING:].reshape(rows, pitch, columns, pitch, -1)
-    every = max(1, resolution // 64)  # pixels next to each other differ alike
-    tiles = tiles[:, :resolution:every, :, :resolution:every].swapaxes(1, 2).reshape(rows * columns, -1)
+    stride = max(1, resolution // 64)  # neighbouring pixels differ alike
+    tiles = tiles[:, :resolution:stride, :, :resolution:stride].swapaxes(1, 2).reshape(rows * columns, -1)
     used = len(tiles)
     while used and not tiles[used - 1].any():  # the last row of a grid may not be full
         used -= 1
     return float(tiles[:used].astype(np.float32).std(0).mean() / 255) if used > 1 else None
 
 
-def _of_one_size(grids: Sequence[Grid], left_out: list[str]) -> list[Grid]:
-    """Those of the size of the last one. The others are named in `left_out`."""
-    left_out += [
-        f"step-{grid.step:08d}.png: not of the size of the others"
-        for grid in grids
-        if grid.picture.size != grids[-1].picture.size
+def _of_one_size(grids: Sequence[Grid], skipped: list[str]) -> list[Grid]:
+    """The grids of the last one's size. The others are added to `skipped`."""
+    skipped += [
+        f"step-{grid.step:08d}.png: not of the size of the others" for grid in grids if grid.size != grids[-1].size
     ]
-    return [grid for grid in grids if grid.picture.size == grids[-1].picture.size]
+    return [grid for grid in grids if grid.size == grids[-1].size]

@@ -1,1 +1,1 @@
-"""What the terminal shows."""
+"""Output on the terminal: the live view, progress lines, tables."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from fastdcgan.data.describe import Facts, Files, by_reason
-from fastdcgan.data.pack import Pack, Packing
+from fastdcgan.data.describe import FileStatistics, SourceFacts, group_by_reason
+from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import Skipped
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.storage.printable import printable
@@ -16,7 +16,7 @@ MOST = 10
 """Kinds, reasons and files listed at most."""
 
 NAMED = 3
-"""Files named for each reason."""
+"""FileStatistics named for each reason."""
 
 _INDENT = 10
 
@@ -46,7 +46,7 @@ def show(rows: Sequence[tuple[str, str]]) -> None:
     Console(highlight=False, emoji=False, markup=False).print(Rows(rows), soft_wrap=True)
 
 
-def facts_rows(facts: Facts, spec: str) -> list[tuple[str, str]]:
+def facts_rows(facts: SourceFacts, spec: str) -> list[tuple[str, str]]:
     """All that is known of a source.
 
     Args:
@@ -62,7 +62,7 @@ def facts_rows(facts: Facts, spec: str) -> list[tuple[str, str]]:
     return [*rows, ("pack", _pack_in_words(facts, spec)), *skipped_by_reason_rows(facts.skipped)]
 
 
-def packing_rows(pack: Pack, packing: Packing, spec: str) -> list[tuple[str, str]]:
+def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, str]]:
     """What was done for a pack, and how it is used."""
     count = len(pack.original)
     why = {
@@ -95,7 +95,7 @@ def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     if not skipped:
         return [("skipped", "nothing")]
     lines = [f"{counted(len(skipped), 'file')} that can't be used:"]
-    reasons = by_reason(skipped)
+    reasons = group_by_reason(skipped)
     for reason, paths in reasons[:MOST]:
         lines.append(f"{len(paths):,} x {reason}:")
         lines += [f"    {path}" for path in paths[:NAMED]]
@@ -132,7 +132,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _files_rows(files: Files, count: int, resolution: int) -> list[tuple[str, str]]:
+def _files_rows(files: FileStatistics, count: int, resolution: int) -> list[tuple[str, str]]:
     rows = []
     rows.append(("files", f"{size_in_words(files.bytes)}, {size_in_words(files.bytes // count)} each in the mean"))
     figures = [f"{number:,}" for _, number in files.kinds[:MOST]]
@@ -157,11 +157,11 @@ def _files_rows(files: Files, count: int, resolution: int) -> list[tuple[str, st
     return [*rows, ("kinds", "\n".join(kinds)), ("sizes", "\n".join(lines))]
 
 
-def _pack_in_words(facts: Facts, spec: str) -> str:
+def _pack_in_words(facts: SourceFacts, spec: str) -> str:
     pack = facts.pack
     if pack is None:
         return "not needed: the pictures are an array of this size already"
-    match facts.standing:
+    match facts.pack_status:
         case "whole":
             state = f"there, and of the pictures as they are now: {printable(pack.array)}"
         case "outdated":

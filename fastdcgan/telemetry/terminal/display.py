@@ -1,4 +1,4 @@
-"""What a run tells its user: a live view on a terminal, plain lines anywhere else, and all of it in a file."""
+"""A run's output: a live view on a terminal, plain lines anywhere else, and all of it in run.log."""
 
 import shlex
 import sys
@@ -12,103 +12,103 @@ from torch import Tensor
 
 from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import Record
-from fastdcgan.telemetry.run_log import RunLog, in_words
-from fastdcgan.telemetry.terminal.view import View
+from fastdcgan.telemetry.run_log import RunLog, describe_error
+from fastdcgan.telemetry.terminal.view import LiveView
 
 PLAIN_INTERVAL = 5.0
-"""Seconds between progress lines where there is no terminal to draw on, and in the file."""
+"""Seconds between progress lines where there is no terminal, and in run.log."""
 
 
 class Display:
-    """Progress of one run. On ranks other than the first it shows nothing."""
+    """Messages and progress of a run."""
 
     def __init__(
         self, *, visible: bool = True, quiet: bool = False, log: RunLog | None = None, console: Console | None = None
     ) -> None:
-        """Begin, without showing anything yet.
+        """Nothing is shown before `__enter__`.
 
         Args:
-            visible: whether anything at all is shown.
-            quiet: whether only that is shown which is always said.
-            log: where all of it is kept too.
-            console: what is written to. Default: standard output.
+            visible: whether anything is shown; False on ranks other than 0.
+            quiet: show only messages with `always`.
+            log: gets all messages and progress lines, whatever is shown.
+            console: to write to. Default: standard output.
         """
         self._console = console or Console(highlight=False, emoji=False, soft_wrap=True)
         self._console.quiet = not visible
         self._quiet, self._log = quiet, log
         self._live = visible and not quiet and self._console.is_terminal and not self._console.is_dumb_terminal
-        self._view = View(self._console, disable=not self._live)
+        self._view = LiveView(self._console, disable=not self._live)
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
+        self._started_at: dict[str, tuple[float, int]] = {}
         self._last_plain_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._keep(f"$ {shlex.join(sys.argv)}")
+        self._log_line(f"$ {shlex.join(sys.argv)}")
         self._view.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.settle()
+        self.stop_drawing()
         if error is not None:
-            self._keep(in_words(error))
+            self._log_line(describe_error(error))
         if self._log is not None:
             self._log.close()
 
     def say(self, text: str, *, always: bool = False) -> None:
-        """A line that stays; `always`, even if quiet."""
+        """Print a message of one or more lines; `always`: even if quiet."""
         text = "\n".join(map(printable, text.split("\n")))
-        self._keep(text)
+        self._log_line(text)
         if always or not self._quiet:
             self._view.say(text)
             sys.stdout.flush()
 
     def refresh(self) -> None:
-        """Draw now what is drawn a little later anyway."""
+        """Redraw the live view now, and not at its next refresh."""
         self._view.refresh()
 
-    def settle(self) -> None:
-        """Leave bars and figures as they are: what is said from now on comes below them."""
+    def stop_drawing(self) -> None:
+        """Stop the live view and leave it on the screen; later messages come below it."""
         self._view.stop()
 
     def advance(self, what: str, done: int, total: int) -> None:
-        """Progress of a preparation, such as "drawing faces"."""
+        """Show the progress of a preparation, such as "drawing faces"."""
         self._update(what, done, total)
-        began, done_then = self._begun.setdefault(what, (time.monotonic(), done))
+        began, done_then = self._started_at.setdefault(what, (time.monotonic(), done))
         if done == total or self._due():
             line = f"{what}: {done:,} of {total:,}"
             if done_then < done < total:
-                line += f", {_clock((time.monotonic() - began) * (total - done) / (done - done_then))} left"
-            self._plainly(line)
+                line += f", {_minutes_seconds((time.monotonic() - began) * (total - done) / (done - done_then))} left"
+            self._progress_line(line)
         if done == total:
             self._view.update(self._tasks[what], visible=False)
 
     def train(self, record: Record | None, step: int, total: int) -> None:
-        """Progress of the training; `record` holds the newest figures, if they are new."""
+        """Show the progress of training; `record`: new figures, if there are any."""
         self._update("training", step, total)
         if record is None:
             return
         self._view.add(record)
         if step == total or self._due():
-            self._plainly(
+            self._progress_line(
                 f"step {step:,}/{total:,}  {record.images_per_sec:,.0f} img/s  "
                 f"D {record.loss_d:.2f}  G {record.loss_g:.2f}  D(x) {record.d_real:.2f}  D(G(z)) {record.d_fake:.2f}  "
                 f"{self._seconds_left(record, step, total)}"
             )
 
-    def show(self, pictures_BCHW: Tensor, step: int) -> None:
-        """A new sample grid: pictures in [-1, 1] on the CPU. Drawn on terminals that can."""
-        self._view.show(pictures_BCHW, f"samples after step {step:,}")
+    def show_samples(self, pictures_BCHW: Tensor, step: int) -> None:
+        """Show new samples, in [-1, 1] on the CPU, on terminals with colours."""
+        self._view.show_samples(pictures_BCHW, f"samples after step {step:,}")
 
-    def _plainly(self, line: str) -> None:
-        """Progress where there are no bars."""
+    def _progress_line(self, line: str) -> None:
+        """A line of progress: on the terminal without a live view, else in the log alone."""
         if self._live:
-            self._keep(line)
+            self._log_line(line)
         else:
             self.say(line)
 
-    def _keep(self, text: str) -> None:
+    def _log_line(self, text: str) -> None:
         if self._log is None:
             return
         try:
@@ -134,9 +134,9 @@ class Display:
         if step == 0 or record.images_per_sec == 0:
             return ""
         seconds = (total - step) * (record.images / step) / record.images_per_sec
-        return f"{_clock(seconds)} left"
+        return f"{_minutes_seconds(seconds)} left"
 
 
-def _clock(seconds: float) -> str:
+def _minutes_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

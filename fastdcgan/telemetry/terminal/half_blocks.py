@@ -1,7 +1,7 @@
-"""Pictures as coloured text: a character is two pixels, the upper half block in one colour on the other.
+"""Pictures as coloured text: a character shows two pixels, as an upper half block in one colour on another.
 
-rich-pixels does the same, but makes a styled segment a character, which rich renders anew at each refresh: a hundred
-times the work of a line that is ready to be written.
+Not rich-pixels: it makes a styled segment of each character, which rich renders at every refresh. That takes a hundred
+times as long as writing a prepared line.
 """
 
 from functools import lru_cache
@@ -15,52 +15,52 @@ from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 from torch import Tensor
 
-SMALLEST, LARGEST = 14, 32
-"""Pixels a side that a picture is shown with: below, nobody would know a face; above, few would fit."""
+MIN_SIDE, MAX_SIDE = 14, 32
+"""Pixels a side of a picture: with fewer a face can't be recognised, with more few would fit."""
 
-ENOUGH = 8
-"""Pictures that should be seen beside each other; if so many fit only below `SMALLEST`, fewer are shown."""
+MIN_PICTURES = 8
+"""Pictures to show; fewer if so many would fit only below `MIN_SIDE`."""
 
 
-class Sheet(NamedTuple):
-    """How many pictures are shown, and how large."""
+class GridLayout(NamedTuple):
+    """How many pictures are shown, and their size."""
 
     columns: int
     rows: int
     side: int
-    """Pixels. A character is one pixel wide and two high; pictures lie a pixel apart."""
+    """Pixels. A character is one pixel wide and two high; pictures are a pixel apart."""
 
 
-def sheet(count: int, resolution: int, width: int, height: int) -> Sheet | None:
-    """The largest pictures of which `ENOUGH` fit into a space; None if not one fits.
+def grid_layout(count: int, resolution: int, width: int, height: int) -> GridLayout | None:
+    """The layout with the largest pictures of which `MIN_PICTURES` fit into a space; None if not one fits.
 
     Args:
-        count: pictures there are.
-        resolution: their side in pixels, which they are not shown larger than.
+        count: of pictures.
+        resolution: their side in pixels; they are never enlarged.
         width: of the space, in characters.
         height: of the space, in lines.
     """
-    for side in range(min(LARGEST, resolution), SMALLEST - 1, -1):
+    for side in range(min(MAX_SIDE, resolution), MIN_SIDE - 1, -1):
         columns, rows = (width + 1) // (side + 1), (2 * height + 1) // (side + 1)
         if columns < 1 or rows < 1:
             continue
-        if columns * rows >= min(ENOUGH, count) or side == SMALLEST:
+        if columns * rows >= min(MIN_PICTURES, count) or side == MIN_SIDE:
             columns = min(columns, count)
-            return Sheet(columns, min(rows, -(-count // columns)), side)
+            return GridLayout(columns, min(rows, -(-count // columns)), side)
     return None
 
 
 def thumbnails(pictures_BCHW: Tensor) -> list[Image.Image]:
-    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB, no larger than they will be shown."""
+    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB images of at most `MAX_SIDE` pixels a side."""
     pixels_BCHW = pictures_BCHW[:, :3].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     pixels_BHWC = pixels_BCHW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     images = [Image.fromarray(np.ascontiguousarray(pixels_HWC)) for pixels_HWC in pixels_BHWC]
-    side = min(LARGEST, images[0].width)
+    side = min(MAX_SIDE, images[0].width)
     return [image.resize((side, side), Image.Resampling.BOX) for image in images]
 
 
-def tiled(images: list[Image.Image], layout: Sheet) -> NDArray[np.uint8]:
-    """The first pictures side by side on black, a pixel apart: uint8 [H, W, 3]; H is even."""
+def tiled(images: list[Image.Image], layout: GridLayout) -> NDArray[np.uint8]:
+    """The first pictures in a grid on black, a pixel apart: uint8 [H, W, 3]; H is even."""
     columns, rows, side = layout
     height = rows * (side + 1) - 1
     canvas = Image.new("RGB", (columns * (side + 1) - 1, height + height % 2))
@@ -71,7 +71,7 @@ def tiled(images: list[Image.Image], layout: Sheet) -> NDArray[np.uint8]:
 
 
 def half_blocks(pixels_HWC: NDArray[np.uint8], colours: ColorSystem) -> list[str]:
-    """Lines of text with escape codes in them, one for two rows of pixels, each W characters wide on the screen."""
+    """Lines of text with escape codes, each of W characters, for two rows of the uint8 pixels [H, W, 3]."""
     lines = []
     for upper_WC, lower_WC in zip(pixels_HWC[::2].tolist(), pixels_HWC[1::2].tolist(), strict=True):
         line, last = [], None

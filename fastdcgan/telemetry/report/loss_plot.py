@@ -1,4 +1,4 @@
-"""losses.png: G's and D's loss during training."""
+"""losses.png: the losses of G and D over the steps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from fastdcgan.telemetry.metrics import Record
 
 @collect_cycles_at_exit()
 def plot_losses(records: Sequence[Record], path: Path) -> None:
-    """Draw the losses, and D's probabilities below them, over the steps of a run."""
+    """Plot the losses, and D's probabilities below them, to a PNG. Raises OSError if it can't be written."""
     from matplotlib.figure import Figure  # slow to import, and needed only now
 
     figure = Figure(figsize=(9, 6.5), dpi=120, layout="constrained")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastdcgan.telemetry.metrics import Record
-from fastdcgan.telemetry.report.curves import plot_losses
+from fastdcgan.telemetry.report.loss_plot import plot_losses
 
 FIRST = Record(
     step=10,

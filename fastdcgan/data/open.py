@@ -1,0 +1,176 @@
+"""Opens a source of pictures by name or path; each source is a module behind the protocol in `source.py`."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from fastdcgan.data.archives.shard_names import names_shards
+from fastdcgan.data.archives.shards import open_shards
+from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.datasets.celeba import scan_celeba
+from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
+from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist
+from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
+from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
+from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
+from fastdcgan.data.source import ImageSource
+from fastdcgan.storage.printable import printable
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """The arguments of `open_source` that its helpers need."""
+
+    resolution: int
+    channels: int
+    device: torch.device
+    threads: int
+    decoder: Literal["auto", "dali", "pillow"]
+    on_progress: OnProgress | None
+
+
+def open_source(
+    spec: str,
+    *,
+    resolution: int,
+    channels: int,
+    device: str,
+    threads: int,
+    decoder: Literal["auto", "dali", "pillow"] = "auto",
+    cache: Literal["off", "auto", "on"] = "off",
+    device_memory: float | None = None,
+    on_progress: OnProgress | None = None,
+) -> ImageSource:
+    """Open a source of pictures.
+
+    Args:
+        spec: "faces" (drawn by the package, no download), "cifar10", "celeba" or "fashion-mnist"; a folder of
+            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or WebDataset tar shards (see
+            `shards.py`).
+        resolution: side of the pictures given out, in pixels.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
+        device: where training runs, as torch names it. DALI decodes on a CUDA device, else on the CPU.
+        threads: for decoding.
+        decoder: for picture files; "auto" is DALI where it is installed.
+        cache: "on" decodes everything once into a pack (see `pack.py`) and reads that from then on; "auto" does so
+            where there is room; "off" decodes whenever a picture is read.
+        device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Packs and arrays
+            are kept there if they fit.
+        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
+            images", done, total).
+
+    Raises:
+        ValueError: it can't be opened; the message is one line for the user.
+    """
+    options = _Options(
+        resolution=resolution,
+        channels=channels,
+        device=torch.device(device),
+        threads=threads,
+        decoder=decoder,
+        on_progress=on_progress,
+    )
+    source = _open(spec, options, to_pack=cache != "off")
+    if cache != "off" and not isinstance(source, ArraySource):
+        try:
+            source = open_packed(
+                source,
+                resolution=resolution,
+                channels=channels,
+                share_of_disk=MAX_DISK_SHARE if cache == "auto" else 1.0,
+                on_progress=on_progress,
+            )
+        except PackWriteError as error:
+            if cache == "on":
+                raise
+            source = _open(spec, options, to_pack=False)
+            source.description += f" (not packed: {error})"
+    return _place(source, options.device, device_memory) if isinstance(source, ArraySource) else source
+
+
+def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
+    """Open `spec` without a pack. For a pack DALI decodes on the CPU, so that packs don't depend on the machine."""
+    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
+    if spec in _ARRAY_DATASETS:
+        return _ARRAY_DATASETS[spec](None, **size)
+    if spec in _FILE_DATASETS:
+        return _with_decoder(_FILE_DATASETS[spec](options.on_progress), options, to_pack=to_pack)
+    path = _path_of_spec(spec)
+    if names_shards(spec):
+        return _with_decoder(open_shards(spec, options.on_progress), options, to_pack=to_pack)
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except OSError as error:
+        raise ValueError(f"{printable(spec)}: {os_error_reason(error)}") from error
+    if is_numpy_file(path):
+        return open_numpy_file(path, **size)
+    if holds_idx(path):
+        return open_fashion_mnist(path, **size)
+    if holds_cifar10(path):
+        return open_cifar10(path, **size)
+    if path.name == spec and not path.exists():
+        named = ", ".join((*_FILE_DATASETS, *_ARRAY_DATASETS))
+        raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
+    return _with_decoder(scan_folder(path, options.on_progress), options, to_pack=to_pack)
+
+
+def _path_of_spec(spec: str) -> Path:
+    """`spec` as a path, with ~ expanded. Raises ValueError where it can't be one."""
+    if not spec:
+        raise ValueError("no pictures are named: the name is empty")
+    if "://" in spec:
+        raise ValueError(f"{printable(spec)}: an address, not a path; pictures are read from disks, so download them")
+    if "\0" in spec:
+        raise ValueError(f"no such folder: {printable(spec)}")
+    try:
+        return Path(spec).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{printable(spec)}: there is no such user") from error
+
+
+def _with_decoder(encoded: EncodedPictures, options: _Options, *, to_pack: bool) -> ImageSource:
+    """A source that decodes by DALI or Pillow, as asked."""
+    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
+    if options.decoder == "dali" and not dali_available():
+        raise ValueError("DALI is not installed here; use --decoder pillow, or auto")
+    if options.decoder == "dali" and options.channels == 4:
+        raise ValueError("DALI decodes 1 or 3 channels; use --decoder pillow, or auto, for 4")
+    if options.decoder == "pillow" or options.channels == 4 or not dali_available():
+        source = PillowSource(encoded, **size)
+        if options.decoder == "auto":
+            source.description += " (it has 4 channels)" if options.channels == 4 else " (DALI is not installed)"
+        return source
+    gpu = None
+    if options.device.type == "cuda" and not to_pack:
+        gpu = torch.cuda.current_device() if options.device.index is None else options.device.index
+    return DaliSource(encoded, device=gpu, **size)
+
+
+def _place(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:
+    """Copy an array to the GPU's memory if it fits; else prefetch for a GPU, or from a file that isn't all cached."""
+    size = source.pictures_NHWC.nbytes
+    if device.type == "cuda":
+        budget = torch.cuda.mem_get_info(device)[0] / 2 if device_memory is None else device_memory
+        if size <= budget:
+            return DeviceSource(source, device)
+    source.prefetch = device.type != "cpu" or size > psutil.virtual_memory().total / 2
+    return source
+
+
+def _scan_faces(on_progress: OnProgress | None) -> FolderIndex:
+    from fastdcgan.data.faces.dataset import FACES, faces_folder
+
+    folder = faces_folder(on_progress=on_progress and (lambda done: on_progress("drawing faces", done, FACES)))
+    return scan_folder(folder, on_progress)
+
+
+_FILE_DATASETS = {"faces": _scan_faces, "celeba": scan_celeba}
+_ARRAY_DATASETS = {"cifar10": open_cifar10, "fashion-mnist": open_fashion_mnist}

@@ -1,0 +1,94 @@
+"""Warnings in a report: signs in the figures and samples that a run went wrong, each with advice."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from fastdcgan.telemetry.metrics import Record
+from fastdcgan.telemetry.report.grids import Grid
+
+MIN_LOSS_D = 0.05
+"""D's loss below which G learns next to nothing from it. A D that only guesses has 1.39 by `bce`."""
+
+COLLAPSED_SHARE = 0.5
+"""Of the highest diversity so far: below, the samples have collapsed."""
+
+LOW_SHARE_OF_REAL = 0.4
+"""Of the real pictures' diversity: below, the samples are far too alike."""
+
+RISING_SHARE = 0.9
+"""Of the highest diversity so far: above, it hasn't fallen."""
+
+MAX_WAIT_SHARE = 0.10
+"""Of the time: how much may be spent waiting for pictures."""
+
+_COLLAPSE_ADVICE = "Such a collapse is not healed by training on: take up an earlier checkpoint, or a lower --lr."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWarning:
+    """A warning in the report."""
+
+    title: str
+    text: str
+    bad: bool = True
+    """False for a mere note."""
+
+
+def last_tenth(records: Sequence[Record]) -> Sequence[Record]:
+    """The last tenth of the records, which shows how a run ended; one at least."""
+    return records[-max(1, len(records) // 10) :]
+
+
+def training_warnings(records: Sequence[Record]) -> list[RunWarning]:
+    """Warnings from the figures; none without records."""
+    if not records:
+        return []
+    warnings = []
+    loss_d = fmean(record.loss_d for record in last_tenth(records))
+    if loss_d < MIN_LOSS_D:
+        warnings.append(
+            RunWarning(
+                title="The discriminator has won",
+                text=f"Its loss ended near 0 ({loss_d:.3f}): it tells all pictures apart, so the generator hardly "
+                "learns any more. More pictures, --flip, --label-smoothing 0.1 or a lower --lr hold it back.",
+            )
+        )
+    wait = fmean(record.data_wait_fraction for record in records)
+    if wait > MAX_WAIT_SHARE:
+        warnings.append(
+            RunWarning(
+                title="Training waited for pictures",
+                text=f"{wait:.0%} of the time. fastdcgan pack decodes them once and for all; more --data-threads "
+                "decode faster.",
+            )
+        )
+    return warnings
+
+
+def diversity_warnings(grids: Sequence[Grid], real: float | None) -> list[RunWarning]:
+    """Warnings from the samples.
+
+    Args:
+        grids: by step. That of step 0, from before any training, is ignored.
+        real: the diversity of training pictures; None if unknown.
+    """
+    known = [(grid.step, grid.diversity) for grid in grids if grid.step > 0 and grid.diversity is not None]
+    if not known:
+        return []
+    (best_step, best), (last_step, last) = max(known, key=lambda item: item[1]), known[-1]
+    if last < COLLAPSED_SHARE * best:
+        return [
+            RunWarning(
+                title="The samples became alike",
+                text=f"They differ from each other {1 - last / best:.0%} less at step {last_step:,} than they did at "
+                f"step {best_step:,}. {_COLLAPSE_ADVICE}",
+            )
+        ]
+    if real and last < LOW_SHARE_OF_REAL * real:
+        text = f"They differ from each other {last / real:.0%} as much as real pictures do. "
+        if last > RISING_SHARE * best:
+            text += "They may still become more different: train longer."
+            return [RunWarning(title="The samples are still alike", text=text, bad=False)]
+        return [RunWarning(title="The samples are alike", text=text + _COLLAPSE_ADVICE)]
+    return []
