@@ -1,5 +1,6 @@
 """What a user can get wrong: one clear line, exit code 2, never a traceback, and no run folder left behind."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -432,6 +433,25 @@ def test_the_process_ends_with_2(fastdcgan: Command, tmp_path: Path) -> None:
         assert result.returncode == 2
         assert result.stderr.strip() == f"fastdcgan: error: no such folder: {tmp_path / 'nowhere'}"
         assert "Traceback" not in result.stdout
+
+
+@pytest.mark.slow
+def test_a_checkout_that_is_not_installed_trains(fastdcgan: Command, few: Path, tmp_path: Path) -> None:
+    (tmp_path / "uninstalled.py").write_text(
+        "import importlib.metadata as metadata, runpy, sys\n"
+        "def version(name, known=metadata.version):\n"
+        "    if name == 'fastdcgan': raise metadata.PackageNotFoundError(name)\n"
+        "    return known(name)\n"
+        "metadata.version = version\n"
+        "sys.path.insert(0, '.')\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--images", 2, "--device", "cpu", "--track", "none")
+    options = ("--data", few, "--out", tmp_path / "out", *tiny)
+    result = fastdcgan(*options, launcher=(str(tmp_path / "uninstalled.py"),))
+    assert result.returncode == 0, result.stderr
+    versions = json.loads((tmp_path / "out" / "config.json").read_text())["versions"]
+    assert versions["fastdcgan"] == importlib.metadata.version("fastdcgan"), "the same, installed or not"
 
 
 def table_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str) -> str:
