@@ -62,8 +62,7 @@ class DataConfig:
     data: str = "faces"
     """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), WebDataset shards
     (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; or `cifar10`, `celeba` or
-    `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this
-    package."""
+    `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
 
     flip: bool = False
     """Mirror each picture left to right with probability one half."""
@@ -79,7 +78,7 @@ class DataConfig:
     it takes no more than half of the disk's free space. off: decode a picture whenever it is read."""
 
     data_memory: float | None = field(default=None, metadata=FREE)
-    """GiB of a GPU's memory that packed pictures may take. Default: half of what is free. 0: none."""
+    """GiB of a GPU's memory that packed pictures may take; 0: none. Default: half of what is free."""
 
     data_threads: int | None = field(default=None, metadata=FREE)
     """Threads that decode pictures, per process. Default: as many as there are cores, at most 8."""
@@ -160,7 +159,7 @@ class RunConfig:
     """The run's folder. Default: runs/<date>-<arch>."""
 
     images: int | None = field(default=None, metadata=FREE)
-    """Stop after this many training images (rounded up to a whole batch)."""
+    """Stop after this many training images (rounded up to a whole batch). Default: as many as --epochs says."""
 
     epochs: int | None = field(default=None, metadata=FREE)
     """Stop after this many passes over the data. Default: 20, unless --images is given; the embedded faces have a

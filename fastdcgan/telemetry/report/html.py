@@ -29,6 +29,7 @@ from fastdcgan.limits.roofline import Ceilings, ceilings_of, limit, work
 from fastdcgan.runs.animation import EFFORT, QUALITY, evenly, save_animation
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import read_json, write_replacing
+from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import Record, read_metrics_counting
 from fastdcgan.telemetry.report.charts import ONE, TWO, Curve, chart
 from fastdcgan.telemetry.report.grids import Grid, diversity, read_grids, read_picture, shown
@@ -98,6 +99,18 @@ def reporting(
                 write_report(folder)
             except Exception as error:  # noqa: BLE001 (the run is what matters, and all of it is written already)
                 display.say(f"report    can't be written: {error}")
+
+
+def rewrite_report(run: Path) -> None:
+    """What `fastdcgan report` does: write a run's report anew, and say where it is and what it lacks.
+
+    Raises:
+        ValueError: as `write_report`.
+    """
+    folder = RunFolder(run)
+    for line in write_report(folder):
+        print(f"not shown  {printable(line)}")
+    print(f"report     {printable(folder.report)}")
 
 
 def write_report(folder: RunFolder) -> list[str]:

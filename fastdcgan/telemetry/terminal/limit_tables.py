@@ -1,12 +1,20 @@
 """A table of how fast an architecture could at most train, here and on known GPUs."""
 
+from rich.console import Console
 from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.gpu_prediction import ATTAINABLE, LAUNCH_SECONDS, predict
-from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, limit, work
+from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, limit, measure_ceilings, work
 
 _BYTES = {"fp32": 4, "bf16": 2}
+
+
+def show_limits(arch: Architecture, batch: int) -> None:
+    """Print both tables, of this CPU and known GPUs. Raises ValueError for a batch below 1."""
+    if batch < 1:
+        raise ValueError(f"--batch-size {batch}: must be at least 1")
+    Console().print(limits_table(arch, batch, measure_ceilings()), prediction_table(arch, batch))
 
 
 def limits_table(arch: Architecture, batch: int, here: Ceilings) -> Table:

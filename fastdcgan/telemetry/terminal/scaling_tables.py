@@ -5,15 +5,63 @@ from functools import partial
 from typing import Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.allreduce import REACHED
+from fastdcgan.limits.allreduce import REACHED, gpu_fabrics, reach
 from fastdcgan.limits.gpu_prediction import ATTAINABLE, compute
-from fastdcgan.limits.roofline import Ceilings
-from fastdcgan.limits.scaling import Compute, Sharing, strong, weak
+from fastdcgan.limits.roofline import Ceilings, known_gpu
+from fastdcgan.limits.scaling import Compute, Sharing, batch_norm_messages, counts_of, strong, weak
 
 Scaling = Literal["strong", "weak"]
+
+
+def show_scaling(
+    arch: Architecture,
+    batch: int,
+    *,
+    gpu: str,
+    gpus: str,
+    links: str,
+    precision: str,
+    captured: bool,
+    bytes_per_number: int,
+    synchronised: bool,
+    scalings: Sequence[Scaling],
+) -> None:
+    """Print a table for each kind of scaling.
+
+    Args:
+        arch: the networks.
+        batch: pictures: of all GPUs, or of each.
+        gpu: its name.
+        gpus: how many, as for `counts_of`.
+        links: what joins them, as for `gpu_fabrics`.
+        precision: of the arithmetic.
+        captured: the step is replayed as one graph.
+        bytes_per_number: of the gradients on their way.
+        synchronised: BatchNorm's statistics are those of all GPUs.
+        scalings: the kinds.
+
+    Raises:
+        ValueError: for what can't be, naming the option.
+    """
+    if batch < 1:
+        raise ValueError(f"--batch-size {batch}: must be at least 1")
+    name, datasheet = known_gpu(gpu)
+    counts = counts_of(gpus)
+    if (most := reach(links)) is not None and counts[-1] > most:
+        raise ValueError(f"--link {links} joins at most {most} GPUs: for {counts[-1]} add a network, nvlink+infiniband")
+    sharing = Sharing(
+        fabrics=gpu_fabrics(links, name),
+        overlapped=not captured,
+        buckets=not captured,
+        bytes_per_number=bytes_per_number,
+        batch_norm=batch_norm_messages(arch) if synchronised else (),
+    )
+    for scaling in scalings:
+        Console().print(scaling_table(scaling, arch, batch, datasheet, precision, counts, links, sharing))
 
 
 def scaling_table(

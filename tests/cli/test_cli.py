@@ -416,6 +416,35 @@ def test_unknown_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--batchsize", 3), "unrecognized options: --batchsize, 3; perhaps you meant: --batch-size INT"),
+        (("train", "--lr", "fast"), "--lr: could not convert string to float: 'fast'"),
+        (("train", "--epochs", "many"), "--epochs: invalid literal for int() with base 10: 'many'"),
+        (("train", "--epochs", "None"), "--epochs: invalid literal for int() with base 10: 'None'"),
+        (("train", "--compile", "maybe"), "invalid choice 'maybe' for argument '--compile'"),
+        (("train", "--lr"), "missing value for argument '--lr'"),
+        (("generate",), "missing from fastdcgan generate: PATH"),
+        (("paint",), "unrecognized options: paint; available subcommands: train, generate, data"),
+        ((), "expected one of {train, generate, data"),
+    ],
+)
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_mistyped_command_is_answered_in_one_line(
+    arguments: tuple[object, ...],
+    words: str,
+    colours: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr("tyro._fmtlib._FORCE_ANSI", colours)
+    monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", colours)
+    complaint = refusal(capsys, *arguments)
+    assert complaint.startswith(f"fastdcgan: error: {words}") and not set(complaint) & set("│─╭\x1b")
+
+
 @pytest.mark.slow
 def test_data_and_pack_in_processes_of_their_own(fastdcgan: Command, few: Path, tmp_path: Path) -> None:
     described = fastdcgan("data", few, "--out", tmp_path / "sheet.png")
