@@ -4,6 +4,7 @@
 has no open ends.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -117,8 +118,8 @@ class RecipeConfig:
 class ExecutionConfig:
     """How a step is carried out. Nothing here changes what is computed, only how fast and how precisely."""
 
-    device: Literal["auto", "cpu"] = field(default="auto", metadata=FREE)
-    """auto: CUDA, else MPS, else the CPU."""
+    device: str = field(default="auto", metadata=FREE)
+    """auto: CUDA, else MPS, else the CPU; or cpu, cuda, mps, or cuda:N for one of several, counted from 0."""
 
     plan: Literal["auto", "default"] = field(default="auto", metadata=FREE)
     """Which of the ways to carry out a step is used here. auto: the one that a run was begun with, else the fastest as
@@ -149,6 +150,11 @@ class ExecutionConfig:
 
     rank_timeout: float = field(default=300.0, metadata=FREE)
     """Seconds after which a process that no longer answers the others is given up, and the run ends with an error."""
+
+    def check_device(self) -> None:
+        """Whether it is a name of a device, here or elsewhere. Raises ValueError if it isn't."""
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?", self.device):
+            raise ValueError(f"--device {self.device}: must be auto, cpu, cuda, cuda:N (cuda:0, cuda:1 ...) or mps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +312,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
         self.model.architecture()

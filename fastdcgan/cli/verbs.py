@@ -131,7 +131,7 @@ def tune(
     precision: PrecisionRequest = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
     seconds: float = 60.0,
-    device: Literal["auto", "cpu"] = "auto",
+    device: str = "auto",
     threads: int | None = None,
     json: Path | None = None,
 ) -> None:
@@ -145,7 +145,7 @@ def tune(
         precision: Only plans of this precision. auto: all that the hardware multiplies.
         compile: As for train.
         seconds: About how long to measure.
-        device: auto: CUDA, else MPS, else the CPU.
+        device: auto: CUDA, else MPS, else the CPU; or cpu, cuda, mps, or cuda:N for one of several, counted from 0.
         threads: Threads for arithmetic on a CPU. Default: OMP_NUM_THREADS, else all cores.
         json: Write the figures to this file too. Default: no file.
     """

@@ -26,13 +26,10 @@ def test_paragraphs_fill_their_lines(
     lines = shown(capsys, monkeypatch, verb)
     assert max(map(len, lines)) <= 80
     rows = [line[2:-2].rstrip() for line in lines if line.startswith("│")]
-    continued = 0
+    (column,) = {len(row) - len(row.lstrip()) for row in rows if row.startswith(" ")} or {18}
     for above, below in pairwise(rows):
-        column = len(below) - len(below.lstrip())
-        if column and above[column - 2 : column].isspace() and len(above) > column:
-            continued += 1
+        if below.startswith(" ") and above[column - 2 : column].isspace() and len(above) > column:
             assert len(above) + 1 + len(below.split()[0]) > 76, f"{above!r} has room for more of {below!r}"
-    assert continued or verb == "report"
 
 
 @pytest.mark.parametrize("verb", NAMES)
