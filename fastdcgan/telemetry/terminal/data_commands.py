@@ -80,11 +80,12 @@ def pack_data(source: str, *, resolution: int, channels: int | None, decoder: De
         raise ValueError(f"--threads {threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
     with Display() as display:
         original = _open(source, geometry, decoder, threads, display)
-        display.say(f"source    {original.description}")
-        if isinstance(original, ArraySource):
-            display.say("pack      not needed: the pictures are an array of this size already")
-            return
-        wanted = Pack(original=original, resolution=geometry.resolution, channels=geometry.channels)
+    show([("source", original.description)])
+    if isinstance(original, ArraySource):
+        show([("pack", "not needed: the pictures are an array of this size already")])
+        return
+    wanted = Pack(original=original, resolution=geometry.resolution, channels=geometry.channels)
+    with Display() as display:
         packing = pack_by_hand(wanted, display.advance)
     show(packing_rows(wanted, packing, source))
 

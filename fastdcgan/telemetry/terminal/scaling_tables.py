@@ -14,6 +14,9 @@ from fastdcgan.limits.gpu_prediction import ATTAINABLE, compute
 from fastdcgan.limits.roofline import Ceilings, known_gpu
 from fastdcgan.limits.scaling import Compute, Sharing, batch_norm_messages, counts_of, strong, weak
 
+WIDE = 80
+"""Columns from which there is room for all of a table."""
+
 Scaling = Literal["strong", "weak"]
 
 
@@ -60,8 +63,13 @@ def show_scaling(
         bytes_per_number=bytes_per_number,
         batch_norm=batch_norm_messages(arch) if synchronised else (),
     )
+    console = Console()
     for scaling in scalings:
-        Console().print(scaling_table(scaling, arch, batch, datasheet, precision, counts, links, sharing))
+        console.print(
+            scaling_table(
+                *(scaling, arch, batch, datasheet, precision, counts, links, sharing), wide=console.width >= WIDE
+            )
+        )
 
 
 def scaling_table(
@@ -73,8 +81,10 @@ def scaling_table(
     counts: Sequence[int],
     links: str,
     sharing: Sharing,
+    *,
+    wide: bool = True,
 ) -> Table:
-    """One row a number of GPUs.
+    """One row a number of GPUs. Fits 80 columns.
 
     Args:
         scaling: "strong" divides one batch among the GPUs, "weak" gives each one of its own.
@@ -85,6 +95,7 @@ def scaling_table(
         counts: of GPUs.
         links: their names, for the title.
         sharing: the links, and how the GPUs use them. Without overlap the step is a captured one.
+        wide: with the algorithm of the all-reduce. Without it, 60 columns are enough.
 
     Raises:
         ValueError: if the batch can't be divided by any of the counts.
@@ -103,11 +114,10 @@ def scaling_table(
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    # In 80 columns all figures are whole: what may wrap is the algorithm.
-    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "efficiency", "waits", "all-reduce\nms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("by")
-    table.add_column("bound by", no_wrap=True)
+    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "effi-\nciency", "waits", "all-\nreduce\nms"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for heading in ("bound by", "all-\nreduce\nby")[: 2 if wide else 1]:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(
             str(row.ranks),
@@ -117,8 +127,7 @@ def scaling_table(
             f"{row.efficiency:.0%}",
             f"{row.communication:.0%}",
             f"{1e3 * (row.gradient_seconds + row.batch_norm_seconds):.2f}",
-            row.algorithm or "-",
-            row.bound_by,
+            *(row.bound_by, row.algorithm or "-")[: 2 if wide else 1],
         )
     return table
 
