@@ -1,5 +1,3 @@
 """fastdcgan: the fastest honest way to train a DCGAN."""
 
-from importlib.metadata import version
-
-__version__ = version("fastdcgan")
+__version__ = "0.1.0"

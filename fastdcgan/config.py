@@ -4,6 +4,7 @@
 has no open ends.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -62,8 +63,7 @@ class DataConfig:
     data: str = "faces"
     """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), WebDataset shards
     (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; or `cifar10`, `celeba` or
-    `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this
-    package."""
+    `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
 
     flip: bool = False
     """Mirror each picture left to right with probability one half."""
@@ -79,7 +79,7 @@ class DataConfig:
     it takes no more than half of the disk's free space. off: decode a picture whenever it is read."""
 
     data_memory: float | None = field(default=None, metadata=FREE)
-    """GiB of a GPU's memory that packed pictures may take. Default: half of what is free. 0: none."""
+    """GiB of a GPU's memory that packed pictures may take; 0: none. Default: half of what is free."""
 
     data_threads: int | None = field(default=None, metadata=FREE)
     """Threads that decode pictures, per process. Default: as many as there are cores, at most 8."""
@@ -118,8 +118,8 @@ class RecipeConfig:
 class ExecutionConfig:
     """How a step is carried out. Nothing here changes what is computed, only how fast and how precisely."""
 
-    device: Literal["auto", "cpu"] = field(default="auto", metadata=FREE)
-    """auto: CUDA, else MPS, else the CPU."""
+    device: str = field(default="auto", metadata=FREE)
+    """auto: CUDA, else MPS, else the CPU; or cpu, cuda, mps, or cuda:N for one of several, counted from 0."""
 
     plan: Literal["auto", "default"] = field(default="auto", metadata=FREE)
     """Which of the ways to carry out a step is used here. auto: the one that a run was begun with, else the fastest as
@@ -151,6 +151,11 @@ class ExecutionConfig:
     rank_timeout: float = field(default=300.0, metadata=FREE)
     """Seconds after which a process that no longer answers the others is given up, and the run ends with an error."""
 
+    def check_device(self) -> None:
+        """Whether it is a name of a device, here or elsewhere. Raises ValueError if it isn't."""
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?", self.device):
+            raise ValueError(f"--device {self.device}: must be auto, cpu, cuda, cuda:N (cuda:0, cuda:1 ...) or mps")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -160,7 +165,7 @@ class RunConfig:
     """The run's folder. Default: runs/<date>-<arch>."""
 
     images: int | None = field(default=None, metadata=FREE)
-    """Stop after this many training images (rounded up to a whole batch)."""
+    """Stop after this many training images (rounded up to a whole batch). Default: as many as --epochs says."""
 
     epochs: int | None = field(default=None, metadata=FREE)
     """Stop after this many passes over the data. Default: 20, unless --images is given; the embedded faces have a
@@ -307,6 +312,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
         self.model.architecture()

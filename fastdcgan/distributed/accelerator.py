@@ -17,6 +17,7 @@ from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
+    patch_environment,
 )
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -41,8 +42,10 @@ def join(request: ExecutionConfig) -> Accelerator:
         ValueError: if that can't be done, in one line.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
+    _check_device(request, world_size)
     # Without a word from us Accelerate joins processes only where there are GPUs: on a CPU each would run alone.
     on_cpu = request.device == "cpu" or not torch.accelerator.is_available()
+    one_of_several = {"ACCELERATE_TORCH_DEVICE": request.device} if ":" in request.device else {}
     if world_size > 1 and not on_cpu:
         _check_backend(int(os.environ.get("LOCAL_RANK", 0)))
     # D's buffers must not be broadcast inside its second forward of a step: that would change, in place, what the first
@@ -55,10 +58,13 @@ def join(request: ExecutionConfig) -> Accelerator:
     )
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=request.rank_timeout))
     try:
-        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp, group])
+        with patch_environment(**one_of_several):
+            accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp, group])
     except distributed.DistError as error:
         raise ValueError(_why_not_joined(error)) from error
     assert accelerator.num_processes == world_size, (accelerator.num_processes, world_size)
+    if one_of_several:
+        torch.cuda.set_device(accelerator.device)  # for what takes the current one
     if accelerator.device.type == "cpu":
         torch.set_num_threads(request.threads or default_threads())
     return accelerator
@@ -101,6 +107,24 @@ def default_threads() -> int:
     if said.isdecimal() and int(said) > 0 and not (launched and said == "1"):
         return int(said)
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _check_device(request: ExecutionConfig, world_size: int) -> None:
+    """Raises ValueError if there is no such device here, or if several processes would share one."""
+    request.check_device()
+    name, _, index = request.device.partition(":")
+    if index and world_size > 1:
+        raise ValueError(
+            f"--device {request.device} is for one process: {world_size} take a device each, with --device cuda"
+        )
+    if name == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    else:
+        found = int(name != "mps" or torch.backends.mps.is_available())
+    if not found:
+        raise ValueError(f"--device {request.device}: no {name.upper()} device was found: use --device cpu")
+    if index and int(index) >= found:
+        raise ValueError(f"--device {request.device}: this machine has {found} CUDA device{'s' * (found > 1)}")
 
 
 def _check_backend(local_rank: int) -> None:

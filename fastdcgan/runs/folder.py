@@ -14,12 +14,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from fastdcgan import __version__
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.storage.files import make_folder, read_json, refuse_link, remove_unfinished, write_replacing
 
 PACKAGES = (
-    "fastdcgan",
     "torch",
     "torchvision",
     "accelerate",
@@ -243,7 +243,7 @@ def _check_can_continue(folder: RunFolder, config: TrainConfig) -> None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    versions = {"python": platform.python_version(), "platform": platform.platform(), "fastdcgan": __version__}
     for package in PACKAGES:
         try:
             versions[package] = version(package)

@@ -4,6 +4,7 @@ The steps are those of a real run, in a folder beside the profile's that is remo
 the run's own weights, plan and data, and its checkpoints and metrics stay as they are.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,17 @@ from fastdcgan.training.validate import validate
 
 _NEVER = 2**62
 """Steps between samples and checkpoints: the window is for steps."""
+
+
+def profile(run: Path | None, request: TrainConfig) -> None:
+    """What `fastdcgan profile` does: profile a run, or one as it would be, and say where that is.
+
+    Raises:
+        ValueError: for what the user can fix.
+    """
+    written = profile_run(run, request) if run is not None else profile_request(request)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Profile: {written}. Open {written / 'trace.json.gz'} at https://ui.perfetto.dev")
 
 
 def profile_run(run: Path, request: TrainConfig) -> Path:

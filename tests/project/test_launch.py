@@ -77,14 +77,22 @@ def accelerate() -> tuple[str, ...]:
     return sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu_many.yaml")
 
 
-def kubernetes() -> tuple[str, ...]:
-    """The container's command up to the script, for one machine without GPUs."""
+def pod(index: int = 0, pods: int = 1, processes: int = 2, port: int = 29873) -> tuple[str, ...]:
+    """The container's command up to the script, as Kubernetes fills it in for a pod, on this machine without GPUs."""
     _, job = yaml.safe_load_all(JOB.read_text())
     program, *options = job["spec"]["template"]["spec"]["containers"][0]["command"]
-    here = {"--nnodes=2": "--nnodes=1", "--nproc-per-node=8": "--nproc-per-node=2"}
-    here["--rdzv-endpoint=fastdcgan-0.fastdcgan:29500"] = "--rdzv-endpoint=localhost:0"
+    here = {"--nnodes=2": f"--nnodes={pods}", "--nproc-per-node=8": f"--nproc-per-node={processes}"}
+    here["--node-rank=$(JOB_COMPLETION_INDEX)"] = f"--node-rank={index}"
+    here |= {
+        "--master-addr=fastdcgan-0.fastdcgan": "--master-addr=localhost",
+        "--master-port=29500": f"--master-port={port}",
+    }
     assert program == "torchrun" and here.keys() <= set(options)
     return *TORCHRUN, *(here.get(option, option) for option in options[: options.index("/app/train.py")])
+
+
+def kubernetes() -> tuple[str, ...]:
+    return pod()
 
 
 def kubeflow() -> tuple[str, ...]:
@@ -93,6 +101,30 @@ def kubeflow() -> tuple[str, ...]:
     assert trainer["command"] == ["torchrun"] and trainer["args"][0] == "/app/train.py"
     environment = {"NNODES": 1, "NPROC_PER_NODE": 2, "NODE_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": 29871}
     return "env", *(f"PET_{name}={value}" for name, value in environment.items()), *TORCHRUN
+
+
+def test_pods_are_found_by_the_name_of_the_service() -> None:
+    service, job = yaml.safe_load_all(JOB.read_text())
+    names = service["metadata"]["name"], job["spec"]["template"]["spec"]["subdomain"]
+    assert names == (job["metadata"]["name"],) * 2 and job["spec"]["completionMode"] == "Indexed"
+    first = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    command = job["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert f"--master-addr={first}" in command
+    assert (
+        f"--nnodes={job['spec']['completions']}" in command and job["spec"]["parallelism"] == job["spec"]["completions"]
+    )
+
+
+@pytest.mark.slow
+def test_two_pods_train_together(tmp_path: Path) -> None:
+    """An agent each, as in two pods: had they not found each other, each would write a run of its own."""
+    photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
+    command = ("--data", photos, "--out", out, *QUICK, "--images", 24, "--log-every", 1, "--checkpoint-every", 3)
+    pods = [launch(*command, launcher=pod(index, pods=2, processes=1, port=29875)) for index in (1, 0)]
+    ended = [running.ended() for running in pods]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert json.loads((out / "config.json").read_text())["conditions"]["processes"] == 2
+    assert [record["step"] for record in metrics(out)] == [1, 2, 3]
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from fastdcgan.limits.roofline import throughput_limit, work_per_image
 from fastdcgan.runs.animation import evenly_spaced, save_animation
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import write_replacing
+from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.grids import (
     Grid,
@@ -56,6 +57,18 @@ _MAX_CEILING_RATIO = 10
 
 _MILESTONES = 6
 """Grids that are printed."""
+
+
+def rewrite_report(run: Path) -> None:
+    """What `fastdcgan report` does: write a run's report anew, and say where it is and what it lacks.
+
+    Raises:
+        ValueError: as `write_report`.
+    """
+    folder = RunFolder(run)
+    for line in write_report(folder):
+        print(f"not shown  {printable(line)}")
+    print(f"report     {printable(folder.report)}")
 
 
 def write_report(folder: RunFolder) -> list[str]:

@@ -1,32 +1,43 @@
 """A table of how fast an architecture could at most train, here and on known GPUs."""
 
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.gpu_prediction import LAUNCH_SECONDS, PEAK_EFFICIENCY, predict
-from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, throughput_limit, work_per_image
+from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, measure_ceilings, throughput_limit, work_per_image
 
 _BYTES = {"fp32": 4, "bf16": 2}
 
 
+def show_limits(arch: Architecture, batch: int) -> None:
+    """Print both tables, of this CPU and known GPUs. Raises ValueError for a batch below 1."""
+    if batch < 1:
+        raise ValueError(f"--batch-size {batch}: must be at least 1")
+    Console().print(limits_table(arch, batch, measure_ceilings()), prediction_table(arch, batch))
+
+
 def limits_table(arch: Architecture, batch: int, here: Ceilings) -> Table:
-    """One row a machine and precision. Rows of GPUs are predictions from datasheets."""
-    table = Table(
-        title=f"{arch.name}, width {arch.width}, batch {batch}: the roofline",
-        caption="A step does its convolutions at the machine's best rate, or moves each operator's inputs and outputs "
-        "at its bandwidth, whichever takes longer. Fusion and caches move less. GPUs: predictions from datasheets.",
+    """One row a machine and precision. Rows of GPUs are predictions from datasheets. Fits 60 columns."""
+    needed = {precision: work_per_image(arch, batch, size) for precision, size in _BYTES.items()}
+    moved = ", ".join(f"{each.bytes / 1e6:.1f} MB in {precision}" for precision, each in needed.items())
+    table = _table(
+        f"{arch.name}, width {arch.width}, batch {batch}: the roofline",
+        f"An image takes {needed['fp32'].flops / 1e9:.2f} GFLOP and moves {moved}. A step does its convolutions at the "
+        "machine's best rate, or moves each operator's inputs and outputs at its bandwidth, whichever takes longer. "
+        "Fusion and caches move less. GPUs: predictions from datasheets.",
+        text=("machine", "precision", "bound by"),
+        headings=("machine", "precision", "TFLOP/s", "GB/s", "images/s", "bound by"),
     )
-    for heading in ("machine", "precision", "GFLOP/image", "MB/image", "TFLOP/s", "GB/s", "images/s", "bound by"):
-        table.add_column(heading, justify="left" if heading in ("machine", "precision", "bound by") else "right")
     for machine in (here, *KNOWN_GPUS.values()):
         for precision, rate in machine.flops.items():
-            needed = work_per_image(arch, batch, _BYTES[precision])
-            most = throughput_limit(needed, machine, precision)
+            most = throughput_limit(needed[precision], machine, precision)
             table.add_row(
-                machine.name,
+                machine.name.removesuffix(" (datasheet)"),
                 precision,
-                f"{needed.flops / 1e9:.2f}",
-                f"{needed.bytes / 1e6:.1f}",
                 f"{rate / 1e12:,.2f}",
                 f"{machine.bytes / 1e9:,.0f}",
                 f"{most.images_per_sec:,.0f}",
@@ -36,27 +47,35 @@ def limits_table(arch: Architecture, batch: int, here: Ceilings) -> Table:
 
 
 def prediction_table(arch: Architecture, batch: int) -> Table:
-    """One row a known GPU and precision: a step in eager execution and captured whole, predicted kernel by kernel."""
-    table = Table(
-        title=f"{arch.name}, width {arch.width}, batch {batch}: a step on GPUs, predicted and not measured",
-        caption="The sum over kernels of the longer of their arithmetic and their memory traffic, at "
+    """One row a known GPU and precision: a step in eager execution and captured whole, predicted kernel by kernel.
+
+    Fits 60 columns.
+    """
+    text = ("GPU and\nprecision", "eager\nbound by", "captured\nbound by")
+    table = _table(
+        f"A step on GPUs, predicted and not measured: {arch.name}, width {arch.width}, batch {batch}",
+        "The sum over kernels of the longer of their arithmetic and their memory traffic, at "
         f"{PEAK_EFFICIENCY:.0%} of datasheet peaks. Eager also has to launch each operator, "
-        f"{1e6 * LAUNCH_SECONDS:.0f} us "
-        "apiece; a step captured whole (--compile step) is replayed without.",
+        f"{1e6 * LAUNCH_SECONDS:.0f} us apiece; a step captured whole (--compile step) is replayed without.",
+        text=text,
+        headings=(text[0], "eager\nms", text[1], "captured\nms", "captured\nimages/s", text[2]),
     )
-    text = ("GPU", "precision", "eager bound by", "captured bound by")
-    for heading in (*text[:2], "eager ms", text[2], "captured ms", "captured images/s", text[3]):
-        table.add_column(heading, justify="left" if heading in text else "right")
-    for gpu in KNOWN_GPUS.values():
+    for name, gpu in KNOWN_GPUS.items():
         for precision in gpu.flops:
             step = predict(arch, batch, gpu, precision)
             table.add_row(
-                gpu.name,
-                precision,
+                f"{name} {precision}",
                 f"{1e3 * step.eager:.2f}",
                 step.eager_bound_by,
                 f"{1e3 * step.captured:.2f}",
                 f"{batch / step.captured:,.0f}",
                 step.captured_bound_by,
             )
+    return table
+
+
+def _table(title: str, caption: str, *, text: Sequence[str], headings: Sequence[str]) -> Table:
+    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in text else "right", overflow="fold")
     return table

@@ -24,18 +24,22 @@ def plans_table(tuning: TuningResult, machine: Ceilings | None) -> Table:
     """
     table = Table(
         title=f"{tuning.arch.name}, width {tuning.arch.width}, batch {tuning.batch}",
-        caption="In turns with the reference, in one process: medians, quartiles in brackets. Ceiling: the roofline of "
+        caption="In turns with the reference, in one process: medians, quartiles below them. Ceiling: the roofline of "
         "this machine in the plan's precision; Winograd's kernels multiply less than it counts. Parity: distance of "
-        "the gradients from those in fp64, and what it may be. Warm-up: the first step.",
+        "the gradients from those in fp64, and below it what it may be. Warm-up: the first step.",
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("plan")
-    for heading in ("img/s", "x reference", "ceiling", "MiB", "parity (allowed)", "warm-up"):
-        table.add_column(heading, justify="right", no_wrap=heading != "parity (allowed)")
+    table.add_column("plan", overflow="fold")
+    for heading in ("img/s\nceiling", "x reference\n(quartiles)", "parity\n(allowed)", "MiB\nwarm-up"):
+        table.add_column(heading, justify="right", overflow="fold")
     for measured in (tuning.reference, *tuning.plans):
         chosen = measured is tuning.chosen
+        name = f"> {measured.plan}" if chosen else str(measured.plan or "the reference")
+        beyond = measured.parity.beyond if measured.parity else ()
         table.add_row(
-            f"> {measured.plan}" if chosen else str(measured.plan or "the reference"),
+            name + (f"; too far off: {', '.join(beyond)}" if beyond else ""),
             *_figures(measured, tuning, machine),
             style="bold" if chosen else None,
         )
@@ -76,6 +80,7 @@ def ceiling_fraction(measured: Measurement, tuning: TuningResult, machine: Ceili
 
 
 def _figures(measured: Measurement, tuning: TuningResult, machine: Ceilings | None) -> tuple[str, ...]:
+    """A cell of two lines for each column but the first."""
     speed, share = images_per_sec(measured, tuning.batch), ceiling_fraction(measured, tuning, machine)
     if measured.times is None:
         ratio = "no time left" if measured.parity is None or measured.parity.passed else "FAILS PARITY"
@@ -83,20 +88,14 @@ def _figures(measured: Measurement, tuning: TuningResult, machine: Ceilings | No
         ratio = "1"
     else:
         lower, upper = measured.times.speedup_quartiles
-        ratio = f"{measured.times.speedup:.2f} ({lower:.2f} to {upper:.2f})"
-    parity = measured.parity
+        ratio = f"{measured.times.speedup:.2f}\n({lower:.2f} to {upper:.2f})"
+    parity, memory, warm_up = measured.parity, measured.peak_memory_mib, measured.warm_up_seconds
     return (
-        "" if speed is None else f"{speed:,.0f}",
+        ("" if speed is None else f"{speed:,.0f}") + ("" if share is None else f"\n{share:.0%}"),
         ratio,
-        "" if share is None else f"{share:.0%}",
-        "" if measured.peak_memory_mib is None else f"{measured.peak_memory_mib:,.0f}",
-        "" if parity is None else f"{parity.error:.1e} ({parity.allowed:.1e}){_what_fails(parity.beyond)}",
-        "" if measured.warm_up_seconds is None else f"{measured.warm_up_seconds:.1f} s",
+        "" if parity is None else f"{parity.error:.1e}\n({parity.allowed:.1e})",
+        ("" if memory is None else f"{memory:,.0f}") + ("" if warm_up is None else f"\n{warm_up:.1f} s"),
     )
-
-
-def _what_fails(beyond: tuple[str, ...]) -> str:
-    return f"; too far off: {', '.join(beyond)}" if beyond else ""
 
 
 def _record(measured: Measurement, tuning: TuningResult, machine: Ceilings | None) -> dict[str, Any]:

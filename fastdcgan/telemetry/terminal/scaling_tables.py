@@ -5,15 +5,78 @@ from functools import partial
 from typing import Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.limits.allreduce import LINK_EFFICIENCY
+from fastdcgan.limits.allreduce import LINK_EFFICIENCY, gpu_fabrics, max_gpus
 from fastdcgan.limits.gpu_prediction import PEAK_EFFICIENCY, predict_compute
-from fastdcgan.limits.roofline import Ceilings
-from fastdcgan.limits.scaling import Communication, Compute, strong_scaling, weak_scaling
+from fastdcgan.limits.roofline import Ceilings, find_gpu
+from fastdcgan.limits.scaling import (
+    Communication,
+    Compute,
+    batch_norm_messages,
+    parse_gpu_counts,
+    strong_scaling,
+    weak_scaling,
+)
+
+WIDE = 80
+"""Columns from which there is room for all of a table."""
 
 Scaling = Literal["strong", "weak"]
+
+
+def show_scaling(
+    arch: Architecture,
+    batch: int,
+    *,
+    gpu: str,
+    gpus: str,
+    links: str,
+    precision: str,
+    captured: bool,
+    bytes_per_number: int,
+    synchronised: bool,
+    scalings: Sequence[Scaling],
+) -> None:
+    """Print a table for each kind of scaling.
+
+    Args:
+        arch: the networks.
+        batch: pictures: of all GPUs, or of each.
+        gpu: its name.
+        gpus: how many, as for `parse_gpu_counts`.
+        links: what joins them, as for `gpu_fabrics`.
+        precision: of the arithmetic.
+        captured: the step is replayed as one graph.
+        bytes_per_number: of the gradients on their way.
+        synchronised: BatchNorm's statistics are those of all GPUs.
+        scalings: the kinds.
+
+    Raises:
+        ValueError: for what can't be, naming the option.
+    """
+    if batch < 1:
+        raise ValueError(f"--batch-size {batch}: must be at least 1")
+    name, datasheet = find_gpu(gpu)
+    counts = parse_gpu_counts(gpus)
+    if (most := max_gpus(links)) is not None and counts[-1] > most:
+        raise ValueError(f"--link {links} joins at most {most} GPUs: for {counts[-1]} add a network, nvlink+infiniband")
+    sharing = Communication(
+        fabrics=gpu_fabrics(links, name),
+        overlapped=not captured,
+        buckets=not captured,
+        bytes_per_number=bytes_per_number,
+        batch_norm=batch_norm_messages(arch) if synchronised else (),
+    )
+    console = Console()
+    for scaling in scalings:
+        console.print(
+            scaling_table(
+                *(scaling, arch, batch, datasheet, precision, counts, links, sharing), wide=console.width >= WIDE
+            )
+        )
 
 
 def scaling_table(
@@ -25,8 +88,10 @@ def scaling_table(
     counts: Sequence[int],
     links: str,
     sharing: Communication,
+    *,
+    wide: bool = True,
 ) -> Table:
-    """One row a number of GPUs.
+    """One row a number of GPUs. Fits 80 columns.
 
     Args:
         scaling: "strong" divides one batch among the GPUs, "weak" gives each one of its own.
@@ -37,6 +102,7 @@ def scaling_table(
         counts: of GPUs.
         links: their names, for the title.
         sharing: the links, and how the GPUs use them. Without overlap the step is a captured one.
+        wide: with the algorithm of the all-reduce. Without it, 60 columns are enough.
 
     Raises:
         ValueError: if the batch can't be divided by any of the counts.
@@ -55,11 +121,10 @@ def scaling_table(
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    # In 80 columns all figures are whole: what may wrap is the algorithm.
-    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "efficiency", "waits", "all-reduce\nms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("by")
-    table.add_column("bound by", no_wrap=True)
+    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "effi-\nciency", "waits", "all-\nreduce\nms"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for heading in ("bound by", "all-\nreduce\nby")[: 2 if wide else 1]:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(
             str(row.ranks),
@@ -69,8 +134,7 @@ def scaling_table(
             f"{row.efficiency:.0%}",
             f"{row.communication:.0%}",
             f"{1e3 * (row.gradient_seconds + row.batch_norm_seconds):.2f}",
-            row.algorithm or "-",
-            row.bound_by,
+            *(row.bound_by, row.algorithm or "-")[: 2 if wide else 1],
         )
     return table
 

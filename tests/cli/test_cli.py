@@ -1,5 +1,6 @@
 """What a user can get wrong: one clear line, exit code 2, never a traceback, and no run folder left behind."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -415,6 +416,35 @@ def test_unknown_options_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--batchsize", 3), "unrecognized options: --batchsize, 3; perhaps you meant: --batch-size INT"),
+        (("train", "--lr", "fast"), "--lr: could not convert string to float: 'fast'"),
+        (("train", "--epochs", "many"), "--epochs: invalid literal for int() with base 10: 'many'"),
+        (("train", "--epochs", "None"), "--epochs: invalid literal for int() with base 10: 'None'"),
+        (("train", "--compile", "maybe"), "invalid choice 'maybe' for argument '--compile'"),
+        (("train", "--lr"), "missing value for argument '--lr'"),
+        (("generate",), "missing from fastdcgan generate: PATH"),
+        (("paint",), "unrecognized options: paint; available subcommands: train, generate, data"),
+        ((), "expected one of {train, generate, data"),
+    ],
+)
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_mistyped_command_is_answered_in_one_line(
+    arguments: tuple[object, ...],
+    words: str,
+    colours: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr("tyro._fmtlib._FORCE_ANSI", colours)
+    monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", colours)
+    complaint = refusal(capsys, *arguments)
+    assert complaint.startswith(f"fastdcgan: error: {words}") and not set(complaint) & set("│─╭\x1b")
+
+
 @pytest.mark.slow
 def test_data_and_pack_in_processes_of_their_own(fastdcgan: Command, few: Path, tmp_path: Path) -> None:
     described = fastdcgan("data", few, "--out", tmp_path / "sheet.png")
@@ -432,6 +462,25 @@ def test_the_process_ends_with_2(fastdcgan: Command, tmp_path: Path) -> None:
         assert result.returncode == 2
         assert result.stderr.strip() == f"fastdcgan: error: no such folder: {tmp_path / 'nowhere'}"
         assert "Traceback" not in result.stdout
+
+
+@pytest.mark.slow
+def test_a_checkout_that_is_not_installed_trains(fastdcgan: Command, few: Path, tmp_path: Path) -> None:
+    (tmp_path / "uninstalled.py").write_text(
+        "import importlib.metadata as metadata, runpy, sys\n"
+        "def version(name, known=metadata.version):\n"
+        "    if name == 'fastdcgan': raise metadata.PackageNotFoundError(name)\n"
+        "    return known(name)\n"
+        "metadata.version = version\n"
+        "sys.path.insert(0, '.')\n"
+        "runpy.run_path('train.py', run_name='__main__')\n"
+    )
+    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--images", 2, "--device", "cpu", "--track", "none")
+    options = ("--data", few, "--out", tmp_path / "out", *tiny)
+    result = fastdcgan(*options, launcher=(str(tmp_path / "uninstalled.py"),))
+    assert result.returncode == 0, result.stderr
+    versions = json.loads((tmp_path / "out" / "config.json").read_text())["versions"]
+    assert versions["fastdcgan"] == importlib.metadata.version("fastdcgan"), "the same, installed or not"
 
 
 def table_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *options: str) -> str:

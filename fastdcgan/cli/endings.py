@@ -1,0 +1,107 @@
+"""How a command ends: with which exit code, and what it says of it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from fastdcgan.storage.printable import printable
+from fastdcgan.storage.signals import Stopped
+
+_LONGEST = 4_000
+"""Characters of an error."""
+
+_UNREAD = 128 + 13
+"""As of a program that SIGPIPE has ended, which other systems than POSIX don't know."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Run a command in here: the process ends as its user expects.
+
+    What the user can fix is one line and exit code 2; a stop is 128 and its signal. Where nobody reads what is printed,
+    the command ends without a word.
+    """
+    with _readers(), _complaints():
+        yield
+
+
+@contextmanager
+def _complaints() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if os.environ.get("FASTDCGAN_TRACEBACK"):
+            raise
+        rank = os.environ.get("RANK", "0")
+        message = _in_one_line(str(error))
+        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr)
+        _tell_launcher(message)
+        sys.exit(2)
+    except Stopped as stop:
+        message, number = stop.args
+        # All is saved. When the first rank has left, the launcher ends the others, which are just leaving too.
+        for name in {signal.SIGTERM, signal.Signals(number)}:
+            signal.signal(name, signal.SIG_IGN)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"fastdcgan: {message}", file=sys.stderr)
+        sys.exit(128 + number)
+    except KeyboardInterrupt:
+        print("fastdcgan: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def _readers() -> Iterator[None]:
+    """Output that was closed goes nowhere; a reader that leaves ends the command quietly."""
+    _open_what_is_closed()
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except (BrokenPipeError, SystemExit) as end:
+        broken = isinstance(end, BrokenPipeError) and any(map(_is_unread, (sys.stdout, sys.stderr)))
+        if not broken and not (isinstance(end, SystemExit) and isinstance(end.__context__, BrokenPipeError)):  # rich's
+            raise
+        for descriptor in (1, 2):  # what is still to be written when Python ends would be an error once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        sys.exit(_UNREAD)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether this is the pipe that broke."""
+    try:
+        print(file=stream, flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _open_what_is_closed() -> None:
+    """Else the next file that is opened would get its number, and what libraries print."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+def _in_one_line(message: str) -> str:
+    """What any terminal can print, of a bounded length: files that others made have a say in it."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    return printable(message)
+
+
+def _tell_launcher(error: str) -> None:
+    """Leave the line where torchrun and accelerate look for it, so that the summary they end with says why."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        more = {"py_callstack": error, "timestamp": str(int(time.time()))}
+        Path(file).write_text(json.dumps({"message": {"message": error, "extraInfo": more}}), encoding="utf-8")

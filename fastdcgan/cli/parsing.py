@@ -1,0 +1,101 @@
+"""What tyro makes of verbs and their options: paragraphs that fill their lines, and errors of one line."""
+
+import inspect
+import io
+import re
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from functools import partial, wraps
+from itertools import groupby
+from typing import Annotated, Any, get_type_hints
+
+import docstring_parser
+import tyro
+from rich.text import Text
+from tyro.constructors import (
+    MISSING_NONPROP,
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+Verb = Callable[..., None]
+
+OPTIONS = ConstructorRegistry()
+"""How options are made from a verb's signature, and from the dataclasses in it."""
+
+
+@OPTIONS.struct_rule
+def _options(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """The fields of a dataclass, or the parameters of a verb, with their docstrings as paragraphs.
+
+    None stands for what is chosen for the user: the docstring ends with "Default: ", and what that is. tyro by itself
+    would say "(default: None)", take the word None, and break lines where the docstring does.
+    """
+    described: Callable[..., Any] = info.type
+    if not described.__module__.startswith("fastdcgan."):
+        return None
+    texts = {
+        option.arg_name: " ".join((option.description or "").split())
+        for option in docstring_parser.parse_from_object(described).params
+    }
+    kinds = get_type_hints(described, include_extras=True)
+    fields = []
+    for name, parameter in inspect.signature(described).parameters.items():
+        default = getattr(info.default, name, parameter.default)
+        kind, text = kinds[name], texts.get(name)
+        if default is None and text:
+            text, _, chosen = text.partition(" Default: ")
+            said = tyro.conf.arg(help_behavior_hint=f"(default: {chosen.removesuffix('.')})")
+            kind = Annotated[kind, tyro.conf.DisallowNone, said]
+        fields.append(
+            StructFieldSpec(
+                name=name,
+                type=kind,
+                default=MISSING_NONPROP if default is parameter.empty else default,
+                helptext=text,
+            )
+        )
+    make = _for_later(described) if inspect.isfunction(described) else described
+    return StructConstructorSpec(instantiate=make, fields=tuple(fields))
+
+
+def _for_later(verb: Verb) -> Callable[..., Verb]:
+    """What is read is called outside of tyro, which has errors of its own to tell."""
+
+    @wraps(verb)
+    def bound(**options: object) -> Verb:
+        return partial(verb, **options)
+
+    return bound
+
+
+def read(parse: Callable[[], Verb]) -> Verb:
+    """Parse the command line: the verb with its options, ready to be called.
+
+    Raises:
+        ValueError: it can't be understood, in one line.
+        SystemExit: help was asked for, and has been printed.
+    """
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return parse()
+    except SystemExit as end:
+        if not end.code:
+            raise
+    raise ValueError(_without_box(told.getvalue()))
+
+
+def _without_box(box: str) -> str:
+    """tyro's complaint in a line: its message and what it suggests, without the help of options."""
+    found = (re.fullmatch("[│ ] (.*?)│?", row) for row in Text.from_ansi(box).plain.splitlines())
+    rows = [row[1].rstrip() for row in found if row]
+    parts = []
+    for is_rule, section in groupby(rows, key=lambda row: not row.strip("─-")):
+        part = " ".join(row.strip() for row in section if not row.startswith(" " * 8))
+        if not is_rule and not part.startswith(("Argument helptext", "For full helptext")):
+            parts.append(part[:1].lower() + part[1:])
+    message = "; ".join(parts).removeprefix("error parsing ")
+    return re.sub(r"no type matching .*?<class '\w+'>: ", "", message)  # of int | None: what int says

@@ -1,0 +1,213 @@
+"""The verbs: their options, which are the parameters, and what each calls. The docstrings are the help."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fastdcgan.config import ExecutionConfig, PrecisionRequest, TrainConfig
+from fastdcgan.gan.architecture import architecture
+
+# Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
+
+
+def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()) -> None:  # noqa: B008
+    """Train a DCGAN: without options on embedded cartoon faces, in a few minutes."""
+    from fastdcgan.training.trainer import train
+
+    train(config)
+
+
+def generate(
+    run: tyro.conf.Positional[Path], count: int = 64, seed: int = 0, out: Path = Path("generated.png")
+) -> None:
+    """Make pictures with a run's newest checkpoint.
+
+    Args:
+        run: The run's folder.
+        count: How many pictures.
+        seed: The pictures are a function of this; the first ones don't depend on the count.
+        out: A file ending in .png for one grid, or a folder for one PNG a picture.
+    """
+    from fastdcgan.runs.generate import generate_from_run
+
+    print(generate_from_run(run, count=count, seed=seed, out=out))
+
+
+def data(
+    source: tyro.conf.Positional[str],
+    resolution: int = 64,
+    channels: int | None = None,
+    out: Path = Path("contact-sheet.png"),
+    skipped: Path | None = None,
+    decoder: Literal["auto", "dali", "pillow"] = "auto",
+) -> None:
+    """Describe pictures: number, kinds, sizes, what can't be used; a contact sheet.
+
+    Args:
+        source: As for train --data.
+        resolution: Side of the pictures in pixels that training would have: 28, or a power of two from 16 to 512.
+        channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        out: A PNG of up to 64 pictures, evenly spread over the source, as training sees them.
+        skipped: List all files that can't be used in this file too, with reasons. Default: no file.
+        decoder: As for train.
+    """
+    from fastdcgan.telemetry.terminal.data_commands import describe_data
+
+    describe_data(source, resolution=resolution, channels=channels, out=out, skipped=skipped, decoder=decoder)
+
+
+def pack(
+    source: tyro.conf.Positional[str],
+    resolution: int = 64,
+    channels: int | None = None,
+    decoder: Literal["auto", "dali", "pillow"] = "auto",
+    threads: int | None = None,
+) -> None:
+    """Decode pictures once, into a pack of pixels that training at this size reads.
+
+    One that is there is checked, and built anew if it is damaged or out of date.
+
+    Args:
+        source: As for train --data.
+        resolution: Side of the pictures in pixels: 28, or a power of two from 16 to 512.
+        channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        decoder: As for train.
+        threads: Threads that decode pictures. Default: as many as there are cores, at most 8.
+    """
+    from fastdcgan.telemetry.terminal.data_commands import pack_data
+
+    pack_data(source, resolution=resolution, channels=channels, decoder=decoder, threads=threads)
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write a run's report.html and samples.webp anew, from what is in its folder.
+
+    Args:
+        run: The run's folder.
+    """
+    from fastdcgan.telemetry.report.html import rewrite_report
+
+    rewrite_report(run)
+
+
+def interpolate(
+    run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
+) -> None:
+    """Walk through what a run has learned: an animation in a loop, and a still.
+
+    Args:
+        run: The run's folder.
+        frames: Frames of the animation.
+        seed: The walks are a function of this; they begin at the pictures that generate makes from it.
+        out: A file ending in .webp or .gif. The still has the same name, ending in .png.
+    """
+    from fastdcgan.runs.interpolate import interpolate_from_run
+
+    print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
+
+
+def profile(
+    run: tyro.conf.Positional[Path | None] = None,
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Record a few steps: traces, memory, costliest operators, what binds the step.
+
+    Args:
+        run: A run's folder: its next steps, with its weights and options. Its checkpoints and metrics stay as they are.
+            Default: no run, but the first steps of what the options say.
+        config: As for train.
+    """
+    from fastdcgan.training.profile import profile
+
+    profile(run, config)
+
+
+def tune(
+    arch: str = "dcgan64",
+    width: int | None = None,
+    channels: int | None = None,
+    batch_size: int = 128,
+    precision: PrecisionRequest = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
+    seconds: float = 60.0,
+    device: str = "auto",
+    threads: int | None = None,
+    json: Path | None = None,
+) -> None:
+    """Measure which plan for a training step is fastest here, for train to use.
+
+    Args:
+        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        width: Feature maps at the finest hidden level. Default: the architecture's.
+        channels: 1, 3 or 4. Default: the architecture's.
+        batch_size: Pictures an iteration.
+        precision: Only plans of this precision. auto: all that the hardware multiplies.
+        compile: As for train.
+        seconds: About how long to measure.
+        device: auto: CUDA, else MPS, else the CPU; or cpu, cuda, mps, or cuda:N for one of several, counted from 0.
+        threads: Threads for arithmetic on a CPU. Default: OMP_NUM_THREADS, else all cores.
+        json: Write the figures to this file too. Default: no file.
+    """
+    from fastdcgan.training.tune import tune
+
+    request = ExecutionConfig(device=device, precision=precision, compile=compile, threads=threads)
+    tune(architecture(arch, width=width, channels=channels), batch_size, request, seconds=seconds, out=json)
+
+
+def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 128) -> None:
+    """Say how fast a network could train: on this CPU by measurement, on known GPUs.
+
+    Args:
+        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        width: Feature maps at the finest hidden level. Default: the architecture's.
+        batch_size: Pictures an iteration.
+    """
+    from fastdcgan.telemetry.terminal.limit_tables import show_limits
+
+    show_limits(architecture(arch, width=width), batch_size)
+
+
+def scale(
+    arch: str = "dcgan64",
+    width: int | None = None,
+    batch_size: int = 128,
+    gpu: str = "h100",
+    gpus: str = "1..512",
+    link: str = "nvlink+infiniband",
+    precision: Literal["fp32", "bf16"] = "bf16",
+    compile: Literal["off", "step"] = "off",
+    gradients: Literal["fp32", "bf16"] = "fp32",
+    batch_norm: Literal["local", "sync"] = "local",
+    scaling: Literal["both", "strong", "weak"] = "both",
+) -> None:
+    """Predict, from datasheets and without any GPU, how training scales over many.
+
+    Args:
+        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        width: Feature maps at the finest hidden level. Default: the architecture's.
+        batch_size: Pictures an iteration: of all GPUs together where scaling is strong, of each where it is weak.
+        gpu: a100, h100 or h200.
+        gpus: How many: 8, or 1,2,4, or 1..512 for the powers of two in between.
+        link: nvlink joins up to 8 GPUs; nvlink+NETWORK joins nodes of 8, and NETWORK alone nodes of one GPU. NETWORK:
+            infiniband (400 Gb/s for each GPU), ethernet100, ethernet25 or ethernet10 (Gb/s for each node).
+        precision: Precision of the arithmetic.
+        compile: off launches operator by operator; step replays a captured iteration, as in train.
+        gradients: Precision in which they are sent: bf16 halves the bytes.
+        batch_norm: local statistics, or sync: of all GPUs.
+        scaling: strong divides one batch among the GPUs, weak gives each one of its own.
+    """
+    from fastdcgan.telemetry.terminal.scaling_tables import show_scaling
+
+    show_scaling(
+        architecture(arch, width=width),
+        batch_size,
+        gpu=gpu,
+        gpus=gpus,
+        links=link,
+        precision=precision,
+        captured=compile == "step",
+        bytes_per_number=2 if gradients == "bf16" else 4,
+        synchronised=batch_norm == "sync",
+        scalings=("strong", "weak") if scaling == "both" else (scaling,),
+    )

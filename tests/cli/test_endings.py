@@ -1,0 +1,91 @@
+"""How commands end whose output nobody reads: quietly, and with what they do done properly."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+READERLESS = (0, 141)
+"""Done before it was noticed, or as SIGPIPE ends a program."""
+
+PROGRAM = (sys.executable, "-m", "fastdcgan")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(4):
+        Image.new("RGB", (40, 50), (number * 60, 10, 200)).save(folder / f"{number}.png")
+    return folder
+
+
+def readerless(*command: object, stream: str = "stdout") -> tuple[int, str]:
+    """Run a command that writes to a pipe that nobody reads. Returns its exit code and what it said elsewhere."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    other = "stderr" if stream == "stdout" else "stdout"
+    try:
+        done = subprocess.run(
+            [*map(str, command)],
+            **{stream: writing, other: subprocess.PIPE},  # type: ignore[call-overload]
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            timeout=300,
+        )
+    finally:
+        os.close(writing)
+    return done.returncode, getattr(done, other).decode()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("train", "--help"), ("tune", "--help"), ("scale",)], ids=lambda words: " ".join(words)
+)
+def test_a_reader_that_has_left_ends_it_quietly(arguments: tuple[str, ...]) -> None:
+    assert readerless(*PROGRAM, *arguments) == (141, "")
+
+
+def test_so_does_train_py() -> None:
+    assert readerless(sys.executable, "train.py", "--help") == (141, "")
+
+
+@pytest.mark.slow
+def test_so_do_progress_and_tables(photos: Path, tmp_path: Path) -> None:
+    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
+    train = ("train", "--data", photos, "--out", tmp_path / "out", *tiny, "--images", 200)
+    for arguments in (("roofline",), ("data", photos), ("pack", photos), ("tune", *tiny, "--seconds", 1), train):
+        assert readerless(*PROGRAM, *arguments) == (141, ""), arguments[0]
+    done = subprocess.run([*PROGRAM, *map(str, train)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, f"the folder can be gone on with: {done.stderr}"
+
+
+def test_a_complaint_that_nobody_reads() -> None:
+    code, said = readerless(*PROGRAM, "train", "--epochs", "0", stream="stderr")
+    assert code == 141 and said.strip() == ""
+
+
+def test_another_broken_pipe_is_not_passed_over() -> None:
+    code = "from fastdcgan.cli.endings import reported\nwith reported(): raise BrokenPipeError(32, 'of a helper')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and "of a helper" in done.stderr
+
+
+def test_streams_that_are_closed(photos: Path, tmp_path: Path) -> None:
+    """What is printed must not get into a file that was opened since, either."""
+    for closed, arguments, code in (
+        (">&-", ("--help",), 0),
+        (">&- 2>&- <&-", ("scale",), 0),
+        (">&- 2>&- <&-", ("data", photos, "--out", tmp_path / "sheet.png"), 0),
+        ("2>&-", ("train", "--epochs", "0"), 2),
+        (">&-", ("train", "--epochz", "3"), 2),
+    ):
+        shell = ("sh", "-c", f'exec "$@" {closed}', "sh")
+        done = subprocess.run([*shell, *PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+        said = "fastdcgan: error: unrecognized options: --epochz, 3; perhaps you meant: --epochs INT\n"
+        assert done.returncode == code and done.stdout == "", done
+        assert done.stderr == (said if closed == ">&-" and code else ""), done
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        sheet.verify()
