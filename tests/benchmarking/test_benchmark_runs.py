@@ -275,7 +275,7 @@ def test_what_its_share_does_not_suffice_for_is_left_out_by_name(bench: Bench) -
 
 
 def test_nothing_is_begun_once_the_time_is_up(bench: Bench) -> None:
-    ended = bench(THREE, "--minutes", "0.001", ".")
+    ended = bench(THREE, "--minutes", "1e-9", ".")
     assert ended.code == 0
     assert not ended.path.exists()
     assert "Warning" not in ended.text and f"{ended.path} was not written." in ended.text
