@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch._dynamo  # which looks at functions that are replaced below while it is imported
 from accelerate.state import AcceleratorState, PartialState
-from fastdcgan.distributed.accelerator import join
 
 from fastdcgan import cli
 from fastdcgan.config import ExecutionConfig, TrainConfig, flat, from_flat
+from fastdcgan.distributed.accelerator import join
 
 
 @pytest.fixture(autouse=True)

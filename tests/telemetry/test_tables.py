@@ -13,14 +13,14 @@ from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.limits.allreduce import gpu_fabrics
 from fastdcgan.limits.roofline import KNOWN_GPUS
-from fastdcgan.limits.scaling import Sharing, batch_norm_messages
+from fastdcgan.limits.scaling import Communication, batch_norm_messages
 from fastdcgan.telemetry.terminal.data_tables import Rows, skipped_by_reason_rows
 from fastdcgan.telemetry.terminal.limit_tables import limits_table, prediction_table
 from fastdcgan.telemetry.terminal.plan_tables import plans_table
 from fastdcgan.telemetry.terminal.scaling_tables import WIDE, scaling_table
-from fastdcgan.tuning.paired import Paired
+from fastdcgan.tuning.paired import PairedTimes
 from fastdcgan.tuning.parity import Parity
-from fastdcgan.tuning.tune import Measured, Tuning
+from fastdcgan.tuning.tune import Measurement, TuningResult
 
 LARGE = architecture("dcgan512", width=1024)
 HERE = replace(KNOWN_GPUS["H200"], name="this CPU", bytes=1.23e12)
@@ -37,21 +37,21 @@ def printed(what: RenderableType, width: int) -> str:
     return text
 
 
-def tuning() -> Tuning:
+def tuning() -> TuningResult:
     """A long plan that wins, one that fails, one that there was no time for."""
     kernels = ("ends", "norm", "thin", "winograd")
     wins = Plan(precision="bf16", kernels=kernels, stacked=True, threads=128)
-    slow = Paired((123.4, 125.0, 121.0), (123.4, 125.0, 121.0))
-    fast = Paired((123.4, 125.0, 121.0), (31.0, 25.0, 11.0))
+    slow = PairedTimes((123.4, 125.0, 121.0), (123.4, 125.0, 121.0))
+    fast = PairedTimes((123.4, 125.0, 121.0), (31.0, 25.0, 11.0))
     fine = Parity(error=1.2e-3, allowed=5.6e-3, beyond=())
     wrong = Parity(error=1.2, allowed=5.6e-3, beyond=("gradients of D", "gradients of G"))
     plans = (
-        Measured(plan=wins, parity=fine, times=fast, warm_up_seconds=123.4, peak_memory_mib=123_456.0),
-        Measured(plan=Plan(precision="bf16"), parity=wrong),
-        Measured(plan=Plan(kernels=kernels)),
+        Measurement(plan=wins, parity=fine, times=fast, warm_up_seconds=123.4, peak_memory_mib=123_456.0),
+        Measurement(plan=Plan(precision="bf16"), parity=wrong),
+        Measurement(plan=Plan(kernels=kernels)),
     )
-    reference = Measured(plan=None, times=slow, warm_up_seconds=123.4, peak_memory_mib=123_456.0)
-    return Tuning(arch=LARGE, batch=4096, reference=reference, plans=plans, seconds=60.0)
+    reference = Measurement(plan=None, times=slow, warm_up_seconds=123.4, peak_memory_mib=123_456.0)
+    return TuningResult(arch=LARGE, batch=4096, reference=reference, plans=plans, seconds=60.0)
 
 
 @WIDTHS
@@ -73,7 +73,7 @@ def test_the_prediction(width: int, batch: int) -> None:
 @WIDTHS
 @pytest.mark.parametrize("scaling", ["strong", "weak"])
 def test_scaling(scaling: str, width: int) -> None:
-    sharing = Sharing(
+    sharing = Communication(
         fabrics=gpu_fabrics("nvlink+ethernet10", "H100"), batch_norm=batch_norm_messages(architecture("dcgan64"))
     )
     counts = [2**power for power in range(10)]

@@ -29,7 +29,7 @@ KEYS = [
     *("images_per_sec", "data_wait_fraction", "rollbacks"),
 ]
 
-TINY = ("--arch", "dcgan32", "--width", 8, "--batch-size", 24, "--log-every", 4, "--precision", "fp32")
+TINY = ("--arch", "dcgan32", "--width", 8, "--batch-size", 24, "--log-every", 4, "--precision", "fp32", "--threads", 1)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
