@@ -9,9 +9,11 @@ import torch
 from fastdcgan.gan import ranges
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.limits.roofline import Ceilings
+from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.profiler.memory_timeline import peak, plot_memory
 from fastdcgan.telemetry.profiler.summary import ProfiledRun, as_text, find_bottleneck, summarise, write_summary
 from fastdcgan.telemetry.profiler.trace import MemoryPoint, NamedRange, OperatorTotal, Window
+from fastdcgan.telemetry.report.run_facts import read_profile
 
 MACHINE = Ceilings(name="this CPU", flops={"fp32": 100e9, "bf16": 400e9}, bytes=20e9)
 
@@ -104,6 +106,15 @@ def test_the_text_has_ten_operators_the_ranges_and_the_sentence(tmp_path: Path) 
     assert len(read["operators"]) == 10
     assert read["phases"] == [{"name": "data wait", "seconds": 0.25, "share": 0.25}]
     assert read["files"] == ["trace.json.gz"]
+
+
+def test_the_report_finds_the_sentence_where_the_profiler_writes_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.profile.mkdir()
+    summary = summarise(window(CONVOLUTION, data_wait=0.25), SUBJECT, MACHINE)
+    write_summary(summary, folder.profile / "summary.json", [])
+    found = read_profile(folder)
+    assert found is not None and found[0] == summary.verdict.sentence != ""
 
 
 def test_the_peak_of_memory_is_in_the_innermost_range(tmp_path: Path) -> None:

@@ -110,7 +110,9 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     run.end.write_text(json.dumps({"failed": HOSTILE, "machine": {"name": HOSTILE, "flops": {"fp32": 1}, "bytes": 1}}))
     (run.samples / f"step-0000{HOSTILE.replace('/', '')}.png").touch()
     run.profile.mkdir()
-    (run.profile / "summary.json").write_text(json.dumps({"operators": [{HOSTILE: HOSTILE}], "sentence": HOSTILE}))
+    (run.profile / "summary.json").write_text(
+        json.dumps({"operators": [{HOSTILE: HOSTILE}], "verdict": {"sentence": HOSTILE}})
+    )
     write_report(run)
     shown = Page(run)
     assert shown.count("script") == 1 and shown.count("img") == 4
@@ -297,12 +299,12 @@ def test_hostile_lines_among_the_metrics(drawn_run: RunFolder) -> None:
 def test_an_operator_table_in_any_state(run: RunFolder) -> None:
     run.profile.mkdir()
     summary = run.profile / "summary.json"
-    for body in ("", "[]", '{"operators": 3}', '{"operators": [3, []], "sentence": null}'):
+    for body in ("", "[]", '{"operators": 3, "verdict": 3}', '{"operators": [3, []], "verdict": {"sentence": null}}'):
         summary.write_text(body)
         write_report(run)
         assert "Where the time went" not in Page(run).text
     rows = [{"name": "aten::convolution", "share_of_time": 0.58}, {"name": "aten::add", "bound_by": "memory"}]
-    summary.write_text(json.dumps({"operators": rows, "sentence": "Arithmetic binds the step."}))
+    summary.write_text(json.dumps({"operators": rows, "verdict": {"sentence": "Arithmetic binds the step."}}))
     write_report(run)
     text = Page(run).text
     for word in ("Where the time went", "Arithmetic binds the step.", "aten::convolution", "0.58", "share of time"):
@@ -453,7 +455,7 @@ def test_a_person_can_read_it(tmp_path: Path, width: int, scheme: str) -> None:
     run.skipped.write_text(f"'{'y' * 200}.jpg': truncated\n")
     run.profile.mkdir()
     rows = [{f"column_{n}": "aten::" + "convolution" * 3 for n in range(8)}]
-    (run.profile / "summary.json").write_text(json.dumps({"operators": rows, "sentence": "z" * 300}))
+    (run.profile / "summary.json").write_text(json.dumps({"operators": rows, "verdict": {"sentence": "z" * 300}}))
     write_report(run)
     asked, complained = [], []
     with page(width, 800) as tab:

@@ -93,7 +93,7 @@ def read_records(folder: RunFolder, unread: list[str]) -> list[Record]:
 def read_profile(folder: RunFolder) -> tuple[str, list[dict[str, Any]]] | None:
     """The sentence and the costliest operators of profile/summary.json; None where there is neither."""
     found = _read_table(folder.profile / "summary.json", [])
-    listed, sentence = found.get("operators"), found.get("sentence")
+    listed, sentence = found.get("operators"), _as_table(found.get("verdict")).get("sentence")
     rows = [row for row in listed[:MAX_OPERATORS] if isinstance(row, dict)] if isinstance(listed, list) else []
     if not rows and not isinstance(sentence, str):
         return None
