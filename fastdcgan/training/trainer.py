@@ -47,9 +47,8 @@ def train(request: TrainConfig) -> RunFolder:
             config, folder = validate(config, accelerator)
             session.enter_context(locked_by_main_process(folder, accelerator))
         display = session.enter_context(opened_display(config, folder, accelerator))
-        session.enter_context(
-            lost_ranks_as_one_line(accelerator, timeout)
-        )  # inside, so that the display shows that line
+        # Again, inside the display, so that it shows that line.
+        session.enter_context(lost_ranks_as_one_line(accelerator, timeout))
         run = setup(config, folder, accelerator, display)
         announce(run, display)
         if run.start.step < run.schedule.total:
