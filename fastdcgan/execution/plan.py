@@ -10,6 +10,7 @@ import torch
 
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.kernels import fused_batch_norm, native, thin, winograd
+from fastdcgan.kernels.native.build import compiler, source_hash
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -131,20 +132,33 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
 def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:
     """Our kernels that are expected to be faster than PyTorch's on a device in a precision.
 
-    They use AVX-512, and not the matrix units (AMX) that some processors have for bf16.
+    They don't use the matrix units (AMX) that some processors have for bf16.
     """
     if device.type != "cpu" or precision == "fp16":
         return ()
     dtype, capabilities = DTYPES[precision], torch.cpu.get_capabilities()
-    suited = capabilities.get("avx512_f") and not (precision == "bf16" and capabilities.get("amx_bf16"))
-    if suited and all(kernels.available(dtype) for kernels in (fused_batch_norm, thin, winograd)):
+    amx = precision == "bf16" and capabilities.get("amx_bf16")
+    if not amx and all(kernels.available(dtype) for kernels in (fused_batch_norm, thin, winograd)):
         return ("ends", "norm", "thin", "winograd")
     return ("ends",)
 
 
+def kernel_version() -> str | None:
+    """Which of our C++ kernels there are here: the instruction set and the version of their sources. None: none."""
+    return None if isinstance(native.library(), str) else f"{native.instruction_set()} {source_hash()}"
+
+
+def why_no_kernels(plan: Plan, device: torch.device) -> str:
+    """Why a plan has none of our C++ kernels, if the machine is the reason; else empty."""
+    if device.type != "cpu" or plan.backend or plan.shares or plan.precision == "fp16" or "winograd" in plan.kernels:
+        return ""
+    library = native.library()
+    return library if isinstance(library, str) else ""
+
+
 def has_cpp_compiler() -> bool:
     """Whether there is a C++ compiler, with which Inductor builds kernels for the CPU."""
-    return native.compiler() is not None
+    return compiler() is not None
 
 
 def native_precision(device: torch.device) -> Precision:

@@ -20,15 +20,13 @@ from fastdcgan.kernels import native
 from fastdcgan.kernels.all_reduce import all_reduce_sum
 from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
-LIBRARY = "normalise"
-
 _LANES = 16
 """Channels that the kernels take at a time."""
 
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    return native.has_kernel(LIBRARY, "forward", precision)
+    return native.has_kernel("normalise_forward", precision)
 
 
 def install(network: nn.Module) -> int:
@@ -162,7 +160,7 @@ def _sum_over_batches(gradients_NC: Tensor | None) -> Tensor | None:
 
 
 def _kernel(name: str, x_BCHW: Tensor, *rest: object) -> None:
-    native.kernel(LIBRARY, name, x_BCHW.dtype)(x_BCHW, *rest)
+    native.kernel(f"normalise_{name}", x_BCHW.dtype)(x_BCHW, *rest)
 
 
 class _Setting(ctypes.Structure):

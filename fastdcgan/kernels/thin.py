@@ -15,12 +15,10 @@ from torch.autograd.function import once_differentiable
 from fastdcgan.kernels import native
 from fastdcgan.kernels.convolution import Kernels, convolution
 
-LIBRARY = "thin"
-
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    return native.has_kernel(LIBRARY, "gather", precision)
+    return native.has_kernel("thin_gather", precision)
 
 
 def install(network: nn.Module) -> int:
@@ -120,7 +118,7 @@ def _gather(picture_BCHW: Tensor, weight_OCKK: Tensor, slope: float = 1.0) -> Te
     B, C, H, W = picture_BCHW.shape
     maps = weight_OCKK.shape[0]
     maps_BOHW = native.empty_channels_last(picture_BCHW, B, maps, H // 2, W // 2)
-    kernel = native.kernel(LIBRARY, "gather", picture_BCHW.dtype)
+    kernel = native.kernel("thin_gather", picture_BCHW.dtype)
     kernel(picture_BCHW, _channels_last(weight_OCKK), maps_BOHW, native.Shape(B, C, maps, H, W), ctypes.c_float(slope))
     return maps_BOHW
 
@@ -132,7 +130,7 @@ def _scatter(
     B, maps, H, W = maps_BOHW.shape
     C = weight_OCKK.shape[1]
     picture_BCHW = native.empty_channels_last(maps_BOHW, B, C, 2 * H, 2 * W)
-    kernel = native.kernel(LIBRARY, "scatter", maps_BOHW.dtype)
+    kernel = native.kernel("thin_scatter", maps_BOHW.dtype)
     shape = native.Shape(B, C, maps, 2 * H, 2 * W)
     kernel(maps_BOHW, activation_BOHW, _channels_last(weight_OCKK), picture_BCHW, shape, ctypes.c_float(slope))
     return picture_BCHW
@@ -148,7 +146,7 @@ def _weight_gradient(
     """Activation and slope as in `_scatter`."""
     B, C, H, W = picture_BCHW.shape
     gradient_OCKK = torch.empty_like(weight_OCKK, memory_format=torch.channels_last)
-    kernel = native.kernel(LIBRARY, "weight_gradient", picture_BCHW.dtype)
+    kernel = native.kernel("thin_weight_gradient", picture_BCHW.dtype)
     shape = native.Shape(B, C, maps_BOHW.shape[1], H, W)
     kernel(picture_BCHW, maps_BOHW, activation_BOHW, gradient_OCKK, shape, ctypes.c_float(slope))
     return gradient_OCKK

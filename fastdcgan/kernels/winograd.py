@@ -1,11 +1,12 @@
-"""Winograd convolutions of kernel 4, stride 2, padding 1 on the CPU: 9 multiplications where the definition has 16.
+"""Winograd convolutions of kernel 4, stride 2, padding 1 on the CPU: fewer than 9 multiplications for 16.
 
 All but the first and the last layers of a DCGAN are such convolutions, or transposed ones, and nearly all of its
-arithmetic. `native/winograd.cpp` explains the algorithm (Winograd's F(2, 2) on the four phases of the picture); this
-file makes modules of it. They compute what PyTorch's own convolutions compute.
+arithmetic. `native/winograd.cpp` explains the algorithm (Winograd's F(2, 2) and F(4, 2) on the four phases of the
+picture, with 9 and 6.25 multiplications for 16); this file makes modules of it. They compute what PyTorch's own
+convolutions compute.
 
-In fp32 the results are as accurate as direct sums: fewer terms are added. In bf16 the transformed pixels and weights
-are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
+In fp32 the results are about as accurate as direct sums: fewer terms are added. In bf16 the transformed pixels and
+weights are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
 
 The big side is the picture [H, W], the small side the picture [H/2, W/2]: input and output of a convolution, output and
 input of a transposed one.
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from fastdcgan.kernels import native
 from fastdcgan.kernels.convolution import Kernels, convolution
 
-LIBRARY = "winograd"
+_WEIGHTS_IN_TILES = 64
+"""To transform a layer's weights, write and read them takes about as long as the products of so many tiles."""
 
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    return native.has_kernel(LIBRARY, "gather", precision)
+    return native.has_kernel("winograd_gather2", precision)
 
 
 def install(network: nn.Module) -> int:
@@ -78,8 +80,9 @@ def _gather(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     B, C, H, W = big_BCHW.shape
     maps = weight_OCKK.shape[0]
     small_BOHW = native.empty_channels_last(big_BCHW, B, maps, (H + 1) // 2, (W + 1) // 2)
-    weights = _pack("gather", weight_OCKK, big_BCHW.dtype)
-    kernel = native.kernel(LIBRARY, "gather", big_BCHW.dtype)
+    tile = _tile(B, H, W, weight_OCKK.shape[2], big_BCHW.dtype)
+    weights = _pack("gather", weight_OCKK, big_BCHW.dtype, tile)
+    kernel = native.kernel("winograd_gather", big_BCHW.dtype, tile)
     kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, maps, H, W))
     return small_BOHW
 
@@ -90,8 +93,9 @@ def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     odd = weight_OCKK.shape[2] % 2
     height, width = 2 * H - odd, 2 * W - odd
     big_BCHW = native.empty_channels_last(small_BOHW, B, C, height, width)
-    weights = _pack("scatter", weight_OCKK, small_BOHW.dtype)
-    kernel = native.kernel(LIBRARY, "scatter", small_BOHW.dtype)
+    tile = _tile(B, height, width, weight_OCKK.shape[2], small_BOHW.dtype)
+    weights = _pack("scatter", weight_OCKK, small_BOHW.dtype, tile)
+    kernel = native.kernel("winograd_scatter", small_BOHW.dtype, tile)
     kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, maps, height, width))
     return big_BCHW
 
@@ -99,21 +103,44 @@ def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
 def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
     """In fp32 also where pictures are bf16: the sums are fp32, and the optimizer gets them unrounded."""
     B, C, H, W = big_BCHW.shape
-    gradient_OCKK = torch.empty((*weight_OCKK.shape[:2], 4, 4), dtype=torch.float32, memory_format=torch.channels_last)
-    kernel = native.kernel(LIBRARY, "weight_gradient", big_BCHW.dtype)
-    kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, small_BOHW.shape[1], H, W))
-    kernel_size = weight_OCKK.shape[2]
+    maps, _, kernel_size, _ = weight_OCKK.shape
+    gradient_OCKK = torch.empty((maps, C, 4, 4), dtype=torch.float32, memory_format=torch.channels_last)
+    tile = _tile(B, H, W, kernel_size, big_BCHW.dtype)
+    kernel = native.kernel("winograd_weight_gradient", big_BCHW.dtype, tile)
+    kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, maps, H, W))
     return gradient_OCKK[:, :, :kernel_size, :kernel_size]
 
 
-def _pack(direction: str, weight_OCKK: Tensor, precision: torch.dtype) -> Tensor:
+def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torch.dtype) -> int:
+    """The side of a tile, M of F(M, 2), with which a layer takes the shorter time.
+
+    F(4, 2) is for fp32 alone, and for kernels of 4: of those of 3, which have fewer terms to add up, its error would be
+    more than three times that of direct sums.
+
+    Args:
+        batch: pictures.
+        height: of the big side.
+        width: of the big side.
+        kernel_size: 3 or 4.
+        precision: of the pictures.
+    """
+
+    def cost(tile: int) -> int:
+        rows, columns = (-(-((side + 1) // 2) // tile) for side in (height, width))
+        return (tile + 1) ** 2 * (batch * rows * columns + _WEIGHTS_IN_TILES)
+
+    return 4 if precision == torch.float32 and kernel_size == 4 and cost(4) < cost(2) else 2
+
+
+def _pack(direction: str, weight_OCKK: Tensor, precision: torch.dtype, tile: int) -> Tensor:
     """The transformed weights in a kernel's layout. Not cached: computing them is quick, keeping them takes memory."""
     maps, channels, kernel_size, _ = weight_OCKK.shape
-    padding = 4 - kernel_size  # a kernel of 3 gets last taps of zero
-    padded_OC44 = nn.functional.pad(weight_OCKK.detach(), (0, padding, 0, padding))
-    packed = torch.empty(4 * 9 * maps * channels, dtype=precision)
-    kernel = native.kernel(LIBRARY, f"pack_{direction}", precision)
-    kernel(padded_OC44.contiguous(memory_format=torch.channels_last), channels, maps, packed)
+    taps_OC44 = weight_OCKK.detach()
+    if kernel_size == 3:  # the last taps are zero
+        taps_OC44 = nn.functional.pad(taps_OC44, (0, 1, 0, 1))
+    packed = torch.empty(4 * (tile + 1) ** 2 * maps * channels, dtype=precision)
+    kernel = native.kernel(f"winograd_pack_{direction}", precision, tile)
+    kernel(taps_OC44.contiguous(memory_format=torch.channels_last), channels, maps, packed)
     return packed
 
 

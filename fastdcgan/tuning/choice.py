@@ -15,7 +15,7 @@ import torch
 
 from fastdcgan import __version__
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import Plan, choose_plan
+from fastdcgan.execution.plan import Plan, choose_plan, kernel_version
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
@@ -157,6 +157,7 @@ def measurement_conditions(
     """The conditions that a measurement is valid for: hardware, versions, networks, batch and request, as JSON."""
     conditions: dict[str, Any] = {
         "hardware": describe_hardware(device),
+        "kernels": kernel_version() if device.type == "cpu" else None,
         "versions": {"torch": torch.__version__, "fastdcgan": __version__},
         "architecture": asdict(arch),
         "batch": batch,

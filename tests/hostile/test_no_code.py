@@ -19,6 +19,7 @@ from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig
 from fastdcgan.data.datasets.cifar10 import _pixels_from_pickle, open_cifar10
 from fastdcgan.data.open import open_source
 from fastdcgan.kernels import native
+from fastdcgan.kernels.native.build import compiler
 from fastdcgan.runs.generate import generate_from_run
 from fastdcgan.storage import private
 from fastdcgan.training.trainer import train
@@ -296,30 +297,31 @@ def test_a_folder_of_another_user_is_not_private(home: Path) -> None:
     assert not private.is_private(home / "native")
 
 
-def compiled(name: str = "thin") -> Path | None:
+def compiled() -> Path | None:
     """The library in the cache, once it has been built."""
-    native.load.cache_clear()
+    native.library.cache_clear()
     try:
-        assert native.load(name) is not None
+        native.library()
     finally:
-        native.load.cache_clear()
+        native.library.cache_clear()
     from fastdcgan.storage.cache import cache_folder
 
-    return next((cache_folder() / "native").glob(f"{name}-*.so"), None)
+    return next((cache_folder() / "native").glob("*.so"), None)
 
 
 @LINUX
-@pytest.mark.skipif(native.compiler() is None or os.uname().machine != "x86_64", reason="nothing is compiled here")
+@pytest.mark.skipif(native.instruction_set() is None or not compiler(), reason="nothing is compiled here")
 def test_a_library_of_others_in_a_shared_cache_is_not_loaded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Theirs would have to be built: that ours is put in its place, or built elsewhere, shows that it was not."""
     loaded: list[str] = []
 
-    def build(program: str, source: Path, library: Path) -> None:
+    def build(program: str, instruction_set: str, library: Path) -> None:
         library.write_bytes(b"ours")
         library.chmod(0o700)
 
     monkeypatch.setenv("FASTDCGAN_CACHE", str(home / "shared"))
-    monkeypatch.setattr(native, "_build", build)
+    monkeypatch.setattr(native, "library_path", lambda instruction_set: home / "none came with the package")
+    monkeypatch.setattr(native, "build", build)
     monkeypatch.setattr(native.ctypes, "CDLL", lambda path: loaded.append(Path(path).read_text()) or path)
     library = compiled()
     assert library is not None

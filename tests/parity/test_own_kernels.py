@@ -1,6 +1,10 @@
 """Our own kernels are PyTorch's convolutions and activations: each layer alone, and whole steps."""
 
 import copy
+import ctypes
+import math
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,14 +13,33 @@ from torch import Tensor, nn
 from twins import inputs, plan_twin, reference_twin, relative_error
 
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import Plan, Precision, choose_plan
+from fastdcgan.execution.plan import Plan, Precision, choose_plan, why_no_kernels
 from fastdcgan.execution.prepare import INSTALL_KERNELS
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.kernels import ends, native, thin, winograd
 from fastdcgan.tuning.parity import ParityCheck
 
-needs_compiler = pytest.mark.skipif(not winograd.available(), reason="our kernels need g++ and an x86-64 processor")
+needs_compiler = pytest.mark.skipif(not winograd.available(), reason="our kernels need Linux, and AVX2")
 needs_bf16 = pytest.mark.skipif(not winograd.available(torch.bfloat16), reason="bf16 kernels need AVX512_BF16")
+
+
+@pytest.fixture(params=native.TARGETS)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each one that this machine has: a processor runs the kernels for narrower ones too."""
+    name: str = request.param
+    monkeypatch.setenv("FASTDCGAN_ISA", name)
+    native.library.cache_clear()
+    try:
+        if not isinstance(native.library(), ctypes.CDLL):
+            pytest.skip(str(native.library()))
+        yield name
+    except ValueError as error:
+        pytest.skip(str(error))
+    finally:
+        native.library.cache_clear()
+
+
+TILES = {"F(2, 2)": 2, "F(4, 2)": 4}
 
 OWN = Plan(kernels=tuple(INSTALL_KERNELS))
 
@@ -67,20 +90,13 @@ def results(layer: nn.Module, x: Tensor, direction: Tensor, autocast: bool = Fal
     return {"output": y.detach(), "input's gradient": x.grad, "weight's gradient": weight.grad.clone()}
 
 
-@needs_compiler
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_computes_what_pytorchs_does(name: str, precision: str) -> None:
-    kernels, make, shape = LAYERS[name]
-    torch.manual_seed(0)
-    own = make()
+def assert_errs_as_pytorchs(own: nn.Module, kernels: ModuleType, x: Tensor) -> None:
+    """That a layer errs no more than three times as much as PyTorch's own, output and gradients, against fp64."""
     direct, exact = copy.deepcopy(own), copy.deepcopy(own).double()
     own.to(memory_format=torch.channels_last)
     assert kernels.install(own) == 1
-    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    bf16 = precision == "bf16"
-    if bf16:
-        x = x.bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    bf16 = x.dtype == torch.bfloat16
     direction = torch.randn_like(exact(x.double()))
     if bf16:
         direction = direction.bfloat16().double()
@@ -91,6 +107,60 @@ def test_a_layer_computes_what_pytorchs_does(name: str, precision: str) -> None:
         # Winograd's sums of pixels and of taps are rounded to bf16 before they are multiplied: about a bit is lost.
         bound = max(3 * relative_error(wanted[what], value), 1e-6)
         assert relative_error(found[what], value) <= bound, what
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_computes_what_pytorchs_does(name: str, precision: str, instruction_set: str) -> None:
+    kernels, make, shape = LAYERS[name]
+    if precision == "bf16" and kernels is not ends and instruction_set != "avx512_bf16":
+        pytest.skip("bf16 kernels need AVX512_BF16")
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    assert_errs_as_pytorchs(make(), kernels, x.bfloat16() if precision == "bf16" else x)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("winograd") and "kernel 3" not in name])
+def test_tiles_of_each_size_do(name: str, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_tile", lambda *_: TILES[tile])
+    kernels, make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    assert_errs_as_pytorchs(make(), kernels, torch.randn(shape))
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("arch", ["dcgan16", "dcgan28", "dcgan32", "dcgan64", "dcgan128"])
+def test_so_do_all_layers_of_an_architecture_with_a_single_picture(
+    arch: str, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "_tile", lambda *_: TILES[tile])
+    networks = architecture(arch, width=32)
+    torch.manual_seed(0)
+    for specs, layer in ((networks.generator, nn.ConvTranspose2d), (networks.discriminator, nn.Conv2d)):
+        side = 1 if layer is nn.ConvTranspose2d else networks.resolution
+        for spec in specs:
+            own = layer(spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding, bias=False)
+            x = torch.randn(1, spec.in_channels, side, side)
+            side = own(x).shape[-1]
+            if winograd.fits(own) and spec.kernel == 4:
+                assert_errs_as_pytorchs(own, winograd, x)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_what_is_no_number_is_not_lost_and_stays_in_its_picture(
+    value: float, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "_tile", lambda *_: TILES[tile])
+    own = conv(16, 32).to(memory_format=torch.channels_last)
+    direct = copy.deepcopy(own)
+    winograd.install(own)
+    x_BCHW = torch.randn(3, 16, 16, 16)
+    x_BCHW[1, 5, 9, 2] = value
+    found_BOHW, wanted_BOHW = own(x_BCHW), direct(x_BCHW)
+    assert not found_BOHW[~wanted_BOHW.isfinite()].isfinite().any()
+    assert found_BOHW[[0, 2]].isfinite().all()
 
 
 @needs_compiler
@@ -145,15 +215,17 @@ def test_the_same_step_twice_gives_the_same_bits() -> None:
     assert all(torch.equal(runs[0][key], value) for key, value in runs[1].items())
 
 
-def test_without_a_compiler_pytorchs_kernels_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    native.load.cache_clear()
+def test_without_kernels_pytorchs_are_chosen_and_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDCGAN_ISA", "none")
+    native.library.cache_clear()
     try:
         assert not winograd.available()
-        assert not set(choose_plan(ExecutionConfig(), torch.device("cpu")).kernels) & {"winograd", "thin"}
+        plan = choose_plan(ExecutionConfig(), torch.device("cpu"))
+        assert not set(plan.kernels) & {"winograd", "thin", "norm"}
+        assert why_no_kernels(plan, torch.device("cpu")) in ("FASTDCGAN_ISA=none", native.library())
     finally:
         monkeypatch.undo()
-        native.load.cache_clear()
+        native.library.cache_clear()
 
 
 def test_a_plan_from_json_is_the_plan() -> None:

@@ -1,7 +1,9 @@
-"""Our C++ kernels: compiled for this processor when first needed, cached, and called through ctypes.
+"""Our C++ kernels: libraries for several instruction sets, of which the widest that the processor has is used.
 
-A library is loaded only from a folder that no other user can have written to. Where the cache folder is shared with
-other users, each process builds the library in a temporary folder of its own.
+They come with the package. Where they don't (a checkout that was not installed, or whose sources have changed since),
+the one that is needed is compiled by the machine's compiler and kept in the cache folder. Such a library is loaded only
+from a folder that no other user can have written to: where the cache folder is shared with other users, each process
+builds the library in a temporary folder of its own.
 
 The interface is plain C and links only the compiler's own libraries, so neither Python's nor PyTorch's headers are
 needed. The OpenMP library is the one that PyTorch has loaded, so that both share one set of threads.
@@ -10,8 +12,6 @@ needed. The OpenMP library is the one that PyTorch has loaded, so that both shar
 import ctypes
 import hashlib
 import os
-import platform
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -22,53 +22,92 @@ import torch  # loads its OpenMP library, which ours then shares
 from torch import Tensor
 
 from fastdcgan.gan import ranges
+from fastdcgan.kernels.native.build import (
+    TARGETS,
+    build,
+    compiler,
+    is_supported_machine,
+    library_path,
+    run_compiler,
+    source_hash,
+)
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.private import ensure_private_folder, is_private
 
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-w")
-
-
-def compiler() -> str | None:
-    """Path of the C++ compiler: $CXX, else g++. None if there is none."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+_AVX2 = ("avx2", "fma3")
+_AVX512 = (*_AVX2, "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl")
+_NEEDED = {"avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": (*_AVX512, "avx512_bf16")}
+"""Of `torch.cpu.get_capabilities`."""
 
 
 @cache
-def load(name: str) -> ctypes.CDLL | None:
-    """The library built from `name`.cpp; None where it can't be built, or on processors other than x86-64."""
-    program = compiler()
-    if program is None or platform.machine() not in ("x86_64", "AMD64"):
-        return None
-    source = Path(__file__).with_name(f"{name}.cpp")
+def library() -> ctypes.CDLL | str:
+    """The library for this processor, or why there is none.
+
+    Raises:
+        ValueError: if $FASTDCGAN_ISA names an instruction set that this processor has not.
+    """
+    name = instruction_set()
+    if name is None:
+        return _why_no_instruction_set()
     try:
-        # Other machines may share the cache, and -march=native means another target there.
-        target = _run_compiler(program, "-march=native", "-Q", "--help=target")
-        sources = [file.read_text() for file in (source, *sorted(source.parent.glob("*.hpp")))]
-        key = hashlib.sha256("\n".join((*sources, *FLAGS, _run_compiler(program, "--version"), target)).encode())
-        library = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
-        if not ensure_private_folder(library.parent):
-            with tempfile.TemporaryDirectory() as folder:  # mode 0700; a loaded library stays when its file is gone
-                library = Path(folder) / library.name
-                _build(program, source, library)
-                return ctypes.CDLL(str(library))
-        if not is_private(library):
-            _build(program, source, library)
-        return ctypes.CDLL(str(library))
-    except (OSError, subprocess.SubprocessError):
+        return _shipped(name) or _built(name)
+    except subprocess.CalledProcessError as error:
+        lines = [line for line in (error.stderr or "").splitlines() if "error" in line] or [str(error)]
+        return f"they can't be compiled: {lines[0]}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"they can't be loaded: {error}"
+
+
+def instruction_set() -> str | None:
+    """The instruction set whose kernels are used: the widest one that the processor has, or $FASTDCGAN_ISA.
+
+    None if there is none. Raises as `library` does.
+    """
+    here = _instruction_sets()
+    wanted = os.environ.get("FASTDCGAN_ISA") or (here[0] if here else "none")
+    if wanted not in (*here, "none"):
+        raise ValueError(f"FASTDCGAN_ISA={wanted} is not to be had here, but one of: {', '.join((*here, 'none'))}")
+    return None if wanted == "none" else wanted
+
+
+def _instruction_sets() -> list[str]:
+    """Those that there are kernels for and that this machine has, the widest first."""
+    if not is_supported_machine():
+        return []
+    capabilities = torch.cpu.get_capabilities()
+    return [name for name in TARGETS if all(capabilities.get(feature) for feature in _NEEDED[name])]
+
+
+def _why_no_instruction_set() -> str:
+    if not is_supported_machine():
+        return "they are for Linux on x86-64"
+    return "FASTDCGAN_ISA=none" if _instruction_sets() else "they need AVX2 and FMA, which this processor lacks"
+
+
+def _shipped(name: str) -> ctypes.CDLL | None:
+    """The library that came with the package; None if there is none, or one of other sources."""
+    if not library_path(name).exists():
         return None
+    shipped = ctypes.CDLL(str(library_path(name)))
+    shipped.kernels_source_hash.restype = ctypes.c_char_p
+    return shipped if shipped.kernels_source_hash().decode() == source_hash() else None
 
 
-def _run_compiler(program: str, *arguments: str) -> str:
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def _build(program: str, source: Path, library: Path) -> None:
-    """Build in a temporary folder and rename: another process may be building the same library."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        unfinished = Path(folder) / library.name
-        _run_compiler(program, *FLAGS, "-o", str(unfinished), str(source))
-        unfinished.chmod(0o700)
-        unfinished.replace(library)
+def _built(name: str) -> ctypes.CDLL | str:
+    program = compiler()
+    if program is None:
+        return "they were not built at installation, and there is no C++ compiler here (g++, or what CXX names)"
+    key = hashlib.sha256("\n".join((source_hash(), run_compiler(program, "--version"))).encode())
+    file = cache_folder() / "native" / f"{name}-{key.hexdigest()[:16]}.so"
+    if not ensure_private_folder(file.parent):
+        with tempfile.TemporaryDirectory() as folder:  # mode 0700; a loaded library stays when its file is gone
+            file = Path(folder) / file.name
+            build(program, name, file)
+            return ctypes.CDLL(str(file))
+    if not is_private(file):
+        build(program, name, file)
+    return ctypes.CDLL(str(file))
 
 
 # --- Calling the kernels ----------------------------------------------------------------------------------------------
@@ -82,20 +121,20 @@ class Shape(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "C", "O", "height", "width"))
 
 
-def has_kernel(library: str, name: str, precision: torch.dtype) -> bool:
-    """Whether a library can be built here and has this kernel in fp32 or bf16; bf16 needs AVX512_BF16."""
-    loaded = load(library)
-    return loaded is not None and precision in _SUFFIX and hasattr(loaded, f"{name}_{_SUFFIX[precision]}")
+def has_kernel(name: str, precision: torch.dtype) -> bool:
+    """Whether there is this kernel here, in fp32 or bf16; bf16 needs AVX512_BF16."""
+    return precision in _SUFFIX and hasattr(library(), f"{name}_{_SUFFIX[precision]}")
 
 
-def kernel(library: str, name: str, precision: torch.dtype) -> Callable[..., None]:
-    """A kernel by name. For a pointer it takes a tensor, contiguous in channels-last order, or None."""
-    loaded = load(library)
-    assert loaded is not None, "has_kernel() was not asked"
-    function = getattr(loaded, f"{name}_{_SUFFIX[precision]}")
+def kernel(name: str, precision: torch.dtype, tile: int | None = None) -> Callable[..., None]:
+    """A kernel by name, and by size of tiles where there are several.
+
+    For a pointer it takes a tensor, contiguous in channels-last order, or None.
+    """
+    function = getattr(library(), f"{name}{tile or ''}_{_SUFFIX[precision]}")
 
     def call(*arguments: object) -> None:
-        with ranges.profiler_operator(f"fastdcgan::{library}_{name}", [x for x in arguments if isinstance(x, Tensor)]):
+        with ranges.profiler_operator(f"fastdcgan::{name}", [x for x in arguments if isinstance(x, Tensor)]):
             function(*(_to_ctypes(argument) for argument in arguments))
 
     return call

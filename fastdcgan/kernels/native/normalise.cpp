@@ -319,26 +319,26 @@ void backward(const T *x, const T *grad_out, const float *weight, const float *b
 } // namespace
 
 #define EXPORT(NAME, T)                                                                                                \
-    void forward_##NAME(const T *x, const float *weight, const float *bias, float *running_mean, float *running_variance, \
+    void normalise_forward_##NAME(const T *x, const float *weight, const float *bias, float *running_mean, float *running_variance, \
                         T *out, float *mean, float *invstd, const Setting *setting) {                                 \
         forward<T>(x, weight, bias, running_mean, running_variance, out, mean, invstd, *setting);                     \
     }                                                                                                                  \
-    void backward_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean,     \
+    void normalise_backward_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean,     \
                          const float *invstd, T *grad_in, float *grad_weight, float *grad_bias,                       \
                          const Setting *setting) {                                                                     \
         backward<T>(x, grad_out, weight, bias, mean, invstd, grad_in, grad_weight, grad_bias, *setting);              \
     }                                                                                                                  \
-    void forward_sums_##NAME(const T *x, double *total, const Setting *setting) { forward_sums<T>(x, total, *setting); } \
-    void forward_from_##NAME(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, \
+    void normalise_forward_sums_##NAME(const T *x, double *total, const Setting *setting) { forward_sums<T>(x, total, *setting); } \
+    void normalise_forward_from_##NAME(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, \
                              float *running_variance, T *out, float *mean, float *invstd, const Setting *setting) {   \
         forward_from<T>(x, total, weight, bias, running_mean, running_variance, out, mean, invstd, *setting);         \
     }                                                                                                                  \
-    void backward_sums_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, \
+    void normalise_backward_sums_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, \
                               const float *invstd, double *total, float *grad_weight, float *grad_bias,               \
                               const Setting *setting) {                                                                \
         backward_sums<T>(x, grad_out, weight, bias, mean, invstd, total, grad_weight, grad_bias, *setting);           \
     }                                                                                                                  \
-    void backward_from_##NAME(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, \
+    void normalise_backward_from_##NAME(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, \
                               const float *mean, const float *invstd, T *grad_in, const Setting *setting) {           \
         backward_from<T>(x, grad_out, total, weight, bias, mean, invstd, grad_in, *setting);                          \
     }

@@ -21,7 +21,7 @@ struct Shape {
     int64_t rows() const { return height / 2; }
     int64_t columns() const { return width / 2; }
     int64_t window() const { return KERNEL * KERNEL * C; }
-    int64_t padded_window() const { return (window() + PANEL - 1) / PANEL * PANEL; }
+    int64_t padded_window() const { return round_up(window(), PANEL); }
 };
 
 // Copies a window's row. Most are 4 pixels of 1 or 3 channels: the compiler inlines a memcpy of a constant length, where a
@@ -56,7 +56,7 @@ template <class T> inline void copy_window(const T *picture, const Shape &shape,
 
 inline Vector leaky_relu(Vector v, float slope) { return v > 0 ? v : v * slope; }
 
-// The weight [O, 4, 4, C] as panels: [O/32][window words][32].
+// The weight [O, 4, 4, C] as panels: [O/PANEL][window words][PANEL].
 template <class T> void pack_windows(const float *weight, const Shape &shape, T *packed) {
     for (int64_t o = 0; o < shape.O; o++)
         for (int64_t k = 0; k < shape.window(); k++) {
@@ -66,7 +66,7 @@ template <class T> void pack_windows(const float *weight, const Shape &shape, T 
         }
 }
 
-// The same as panels of the window: [windows/32][O words][32], zeros beyond the window.
+// The same as panels of the window: [window/PANEL][O words][PANEL], zeros beyond the window.
 template <class T> void pack_maps(const float *weight, const Shape &shape, T *packed) {
     const int64_t depth = shape.O / PER_WORD<T>;
     std::memset(packed, 0, shape.padded_window() * shape.O * sizeof(T));
@@ -84,7 +84,7 @@ template <class T> void gather(const T *picture, const float *weight, T *maps, c
     static Scratch scratch_weights;
     T *packed = scratch_weights.take<T>(shape.window() * shape.O);
     pack_windows(weight, shape, packed);
-    const int64_t block = 64;
+    constexpr int64_t block = 8 * ROWS;
 #pragma omp parallel for collapse(2)
     for (int64_t b = 0; b < shape.batch; b++)
         for (int64_t start = 0; start < positions; start += block) {
@@ -96,8 +96,8 @@ template <class T> void gather(const T *picture, const float *weight, T *maps, c
                 copy_window(here, shape, (start + t) / shape.columns(), (start + t) % shape.columns(), windows + t * shape.window());
             for (int64_t n = 0; n < shape.O; n += PANEL)
                 for (int64_t t = 0; t < count; t += ROWS) {
-                    product<T, false>(depth, reinterpret_cast<uint32_t *>(windows + t * shape.window()), depth, 1,
-                                      reinterpret_cast<uint32_t *>(packed) + n * depth, products, PANEL);
+                    product<T, false>(depth, reinterpret_cast<uint32_t *>(windows + t * shape.window()), depth,
+                                      reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products, PANEL);
                     T *to = maps + (b * positions + start + t) * shape.O + n;
                     for (int64_t r = 0; r < std::min(ROWS, count - t); r++)
                         for (int64_t half = 0; half < PANEL; half += LANES)
@@ -136,8 +136,8 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
                     store(row_maps + at, leaky_relu_backward(maps, activation, from + at, slope));
                 for (int64_t n = 0; n < padded; n += PANEL)
                     for (int64_t t = 0; t < columns; t += ROWS)
-                        product<T, false>(depth, reinterpret_cast<uint32_t *>(row_maps + t * shape.O), depth, 1,
-                                          reinterpret_cast<uint32_t *>(packed) + n * depth, products + t * padded + n, padded);
+                        product<T, false>(depth, reinterpret_cast<uint32_t *>(row_maps + t * shape.O), depth,
+                                          reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products + t * padded + n, padded);
                 for (int64_t t = 0; t < columns; t++)
                     for (int64_t i = 0; i < KERNEL; i++) {
                         float *to = sums + (2 * row + i) * stride + 2 * t * shape.C;
@@ -157,52 +157,50 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
 
 template <class T>
 void weight_gradient(const T *picture, const T *maps, const T *activation, float *gradient, const Shape &shape, float slope) {
-    const int64_t positions = shape.rows() * shape.columns(), padded = shape.padded_window(), O = shape.O;
-    const int64_t block = 128 * PER_WORD<T>, depth = 128; // positions, and words of the sum, at a time
+    const int64_t positions = shape.rows() * shape.columns(), O = shape.O;
+    const int64_t rows = round_up(shape.window(), ROWS), row = round_up(rows, LANES);
+    constexpr int64_t depth = 128, block = depth * PER_WORD<T>; // words of the sum, and positions, at a time
     const int64_t threads = omp_get_max_threads();
     static Scratch scratch_sums;
-    float *all_sums = scratch_sums.take<float>(threads * O * padded); // [threads][window/32][O][32]
-    std::memset(all_sums, 0, threads * O * padded * sizeof(float));
+    float *all_sums = scratch_sums.take<float>(threads * rows * O); // [threads][window][O]
+    std::memset(all_sums, 0, threads * rows * O * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
         static thread_local Scratch scratch_windows, scratch_maps;
-        float *sums = all_sums + omp_get_thread_num() * O * padded;
-        alignas(64) T word_windows[PER_WORD<T>][KERNEL * KERNEL * LARGEST_C] = {};
-        uint32_t *windows = scratch_windows.take<uint32_t>(depth * padded); // [window/32][words][32]
-        uint32_t *weights = scratch_maps.take<uint32_t>(depth * O);         // [O/8][words][8]
+        float *sums = all_sums + omp_get_thread_num() * rows * O;
+        alignas(64) T word_windows[PER_WORD<T>][KERNEL * KERNEL * LARGEST_C + LANES] = {};
+        uint32_t *windows = scratch_windows.take<uint32_t>(depth * row); // [words][window]
+        uint32_t *gradients = scratch_maps.take<uint32_t>(depth * O);    // [words][O]
 #pragma omp for collapse(2) schedule(static)
         for (int64_t b = 0; b < shape.batch; b++)
             for (int64_t start = 0; start < positions; start += block) {
                 const T *here = picture + b * shape.height * shape.width * shape.C;
-                for (int64_t k = 0; k < depth; k++) {
+                const int64_t words = (std::min(block, positions - start) + PER_WORD<T> - 1) / PER_WORD<T>;
+                for (int64_t k = 0; k < words; k++) {
                     // The positions of one word; beyond the last one zeros.
-                    const int64_t t = start + k * PER_WORD<T>, count = std::min(PER_WORD<T>, std::max(int64_t(0), positions - t));
+                    const int64_t t = start + k * PER_WORD<T>, count = std::min(PER_WORD<T>, positions - t);
                     for (int64_t i = 0; i < count; i++)
                         copy_window(here, shape, (t + i) / shape.columns(), (t + i) % shape.columns(), word_windows[i]);
                     for (int64_t i = count; i < PER_WORD<T>; i++) std::memset(word_windows[i], 0, sizeof word_windows[i]);
-                    for (int64_t n = 0; n < padded; n += LANES)
-                        store(windows + (n / PANEL * depth + k) * PANEL + n % PANEL,
-                              pack_words((const T *)nullptr, load(word_windows[0] + n), load(word_windows[PER_WORD<T> - 1] + n)));
+                    for (int64_t m = 0; m < row; m += LANES)
+                        store(windows + k * row + m,
+                              pack_words((const T *)nullptr, load(word_windows[0] + m), load(word_windows[PER_WORD<T> - 1] + m)));
                     for (int64_t o = 0; o < O; o += LANES) {
-                        Vector weighted[PER_WORD<T>] = {};
+                        Vector values[PER_WORD<T>] = {};
                         for (int64_t i = 0; i < count; i++)
-                            weighted[i] = leaky_relu_backward(maps, activation, (b * positions + t + i) * O + o, slope);
-                        alignas(64) uint32_t pair[LANES];
-                        store(pair, pack_words((const T *)nullptr, weighted[0], weighted[PER_WORD<T> - 1]));
-                        for (int64_t half = 0; half < LANES; half += ROWS)
-                            std::memcpy(weights + ((o + half) / ROWS * depth + k) * ROWS, pair + half, ROWS * sizeof(uint32_t));
+                            values[i] = leaky_relu_backward(maps, activation, (b * positions + t + i) * O + o, slope);
+                        store(gradients + k * O + o, pack_words((const T *)nullptr, values[0], values[PER_WORD<T> - 1]));
                     }
                 }
-                for (int64_t n = 0; n < padded; n += PANEL)
-                    for (int64_t o = 0; o < O; o += ROWS)
-                        product<T, true>(depth, weights + o * depth, 1, ROWS, windows + n * depth, sums + (n * O + o * PANEL), PANEL);
+                for (int64_t o = 0; o < O; o += PANEL)
+                    for (int64_t m = 0; m < rows; m += ROWS)
+                        product<T, true, true>(words, windows + m, row, gradients + o, O, sums + m * O + o, O);
             }
     }
     for (int64_t o = 0; o < O; o++)
         for (int64_t k = 0; k < shape.window(); k++) {
             float sum = 0;
-            for (int64_t thread = 0; thread < threads; thread++)
-                sum += all_sums[thread * O * padded + k / PANEL * PANEL * O + o * PANEL + k % PANEL];
+            for (int64_t thread = 0; thread < threads; thread++) sum += all_sums[(thread * rows + k) * O + o];
             gradient[o * shape.window() + k] = sum;
         }
 }
@@ -210,14 +208,14 @@ void weight_gradient(const T *picture, const T *maps, const T *activation, float
 } // namespace
 
 #define EXPORT(NAME, T)                                                                                                \
-    void gather_##NAME(const T *picture, const float *weight, T *maps, const Shape *shape, float slope) {              \
+    void thin_gather_##NAME(const T *picture, const float *weight, T *maps, const Shape *shape, float slope) {              \
         gather<T>(picture, weight, maps, *shape, slope);                                                               \
     }                                                                                                                  \
-    void scatter_##NAME(const T *maps, const T *activation, const float *weight, T *picture, const Shape *shape,           \
+    void thin_scatter_##NAME(const T *maps, const T *activation, const float *weight, T *picture, const Shape *shape,           \
                         float slope) {                                                                                 \
         scatter<T>(maps, activation, weight, picture, *shape, slope);                                                      \
     }                                                                                                                  \
-    void weight_gradient_##NAME(const T *picture, const T *maps, const T *activation, float *gradient, const Shape *shape, \
+    void thin_weight_gradient_##NAME(const T *picture, const T *maps, const T *activation, float *gradient, const Shape *shape, \
                                 float slope) {                                                                         \
         weight_gradient<T>(picture, maps, activation, gradient, *shape, slope);                                            \
     }

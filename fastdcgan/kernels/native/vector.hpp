@@ -1,4 +1,5 @@
-// Vectors of 16 floats, loaded from and stored to memory that holds float or bf16; and scratch memory.
+// Vectors of the processor's width (AVX2: 8 floats, AVX-512: 16), loaded from and stored to memory that holds float or bf16;
+// and scratch memory.
 //
 // In an anonymous namespace, as each library is built from one file. bf16 needs AVX512_BF16.
 #pragma once
@@ -9,13 +10,22 @@
 #include <cstring>
 #include <immintrin.h>
 #include <omp.h>
+#include <sys/mman.h>
+#include <utility>
+
+#define INLINED __attribute__((always_inline)) // of a lambda
+#define INLINE INLINED inline
 
 namespace {
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-
+#ifdef __AVX512F__
 constexpr int64_t LANES = 16;
+#else
+constexpr int64_t LANES = 8;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 
 struct bf16 {
     uint16_t bits;
@@ -71,25 +81,43 @@ inline Vector multiply_add(const float *, uint32_t a, Words b, Vector sum) {
 #ifdef __AVX512F__
 inline void stream_store(float *to, Vector v) { _mm512_stream_ps(to, (__m512)v); }
 #else
-inline void stream_store(float *to, Vector v) { store(to, v); }
+inline void stream_store(float *to, Vector v) { _mm256_stream_ps(to, (__m256)v); }
 #endif
 #ifdef __AVX512BF16__
 inline void stream_store(bf16 *to, Vector v) { _mm256_stream_si256(reinterpret_cast<__m256i *>(to), to_bf16(v)); }
 #endif
 inline void fence_streaming_stores() { _mm_sfence(); }
 
+// Rows to columns of LANES x LANES words: log2(LANES) times each two rows that are LANES / 2 apart become neighbours, and
+// their words take turns.
+template <int... I> INLINE void interleave(std::integer_sequence<int, I...>, Words (&rows)[LANES]) {
+    Words out[LANES];
+    for (int64_t row = 0; row < LANES / 2; row++) {
+        out[2 * row] = __builtin_shuffle(rows[row], rows[row + LANES / 2], Words{(I % 2 ? LANES : 0) + I / 2 ...});
+        out[2 * row + 1] = __builtin_shuffle(rows[row], rows[row + LANES / 2], Words{(I % 2 ? LANES : 0) + (I + LANES) / 2 ...});
+    }
+    for (int64_t row = 0; row < LANES; row++) rows[row] = out[row];
+}
+INLINE void transpose(Words (&rows)[LANES]) {
+    for (int64_t distance = 1; distance < LANES; distance *= 2) interleave(std::make_integer_sequence<int, LANES>(), rows);
+}
+
 // Memory that is kept between calls, so that its pages are faulted in once. Its content is undefined.
 struct Scratch {
+    static constexpr size_t HUGE_PAGE = 2 << 20;
+
     void *memory = nullptr;
     size_t size = 0;
     ~Scratch() { std::free(memory); }
 
     template <class T> T *take(int64_t count) {
-        size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
+        const size_t wanted = count * sizeof(T), page = wanted < HUGE_PAGE ? 4096 : HUGE_PAGE;
+        const size_t bytes = (wanted + page - 1) / page * page;
         if (bytes > size) {
             std::free(memory);
-            memory = std::aligned_alloc(4096, bytes);
+            memory = std::aligned_alloc(page, bytes);
             if (!memory) std::abort();
+            if (page == HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE); // a hint: the processor looks up fewer addresses
             size = bytes;
         }
         return static_cast<T *>(memory);
