@@ -5,6 +5,7 @@ from typing import cast
 import torch
 
 from fastdcgan.data.source import ImageSource, common_suffixes
+from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.display import Display
@@ -24,7 +25,7 @@ def announce(run: Run, display: Display) -> None:
     )
     threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
     display.say(f"device    {accelerator.device}{ranks}{threads}")
-    display.say(f"plan      {run.plan}: {run.why_this_plan}")
+    announce_plan(run, display)
     batch = cast(int, run.config.data.batch_size)
     display.say(
         f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "
@@ -33,6 +34,13 @@ def announce(run: Run, display: Display) -> None:
     display.say(f"output    {run.folder.path}")
     if run.start.step:
         display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")
+
+
+def announce_plan(run: Run, display: Display) -> None:
+    """Say how steps are executed, and why."""
+    display.say(f"plan      {run.plan}: {run.why_this_plan}")
+    if why := why_no_kernels(run.plan, run.accelerator.device):
+        display.say(f"kernels   PyTorch's; ours, which are faster, can't be used: {why}")
 
 
 def announce_end(run: Run, display: Display) -> None:

@@ -19,6 +19,7 @@ from fastdcgan.runs.checkpoint_folder import list_checkpoints
 from fastdcgan.runs.folder import RunFolder, check_writable, read_config
 from fastdcgan.storage.signals import Stopped, stop_requests
 from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training.announce import announce_plan
 from fastdcgan.training.setup import setup
 from fastdcgan.training.trainer import fit
 from fastdcgan.training.validate import validate
@@ -112,7 +113,7 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
     ):
         config, aside = validate(config, accelerator)
         prepared = setup(config, aside, accelerator, display)
-        display.say(f"plan      {prepared.plan}: {prepared.why_this_plan}")
+        announce_plan(prepared, display)
         display.say(f"profile   steps {last - run.profile_active + 1:,} to {last:,} of {folder.path}")
         try:
             fit(prepared, stop, display)

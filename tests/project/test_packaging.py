@@ -1,5 +1,6 @@
 """What a user installs: wheel and sdist, built from the files that git tracks, and run outside the checkout."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,11 @@ from site import getsitepackages
 import pytest
 from conftest import ROOT
 from PIL import Image
+
+from fastdcgan.kernels import native
+from fastdcgan.kernels.native.build import TARGETS, compiler, is_supported_machine
+
+CAN_BUILD = is_supported_machine() and compiler() is not None
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +74,11 @@ def checksums(wheel: Path) -> dict[str, int]:
         return {file.filename: file.CRC for file in archive.infolist()}
 
 
-def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path, tracked: set[str]) -> None:
+def test_the_wheel_holds_the_whole_package_and_our_kernels_and_nothing_else(wheel: Path, tracked: set[str]) -> None:
     held = {path for path in checksums(wheel) if ".dist-info/" not in path}
-    assert held == {path for path in tracked if path.startswith("fastdcgan/")}
+    libraries = {f"fastdcgan/kernels/native/kernels_{name}.so" for name in TARGETS} if CAN_BUILD else set()
+    assert held == {path for path in tracked if path.startswith("fastdcgan/")} | libraries
+    assert "-py3-none-" in wheel.name, "the kernels know nothing of Python"
 
 
 def test_the_sdist_holds_all_that_git_tracks(sdist: Path, tracked: set[str]) -> None:
@@ -81,6 +89,18 @@ def test_the_sdist_holds_all_that_git_tracks(sdist: Path, tracked: set[str]) -> 
 
 def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     assert checksums(build("wheel", sdist, tmp_path)) == checksums(wheel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_that_works_the_wheel_has_no_kernels(
+    compiler: str, tracked: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    (tmp_path / "wheel").mkdir()
+    files = checksums(build("wheel", copy(tracked, tmp_path / "checkout"), tmp_path / "wheel"))
+    assert not [path for path in files if path.endswith(".so")]
+    assert "fastdcgan/kernels/native/winograd.cpp" in files
 
 
 @pytest.fixture
@@ -102,15 +122,22 @@ def program(wheel: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_installed_package_trains_and_generates(program: Path, tmp_path: Path) -> None:
+def test_the_installed_package_trains_and_generates(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pictures").mkdir()
     for number in range(8):
         Image.new("RGB", (20, 20), (number * 30, 10, 200)).save(tmp_path / "pictures" / f"{number}.png")
     tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--images", 4, "--plan", "default")
     tiny = (*tiny, "--decoder", "pillow", "--track", "none")
+    # A machine without a compiler: what isn't in the wheel can't be built.
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
 
     assert "generate" in checked(program, "--help", cwd=tmp_path)
     checked(program, "train", "--data", "pictures", "--out", "run", *tiny, cwd=tmp_path)
     assert (tmp_path / "run" / "report.html").exists()
+    plan = json.loads((tmp_path / "run" / "config.json").read_text())["conditions"]["plan"]
+    assert ("winograd" in plan) == (CAN_BUILD and native.instruction_set() is not None)
     checked(program, "generate", "run", "--count", 4, "--out", "grid.png", cwd=tmp_path)
     Image.open(tmp_path / "grid.png").verify()
