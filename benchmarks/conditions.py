@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.limits.hardware import cpu_model
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,7 @@ def device() -> torch.device:
 
 def cores() -> int:
     """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def versions() -> dict[str, str]:

@@ -23,8 +23,8 @@ PACKAGES: dict[str, set[str]] = {
     "execution": {"storage", "gan", "config", "kernels"},
     "limits": {"gan"},
     "tuning": {"storage", "gan", "config", "execution", "limits"},
-    "data": {"storage", "gan"},
-    "distributed": {"storage", "config", "execution", "data"},
+    "data": {"storage", "gan", "limits"},
+    "distributed": {"storage", "config", "execution", "limits", "data"},
     "runs": {"storage", "gan", "config"},
     "telemetry": {"storage", "gan", "config", "limits", "tuning", "data", "distributed", "runs"},
     "training": {

@@ -25,6 +25,7 @@ from fastdcgan.data.decoding.picture import (
 )
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.source import Skipped, common_suffixes
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.printable import printable
@@ -169,7 +170,7 @@ def _check_files(
         except OSError as error:
             return error  # not cached: the cause is not in the file, so it may be gone next time
 
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     results = prefetch_map(check, missing, threads=threads, depth=4 * threads)
     try:
         for checked, (name, entry) in enumerate(zip(missing, results, strict=True), start=1):

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
 from fastdcgan.execution import exact_sums
+from fastdcgan.limits.cores import usable_cores
 
 __all__ = ["Accelerator", "default_threads", "join", "start_tracker", "with_launcher_precision", "wrap"]
 
@@ -101,12 +102,11 @@ def default_threads() -> int:
 
     Launchers set OMP_NUM_THREADS to 1 if nobody else has, which would leave all cores but one idle.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     said = os.environ.get("OMP_NUM_THREADS", "")
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if said.isdecimal() and int(said) > 0 and not (launched and said == "1"):
         return int(said)
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def _check_device(request: ExecutionConfig, world_size: int) -> None:

@@ -1,10 +1,11 @@
 """The machine's hardware by name: cached measurements are valid for it alone."""
 
-import os
 import platform
 from pathlib import Path
 
 import torch
+
+from fastdcgan.limits.cores import usable_cores
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int]:
@@ -16,7 +17,7 @@ def describe_hardware(device: torch.device) -> dict[str, str | int]:
     return {
         "cpu": cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
     }
 

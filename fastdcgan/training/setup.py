@@ -1,6 +1,5 @@
 """From a validated request to a run about to begin: open the data, choose a plan, build, load the last checkpoint."""
 
-import os
 import secrets
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint_folder import checkpoint_path, read_newest
 from fastdcgan.runs.checkpoint_record import Progress
@@ -75,7 +75,7 @@ def open_data(config: TrainConfig, arch: Architecture, accelerator: Accelerator,
             resolution=arch.resolution,
             channels=arch.channels,
             device=str(accelerator.device),
-            threads=config.data.data_threads or min(8, os.cpu_count() or 1),
+            threads=config.data.data_threads or min(8, usable_cores()),
             decoder=config.data.decoder,
             cache=config.data.data_cache,
             device_memory=config.data.data_memory and config.data.data_memory * 2**30,

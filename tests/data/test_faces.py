@@ -138,7 +138,7 @@ def interrupt_at(last: int) -> Callable[[int], None]:
 @pytest.fixture
 def two_helpers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset, "_FACES_PER_HELPER", 2)
-    monkeypatch.setattr(dataset, "_available_cores", lambda: 2)
+    monkeypatch.setattr(dataset, "usable_cores", lambda: 2)
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_interrupted_build_ends_its_helpers(tmp_path: Path) -> None:
 def test_helpers_draw_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = contents(write_faces(tmp_path / "alone", 11, size=32))
     monkeypatch.setattr(dataset, "_FACES_PER_HELPER", 2)
-    monkeypatch.setattr(dataset, "_available_cores", lambda: 3)
+    monkeypatch.setattr(dataset, "usable_cores", lambda: 3)
     monkeypatch.setattr(dataset, "save_faces", None)  # the parent draws nothing itself
     counts: list[int] = []
     assert contents(write_faces(tmp_path / "helped", 11, size=32, on_progress=counts.append)) == alone

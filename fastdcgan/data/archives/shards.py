@@ -36,6 +36,7 @@ from fastdcgan.data.folder import (
     refuse_oversized,
 )
 from fastdcgan.data.source import Skipped
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.printable import printable
@@ -185,7 +186,7 @@ def open_shards(spec: str, on_progress: OnProgress | None = None) -> ShardIndex:
 
 
 def _map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     return prefetch_map(work, items, threads=threads, depth=4 * threads)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastdcgan.data.faces.portrait import DRAWING_VERSION, file_name, save_faces
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import cache
 
 FACES = 8000
@@ -133,7 +134,7 @@ def _remove_abandoned_builds(parent: Path) -> None:
 
 
 def _draw_all(folder: Path, count: int, seed: int, size: int, on_progress: Callable[[int], None]) -> None:
-    helpers = min(_available_cores(), _MAX_HELPERS, count // _FACES_PER_HELPER)
+    helpers = min(usable_cores(), _MAX_HELPERS, count // _FACES_PER_HELPER)
     if helpers < 2 or not sys.executable:
         for done in save_faces(folder, range(count), seed, size):
             on_progress(done)
@@ -143,12 +144,6 @@ def _draw_all(folder: Path, count: int, seed: int, size: int, on_progress: Calla
         while drawn := drawn_bytes.read(4096):
             done += len(drawn)
             on_progress(done)
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 _HELPER = """

@@ -1,6 +1,5 @@
 """What `fastdcgan data` and `fastdcgan pack` do, and show."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +12,7 @@ from fastdcgan.data.pack import Pack, ensure_packed
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import normalise
 from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs.sampling import save_grid
 from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.terminal.data_tables import facts_rows, packing_rows, show, skipped_by_reason_rows
@@ -101,7 +101,7 @@ def _open(source: str, geometry: Architecture, decoder: Decoder, threads: int | 
         resolution=geometry.resolution,
         channels=geometry.channels,
         device="cpu",
-        threads=threads or min(8, os.cpu_count() or 1),
+        threads=threads or min(8, usable_cores()),
         decoder=decoder,
         on_progress=display.advance,
     )
