@@ -18,10 +18,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from fastdcgan.kernels.native.build import compiler, is_supported_machine
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="the images are Linux's"),
 ]
+
+CAN_BUILD = is_supported_machine() and compiler() is not None
 
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
 
@@ -51,6 +55,8 @@ class Image:
 
     def copy(self, rest: str) -> None:
         *sources, target = shlex.split(rest)
+        if sources[0].startswith("--from="):
+            return  # the stages share a folder
         for source in sources:
             to = self.folder / target / Path(source).name if target == "./" else self.folder / target
             if (ROOT / source).is_dir():
@@ -59,11 +65,11 @@ class Image:
                 shutil.copy(ROOT / source, to)
 
     def run(self, rest: str) -> None:
-        if "pip install" not in rest:
+        if "pip " not in rest:
             return
         self.installed += re.findall(r"pip install [^&;]*", rest)
         later = self.root / "tmp" / "resolve.txt"
-        script = rest.replace("/tmp/", f"{self.root}/tmp/")
+        script = rest.replace("/tmp/", f"{self.root}/tmp/").replace("/wheels", f"{self.root}/wheels")
         script = re.sub(r"pip install ([^&;]*-r [^&; ]+)", rf'echo "\1" >> {later}', script)
         self.checked("sh", "-ec", script)
         for line in later.read_text().splitlines() if later.exists() else ():
@@ -115,7 +121,7 @@ def package_index() -> str:
 def test_the_install_steps_work(dockerfile: Path, tmp_path: Path) -> None:
     image = Image(dockerfile, tmp_path, TORCH_INDEX=package_index())  # in place of PyTorch's own, which may be far
 
-    assert "pip install --no-deps ." in image.installed
+    assert image.installed[-1].startswith("pip install --no-deps ")
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert ("-r", "\n".join(dependencies) + "\n") in RESOLVED
 
@@ -127,4 +133,6 @@ def test_the_install_steps_work(dockerfile: Path, tmp_path: Path) -> None:
     assert Path(found) == packages_here / "fastdcgan"
     of_source = {path.relative_to(ROOT / "fastdcgan") for path in (ROOT / "fastdcgan").rglob("*.*pp")}
     assert of_source <= {path.relative_to(found) for path in Path(found).rglob("*.*pp")}, "kernels' sources"
+    if CAN_BUILD:
+        assert list(Path(found).rglob("kernels_avx2.so"))
     assert (tmp_path / "app" / "launch" / "gpu_8.yaml").exists() and (tmp_path / "app" / "train.py").exists()
