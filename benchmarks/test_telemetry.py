@@ -53,7 +53,7 @@ PAIRS = 40
 class Telemetry(Protocol):
     """What the loop of a run tells."""
 
-    def waiting(self) -> AbstractContextManager[None]: ...
+    def waiting_for_data(self) -> AbstractContextManager[None]: ...
     def add(self, metrics: StepMetrics) -> None: ...
     def tick(self, step: int) -> None: ...
 
@@ -61,7 +61,7 @@ class Telemetry(Protocol):
 class Nothing:
     """Telemetry that is off."""
 
-    def waiting(self) -> AbstractContextManager[None]:
+    def waiting_for_data(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def add(self, metrics: StepMetrics) -> None: ...
@@ -87,7 +87,7 @@ class Training:
     def _until_tick(self) -> None:
         for _ in range(self.run.schedule.log_every):
             self.taken += 1
-            with self.telemetry.waiting():
+            with self.telemetry.waiting_for_data():
                 real_BCHW = next(self.batches)
             self.telemetry.add(self.take_step(real_BCHW, noise(self.run, self.taken)))
         self.telemetry.tick(self.taken)
@@ -103,7 +103,7 @@ def counted(
 
     def figures() -> None:
         for _ in range(run.schedule.log_every):
-            with recorder.waiting():
+            with recorder.waiting_for_data():
                 pass
             recorder.add(metrics)
         recorder.tick(next(ticks))

@@ -20,6 +20,7 @@ from fastdcgan.gan.architecture import Architecture, ConvSpec, conv_out, conv_tr
 from fastdcgan.gan.models import Discriminator, Generator, parameter_count
 from fastdcgan.gan.objectives import objective
 from fastdcgan.gan.step import discriminator_loss, generator_loss
+from fastdcgan.limits.hardware import third_level_cache
 
 # --- The work ---------------------------------------------------------------------------------------------------------
 
@@ -142,6 +143,10 @@ KNOWN_GPUS = {
 }
 
 
+MOST_COPIED = 2**28
+"""Bytes of an array whose copy measures a CPU's memory bandwidth, at most."""
+
+
 def find_gpu(name: str) -> tuple[str, Ceilings]:
     """The key and the peaks of a GPU in `KNOWN_GPUS`, by its name in upper or lower case.
 
@@ -176,10 +181,23 @@ def measure_ceilings(seconds: float = 0.5) -> Ceilings:
         spec = ConvSpec(128, 256, 4, 2, 1)
         convolution = _best_rate(32 * _layer_flops(spec, 8), partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)
         flops[name] = max(matrices, convolution)
-    source, target = torch.ones(2**26), torch.ones(2**26)  # 256 MiB each: beyond any cache
-    return Ceilings(
-        name="this CPU", flops=flops, bytes=_best_rate(2 * 4 * 2**26, partial(target.copy_, source), seconds)
-    )
+    size = copied_bytes(third_level_cache(torch.get_num_threads()))
+    source, target = torch.ones(size // 4), torch.ones(size // 4)
+    copy = _best_rate(2 * size, partial(target.copy_, source), seconds)
+    return Ceilings(name="this CPU", flops=flops, bytes=copy)
+
+
+def copied_bytes(cache: int | None) -> int:
+    """Bytes of each of the two arrays whose copy measures the memory bandwidth.
+
+    Twice the cache each, so four times both: a copy begins where the copy before it began, which a cache that keeps
+    what was used last no longer holds, and any other holds a quarter of the arrays at most. Larger arrays measure the
+    same. The size is bounded because runs end with the arrays in memory; where the cache is unknown, it is the bound.
+
+    Args:
+        cache: bytes of the last cache before the memory; None if unknown.
+    """
+    return MOST_COPIED if cache is None else min(2 * cache, MOST_COPIED)
 
 
 def _best_rate(amount: float, kernel: Callable[[], object], seconds: float) -> float:

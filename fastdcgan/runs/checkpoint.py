@@ -164,9 +164,7 @@ def read(path: Path, state: TrainState, arch: Architecture, run: str | None = No
     )
 
 
-def read_generator(
-    path: Path, generator: nn.Module, arch: Architecture, run: str | None = None
-) -> tuple[Tensors, Progress]:
+def read_generator(path: Path, generator: nn.Module, arch: Architecture, run: str | None) -> tuple[Tensors, Progress]:
     """Read only the generator of a checkpoint; `generator` gives the shapes. Raises ValueError as `read` does."""
     record, manifest = read_record(path, run)
     check_architecture(path, record, arch)

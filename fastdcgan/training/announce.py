@@ -11,6 +11,9 @@ from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run
 
+MOST_LISTED = 10
+"""Files that can't be used, named one by one."""
+
 
 def announce(run: Run, display: Display) -> None:
     """Say what is about to happen."""
@@ -65,17 +68,17 @@ def announce_nothing_to_do(run: Run, display: Display) -> None:
     )
 
 
-def list_skipped(source: ImageSource, folder: RunFolder, display: Display, most: int = 10) -> None:
+def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> None:
     """Name the first damaged files with reasons; count the others, and those that are no pictures."""
     damaged = [skip for skip in source.skipped if not skip.not_a_picture]
     others = [skip for skip in source.skipped if skip.not_a_picture]
     listed = f"all listed in {folder.skipped}"
     if damaged:
         display.say(f"skipped   {len(damaged):,} files that can't be used:")
-        for skip in damaged[:most]:
+        for skip in damaged[:MOST_LISTED]:
             display.say(f"          {skip.path}: {skip.reason}")
-        if len(damaged) > most:
-            display.say(f"          and {len(damaged) - most:,} more, {listed}")
+        if len(damaged) > MOST_LISTED:
+            display.say(f"          and {len(damaged) - MOST_LISTED:,} more, {listed}")
     if others:
         names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "

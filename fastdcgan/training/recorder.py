@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: figures, sample grids, checkpoints, plots; and its clock."""
+"""What a run writes while it trains: metrics, sample grids, checkpoints, plots; and how long it trained."""
 
 import time
 from collections.abc import Iterator
@@ -49,35 +49,35 @@ class DataLostError(ValueError):
 
 
 class Recorder:
-    """Keeps a run's clock and writes its folder. Training time is counted apart from sampling and saving."""
+    """Writes a run's folder and measures its training time, without the time of sampling and saving."""
 
     def __init__(self, run: Run, display: Display) -> None:
         self._run, self._display = run, display
-        self._main = run.accelerator.is_main_process
-        self._log = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
-        self._saved = run.start.step
+        self._is_main_process = run.accelerator.is_main_process
+        self._metrics_buffer = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
+        self._saved_step = run.start.step
         self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
-        self._saving = BackgroundWorker("checkpoint")
+        self._checkpoint_writer = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
-        self._window_step, self._waited, self._window_start = run.start.step, 0.0, time.perf_counter()
+        self._last_tick_step, self._data_wait_seconds, self._interval_start = run.start.step, 0.0, time.perf_counter()
         self._profiled = ProfiledIntervals()
-        self._profiler = self._begin_profile() if run.config.run.profile else None
-        if self._main:
+        self._profiler = self._make_profiler() if run.config.run.profile else None
+        if self._is_main_process:
             with converting_write_errors(run.folder.metrics):
-                self._metrics = MetricsFile(run.folder.metrics, run.start.step)
+                self._metrics_file = MetricsFile(run.folder.metrics, run.start.step)
             self._trackers = Trackers(
-                run.config.run.trackers(), tracked(run), say=display.say, warn=partial(display.say, always=True)
+                run.config.run.trackers(), tracked_run(run), say=display.say, warn=partial(display.say, always=True)
             )
             if not run.folder.real.exists():
-                self._show_real()
+                self._write_real_grid()
             if run.start.step == 0:
                 self.sample(0)
         self._display.train(None, run.start.step, run.schedule.total)
-        self._window_start = time.perf_counter()
+        self._interval_start = time.perf_counter()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent in here is waiting for data.
+    def waiting_for_data(self) -> Iterator[None]:
+        """Count the time in this context as waiting for data.
 
         Raises:
             DataLostError: for a ValueError or an OSError of the data's.
@@ -90,93 +90,67 @@ class Recorder:
             raise DataLostError(f"{error.filename or self._run.source.origin}: {error.strerror or error}") from error
         except ValueError as error:
             raise DataLostError(str(error)) from error
-        self._waited += time.perf_counter() - start
+        self._data_wait_seconds += time.perf_counter() - start
 
     def add(self, metrics: StepMetrics) -> None:
-        """Remember a step's figures."""
+        """Buffer a step's metrics on the device."""
         with profiler_range(ranges.METRICS):
-            self._log.add(metrics)
+            self._metrics_buffer.add(metrics)
 
     def record(self, step: int, due: Due) -> None:
         """Write what is due after a step.
 
         Raises:
-            NotFiniteError, WriteError: as `tick`, `check_weights`, `sample` and `save` do.
+            NotFiniteError, WriteError: as `tick`, `check_state`, `sample` and `save` do.
         """
         if due.log:
             self.tick(step)
         if due.save:
-            self.check_weights(step)
+            self.check_state(step)
         if due.sample:
             self.sample(step)
         if due.save:
             self.save(step)
-        self.step_done(step)
+        self.advance_profiler(step)
 
-    def step_done(self, step: int) -> None:
-        """All that belongs to a step is done: the profiler's window moves on. What it writes is off the clock."""
+    def advance_profiler(self, step: int) -> None:
+        """Tell the profiler that a step is done. The time in which it writes is not counted."""
         if self._profiler is None:
             return
         if self._profiler.recording_changes:
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()  # what the device has yet to do belongs to the steps so far
-            elapsed = time.perf_counter() - self._window_start
-            self._profiled.toggle(Interval(step - self._window_step, elapsed, self._waited))
-        with self._off_the_clock():
+            elapsed = time.perf_counter() - self._interval_start
+            self._profiled.toggle(Interval(step - self._last_tick_step, elapsed, self._data_wait_seconds))
+        with self._untimed():
             self._profiler.step()
 
     def tick(self, step: int) -> None:
-        """Fetch the figures since the last tick, check and write them. The one place where the device is waited for.
+        """Fetch, check and write the metrics since the last tick. The one place where the device is waited for.
 
         Raises:
             NotFiniteError: they, or the weights, are no numbers any more.
             WriteError: they can't be written, or the last checkpoint could not be.
         """
-        self._saving.check()
-        steps = step - self._window_step
+        self._checkpoint_writer.check()
+        steps = step - self._last_tick_step
         if steps == 0:
             return
-        state = self._run.state
-        with profiler_range(ranges.METRICS):
-            figures = self._log.take()
-            weights = torch.nn.functional.pad(
-                weight_norms((state.generator, state.discriminator)), (0, figures.shape[1] - 2)
-            )
-            rows = self._run.accelerator.reduce(torch.cat((figures, weights[None])), "mean").cpu()
-        elapsed = time.perf_counter() - self._window_start
-        at_full_speed = self._profiled.unprofiled(Interval(steps, elapsed, self._waited))
-        rows, weights = rows[:-1], rows[-1]
-        if bad := first_non_finite_step(rows, step):
-            self._fail(*bad)
-        if not torch.isfinite(weights).all():
-            self._fail(step, "the weights stopped being finite")  # in the last of the steps: the next one's loss tells
-        if network := overflowing_network(state):
-            self._fail(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
-        batch = cast(int, self._run.config.data.batch_size)
-        loss_d, loss_g, d_real, d_fake = rows.mean(0).tolist()
+        metrics, norms = self._fetch_metrics()
+        elapsed = time.perf_counter() - self._interval_start
+        unprofiled = self._profiled.unprofiled(Interval(steps, elapsed, self._data_wait_seconds))
+        self._check_finite(step, metrics, norms)
         self._seconds += elapsed
-        record = Record(
-            step=step,
-            images=step * batch,
-            epoch=step / self._run.schedule.per_epoch,
-            seconds=self._seconds,
-            loss_d=loss_d,
-            loss_g=loss_g,
-            d_real=d_real,
-            d_fake=d_fake,
-            images_per_sec=at_full_speed.steps * batch / at_full_speed.seconds,
-            data_wait_fraction=at_full_speed.waited / at_full_speed.seconds,
-            rollbacks=self._run.start.rollbacks,
-        )
-        self._window_step = step
-        if self._main:
+        record = self._make_record(step, metrics, unprofiled)
+        self._last_tick_step = step
+        if self._is_main_process:
             with converting_write_errors(self._run.folder.metrics):
-                self._metrics.write(record)
+                self._metrics_file.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
-        self._waited, self._window_start = 0.0, time.perf_counter()
+        self._data_wait_seconds, self._interval_start = 0.0, time.perf_counter()
 
-    def check_weights(self, step: int) -> None:
+    def check_state(self, step: int) -> None:
         """Look at every number that a checkpoint would hold.
 
         Raises:
@@ -185,19 +159,19 @@ class Recorder:
         """
         # BatchNorm's statistics may be each process's own.
         if any(all_reduce_max(self._run.accelerator, any(non_finite_tensors(self._run.state)))):
-            self._fail(step, "what was learned stopped being finite")
-        with self._off_the_clock():
-            found = first_difference(self._run.accelerator, shared(self._run))
+            self._raise_not_finite(step, "what was learned stopped being finite")
+        with self._untimed():
+            found = first_difference(self._run.accelerator, replicated_tensors(self._run))
         if found:
             raise ValueError(
-                f"after step {step:,} {found}: training has failed; {self._last_good_one()}. "
+                f"after step {step:,} {found}: training has failed; {self._describe_last_checkpoint()}. "
                 "Do all processes run the same program on the same kind of machine?"
             )
 
     def sample(self, step: int) -> None:
         """Write a grid from the fixed noise. Raises WriteError if it can't."""
-        with self._off_the_clock(), profiler_range(ranges.SAMPLES):
-            if self._main:
+        with self._untimed(), profiler_range(ranges.SAMPLES):
+            if self._is_main_process:
                 pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
                 with converting_write_errors(file):
@@ -212,8 +186,8 @@ class Recorder:
             WriteError: the one before could not be written, or the plot can't.
         """
         run = self._run
-        with self._off_the_clock(), profiler_range(ranges.CHECKPOINT):
-            if self._main:
+        with self._untimed(), profiler_range(ranges.CHECKPOINT):
+            if self._is_main_process:
                 images = step * cast(int, run.config.data.batch_size)
                 snap = checkpoint.snapshot(
                     run.state,
@@ -222,16 +196,16 @@ class Recorder:
                     run=run.id,
                     plan=plan_fields(run.plan),
                 )
-                self._saving.start(partial(self._write, snap))
+                self._checkpoint_writer.start(partial(self._write_checkpoint, snap))
                 with converting_write_errors(run.folder.losses):
-                    plot_losses(self._metrics.records, run.folder.losses)
+                    plot_losses(self._metrics_file.records, run.folder.losses)
 
-    def settle(self) -> None:
+    def wait_for_checkpoint(self) -> None:
         """Wait for the checkpoint under way. Raises WriteError as `save` does."""
-        self._saving.wait()
+        self._checkpoint_writer.wait()
 
-    def salvage(self, step: int) -> str:
-        """After an error that isn't training's own: save what was learned since the last checkpoint, if possible.
+    def save_after_error(self, step: int) -> str:
+        """Save what was learned since the last checkpoint, if possible, after an error that isn't training's own.
 
         Not with several processes: the others are in a step already, and this one can't speak for them.
 
@@ -241,19 +215,19 @@ class Recorder:
         if self._run.accelerator.num_processes == 1:
             # Another checkpoint may be under way, or have failed as well.
             with suppress(ValueError):
-                self.settle()
+                self.wait_for_checkpoint()
             try:
-                if step > self._saved:
+                if step > self._saved_step:
                     self.tick(step)
-                    self.check_weights(step)
+                    self.check_state(step)
                     self.save(step)
             except ValueError:  # it can't be; nor the plot, when all else is
                 pass
             with suppress(ValueError):
-                self.settle()
-            if 0 < step == self._saved:
+                self.wait_for_checkpoint()
+            if 0 < step == self._saved_step:
                 return f"what was learned until step {step:,} is saved; the same command goes on from there"
-        return f"{self._last_good_one()}; the same command goes on from there"
+        return f"{self._describe_last_checkpoint()}; the same command goes on from there"
 
     def close(self) -> None:
         """Wait for the checkpoint under way; close all files; say what the profiler found.
@@ -262,18 +236,54 @@ class Recorder:
             WriteError: as `save` does.
         """
         try:
-            self._saving.close()
+            self._checkpoint_writer.close()
         finally:
             if self._profiler is not None:
                 self._profiler.close()
                 if self._profiler.report:
                     self._display.say(self._profiler.report)
-            if self._main:
+            if self._is_main_process:
                 with suppress(OSError):  # all is in it already, unless writing it has failed
-                    self._metrics.close()
+                    self._metrics_file.close()
                 self._trackers.close()
 
-    def _write(self, snap: Snapshot) -> None:
+    def _fetch_metrics(self) -> tuple[Tensor, Tensor]:
+        """Metrics of the steps since the last tick, [steps, 4], and weight norms, padded to [4]: means over ranks."""
+        state = self._run.state
+        with profiler_range(ranges.METRICS):
+            metrics = self._metrics_buffer.take()
+            norms = weight_norms((state.generator, state.discriminator))
+            norms = torch.nn.functional.pad(norms, (0, metrics.shape[1] - len(norms)))  # one row more, one all-reduce
+            rows = self._run.accelerator.reduce(torch.cat((metrics, norms[None])), "mean").cpu()
+        return rows[:-1], rows[-1]
+
+    def _check_finite(self, step: int, metrics: Tensor, norms: Tensor) -> None:
+        if bad := first_non_finite_step(metrics, step):
+            self._raise_not_finite(*bad)
+        if not torch.isfinite(norms).all():
+            # In the last of the steps: the next one's loss tells.
+            self._raise_not_finite(step, "the weights stopped being finite")
+        if network := overflowing_network(self._run.state):
+            self._raise_not_finite(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
+
+    def _make_record(self, step: int, metrics: Tensor, unprofiled: Interval) -> Record:
+        batch = cast(int, self._run.config.data.batch_size)
+        loss_d, loss_g, d_real, d_fake = metrics.mean(0).tolist()
+        return Record(
+            step=step,
+            images=step * batch,
+            epoch=step / self._run.schedule.per_epoch,
+            seconds=self._seconds,
+            loss_d=loss_d,
+            loss_g=loss_g,
+            d_real=d_real,
+            d_fake=d_fake,
+            images_per_sec=unprofiled.steps * batch / unprofiled.seconds,
+            data_wait_fraction=unprofiled.waited / unprofiled.seconds,
+            rollbacks=self._run.start.rollbacks,
+        )
+
+    def _write_checkpoint(self, snap: Snapshot) -> None:
         options = self._run.config.run
         with converting_write_errors(self._run.folder.metrics):
             flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
@@ -283,9 +293,9 @@ class Recorder:
             )
         except ValueError as error:
             raise WriteError(str(error)) from error
-        self._saved = snap.progress.step
+        self._saved_step = snap.progress.step
 
-    def _begin_profile(self) -> StepProfiler:
+    def _make_profiler(self) -> StepProfiler:
         run = self._run
         check_window(run.config.run, run.schedule.total - run.start.step)
         rank = run.accelerator.process_index
@@ -299,38 +309,40 @@ class Recorder:
         )
         return StepProfiler(ProfileFolder(run.folder.profile, rank), run.config.run, subject, say=self._display.say)
 
-    def _show_real(self) -> None:
+    def _write_real_grid(self) -> None:
         count = min(SAMPLES, len(self._run.source))
         with closing(self._run.source.read([range(count)])) as batches:
             for pictures_BHWC in batches:
                 with converting_write_errors(self._run.folder.real):
                     save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
 
-    def _fail(self, step: int, what: str) -> None:
+    def _raise_not_finite(self, step: int, what: str) -> None:
+        """Raise NotFiniteError, with the tensors that are not finite and the last good checkpoint."""
         of_network: dict[str, list[str]] = {}
         for name in non_finite_tensors(self._run.state):
             of_network.setdefault(name.partition(".")[0], []).append(name)
         named = [f"{first}{f' and {len(more):,} more' if more else ''}" for first, *more in of_network.values()]
         where = f" (not finite by now: {', '.join(named)})" if named else ""
         raise NotFiniteError(
-            f"{what} at step {step:,}{where}: training has failed; {self._last_good_one()}. "
+            f"{what} at step {step:,}{where}: training has failed; {self._describe_last_checkpoint()}. "
             "Try a lower --lr, --precision fp32, or --on-nan rollback"
         )
 
-    def _last_good_one(self) -> str:
-        with suppress(ValueError):  # it could not be written: then it isn't there
-            self._saving.wait()
+    def _describe_last_checkpoint(self) -> str:
+        with suppress(ValueError):  # the one under way could not be written: then it isn't there
+            self._checkpoint_writer.wait()
         good = list_checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
 
     @contextmanager
-    def _off_the_clock(self) -> Iterator[None]:
+    def _untimed(self) -> Iterator[None]:
+        """Don't count the time in this context as training."""
         start = time.perf_counter()
         yield
-        self._window_start += time.perf_counter() - start
+        self._interval_start += time.perf_counter() - start
 
 
-def tracked(run: Run) -> TrackedRun:
+def tracked_run(run: Run) -> TrackedRun:
     """The run, as trackers know it."""
     return TrackedRun(
         folder=run.folder.path,
@@ -340,8 +352,8 @@ def tracked(run: Run) -> TrackedRun:
     )
 
 
-def shared(run: Run) -> dict[str, Tensor]:
-    """What is the same on all processes: weights, Adam's moments, and BatchNorm's statistics unless they are local."""
+def replicated_tensors(run: Run) -> dict[str, Tensor]:
+    """Tensors that are the same on all processes: weights, Adam's moments, BatchNorm's statistics unless local."""
     local, state = run.config.recipe.batch_norm == "local", run.state
     networks = (
         ("generator", state.generator, state.optimizer_g),

@@ -97,7 +97,7 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
     with closing(Recorder(run, display)) as recorder, closing(batches_of(run)) as batches:
         try:
             while step < run.schedule.total and not signal:
-                with recorder.waiting():
+                with recorder.waiting_for_data():
                     real_BCHW = next(batches)
                 with profiler_range(ranges.NOISE):
                     z_BL = noise(run, step + 1)
@@ -106,9 +106,9 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                 due = run.schedule.due(step)
                 signal = vote(step, meeting=due.log)
                 recorder.record(step, due.before_stopping() if signal else due)
-            recorder.settle()
+            recorder.wait_for_checkpoint()
         except (DataLostError, WriteError) as error:
-            raise ValueError(f"{error}; {recorder.salvage(step)}") from error
+            raise ValueError(f"{error}; {recorder.save_after_error(step)}") from error
     return step, signal
 
 

@@ -50,38 +50,6 @@ class PairedTimes:
 
 
 @dataclass
-class PairTimer:
-    """Times two functions that take turns. The caller decides whose turn it is."""
-
-    reference: Callable[[], object]
-    ours: Callable[[], object]
-    clock: Callable[[], float] = time.perf_counter
-    synchronize: Callable[[], None] = lambda: None
-    """Synchronises with the device; called before the clock is read."""
-
-    _reference_seconds: list[float] = field(default_factory=list, init=False)
-    _our_seconds: list[float] = field(default_factory=list, init=False)
-
-    def warm_up(self, turns: int) -> None:
-        """Call both, in turns, untimed."""
-        for _ in range(turns):
-            self.reference()
-            self.ours()
-
-    def time_reference(self) -> None:
-        """Time a call of the reference."""
-        self._reference_seconds.append(time_call(self.reference, self.clock, self.synchronize))
-
-    def time_ours(self) -> None:
-        """Time a call of ours."""
-        self._our_seconds.append(time_call(self.ours, self.clock, self.synchronize))
-
-    def result(self) -> PairedTimes:
-        """All turns so far."""
-        return PairedTimes(tuple(self._reference_seconds), tuple(self._our_seconds))
-
-
-@dataclass
 class RoundTimer:
     """Times a reference and any number of candidates in rounds: in each the reference first, then every candidate."""
 

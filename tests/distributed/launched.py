@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from conftest import ROOT
+from learned import assert_same_weights as assert_same_weights
+from learned import learned as learned
 from PIL import Image
-from safetensors.torch import load_file
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 
@@ -107,22 +107,6 @@ def losses(run: Path) -> list[tuple[float, ...]]:
 def saved_steps(run: Path) -> list[int]:
     """Steps of a run's checkpoints."""
     return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
-
-
-def learned(run: Path, step: int) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint."""
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    return {
-        f"{file.stem}.{name}": tensor
-        for file in sorted(folder.glob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def assert_same_weights(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert found and found.keys() == wanted.keys()
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
 def write_pictures(folder: Path, count: int = 64) -> Path:

@@ -1,5 +1,8 @@
 """The roofline: FLOPs against PyTorch's own counter and by hand, and plausible peaks of this machine."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,8 +15,10 @@ from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import train_step
 from fastdcgan.limits.roofline import (
     KNOWN_GPUS,
+    MOST_COPIED,
     Ceilings,
     WorkPerImage,
+    copied_bytes,
     iteration_flops,
     measure_ceilings,
     numbers_moved,
@@ -91,3 +96,28 @@ def test_this_machines_peaks_are_plausible() -> None:
     ceilings = measure_ceilings(seconds=0.02)
     assert 1e9 < ceilings.flops["fp32"] < 1e15
     assert 1e8 < ceilings.bytes < 1e13
+
+
+@pytest.mark.parametrize(("cache", "size"), [(8 * 2**20, 16 * 2**20), (2**29, MOST_COPIED), (None, MOST_COPIED)])
+def test_what_is_copied_is_a_few_times_the_cache_and_bounded(cache: int | None, size: int) -> None:
+    assert copied_bytes(cache) == size
+
+
+MEMORY = """
+import torch
+from fastdcgan.limits import roofline
+from fastdcgan.limits.memory import PeakMemory
+
+roofline.third_level_cache = lambda threads: 8 * 2**20
+roofline.measure_ceilings(seconds=0.001)  # what it loads stays
+peak = PeakMemory(torch.device("cpu"))
+roofline.measure_ceilings(seconds=0.001)
+print(peak.mib())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is known on Linux only")
+def test_measuring_takes_little_more_memory_than_four_times_the_cache() -> None:
+    """Of 8 MiB here: 32 MiB, and about 30 for the convolutions and products. Arrays of MOST_COPIED would take 512."""
+    measured = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(measured.stdout) < 100

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT
+from learned import assert_same_weights, learned
 from PIL import Image
 from torch import Tensor
 
@@ -128,18 +129,8 @@ def saved(out: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (out / "checkpoints").glob("step-*"))
 
 
-def learned(out: Path, step: int = STEPS) -> dict[str, Tensor]:
-    folder = out / "checkpoints" / f"step-{step:08d}"
-    return {
-        f"{f.stem}.{n}": t
-        for f in sorted(folder.glob("*.safetensors"))
-        for n, t in safetensors.torch.load_file(f).items()
-    }
-
-
 def assert_same(out: Path, wanted: Path) -> None:
-    found, right = learned(out), learned(wanted)
-    assert found.keys() == right.keys() and all(torch.equal(found[name], right[name]) for name in right)
+    assert_same_weights(learned(out, STEPS), learned(wanted, STEPS))
 
 
 # Numbers

@@ -28,7 +28,7 @@ from fastdcgan.training.run import Run, Schedule
 
 CPU = torch.device("cpu")
 
-LOOKS = ("tick", "sample", "save", "check_weights", "_show_real")
+LOOKS = ("tick", "sample", "save", "check_state", "_write_real_grid")
 """What of the recorder may look at numbers."""
 
 FETCHES = ("item", "tolist", "cpu", "__bool__", "__float__", "__int__")
@@ -125,7 +125,7 @@ def test_no_number_leaves_the_device_outside_ticks(tmp_path: Path, monkeypatch: 
     run = tiny_run(tmp_path / "run", steps=20)
     with watched(monkeypatch) as fetched, Display(visible=False) as display, stop_requests() as stop:
         trainer.fit(run, stop, display)
-    assert {place for place, _ in fetched} >= {"tick", "sample", "check_weights"}, "the watch sees nothing"
+    assert {place for place, _ in fetched} >= {"tick", "sample", "check_state"}, "the watch sees nothing"
     assert [found for found in fetched if found[0] == "the step"] == []
 
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, Command
+from learned import assert_same_weights, learned
 from PIL import Image
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastdcgan.data.source import Skipped
@@ -34,20 +34,6 @@ TINY = ("--arch", "dcgan32", "--width", 8, "--batch-size", 24, "--log-every", 4,
 
 def metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def learned(run: Path, step: int) -> dict[str, torch.Tensor]:
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    return {
-        f"{file.stem}.{name}": tensor
-        for file in sorted(folder.glob("*.safetensors"))
-        for name, tensor in load_file(file).items()
-    }
-
-
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +157,7 @@ def test_the_same_command_goes_on_bit_for_bit(undisturbed: Path, fastdcgan: Comm
     result = fastdcgan("train", *command, "--images", 36 * 24, "--data-cache", "off")
     assert result.returncode == 0, result.stderr
     assert "resuming" in result.stdout and "changed " not in result.stdout
-    assert_same(learned(out, 36), learned(undisturbed, 36))
+    assert_same_weights(learned(out, 36), learned(undisturbed, 36))
     timeless = [key for key in KEYS if key not in ("seconds", "images_per_sec", "data_wait_fraction")]
     assert [[r[k] for k in timeless] for r in metrics(out)] == [[r[k] for k in timeless] for r in metrics(undisturbed)]
     for grid in (undisturbed / "samples").iterdir():

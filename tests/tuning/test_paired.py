@@ -32,56 +32,27 @@ class Machine:
 
 
 def test_durations_and_their_ratio() -> None:
-    machine = Machine()
-    turns = paired.PairTimer(
-        machine.step("reference", 3.0, 4.0, 6.0),
-        machine.step("ours", 1.0, 2.0, 2.0),
-        clock=machine.clock,
-    )
-    for _ in range(3):
-        turns.time_reference()
-        turns.time_ours()
-
-    times = turns.result()
-    assert machine.log == ["reference", "ours"] * 3
-    assert times.reference == (3.0, 4.0, 6.0)
-    assert times.ours == (1.0, 2.0, 2.0)
+    times = paired.PairedTimes((3.0, 4.0, 6.0), (1.0, 2.0, 2.0))
     assert (times.reference_seconds, times.our_seconds) == (4.0, 2.0)
     assert times.speedup == 3.0  # of 3, 2, 3
     assert times.speedup_quartiles == (2.5, 3.0)
 
 
 def test_drift_does_not_change_the_ratio() -> None:
-    machine = Machine()
     drift = [1.0, 2.0, 4.0, 8.0]
-    turns = paired.PairTimer(
-        machine.step("reference", *(3.0 * factor for factor in drift)),
-        machine.step("ours", *(2.0 * factor for factor in drift)),
-        clock=machine.clock,
-    )
-    for _ in drift:
-        turns.time_reference()
-        turns.time_ours()
-
-    times = turns.result()
+    times = paired.PairedTimes(tuple(3.0 * factor for factor in drift), tuple(2.0 * factor for factor in drift))
     assert times.speedup == 1.5
     assert times.speedup_quartiles == (1.5, 1.5)
 
 
-def test_the_warm_up_is_not_counted() -> None:
-    machine = Machine()
-    turns = paired.PairTimer(
-        machine.step("reference", 50.0, 50.0, 3.0),
-        machine.step("ours", 90.0, 90.0, 1.0),
-        clock=machine.clock,
-    )
-    turns.warm_up(2)
-    turns.time_reference()
-    turns.time_ours()
+def test_the_quartiles_of_one_pair_are_its_ratio() -> None:
+    assert paired.PairedTimes((3.0,), (1.0,)).speedup_quartiles == (3.0, 3.0)
 
-    assert machine.log == ["reference", "ours"] * 3
-    assert turns.result().speedup == 3.0
-    assert turns.result().speedup_quartiles == (3.0, 3.0)
+
+@pytest.mark.parametrize(("reference_turns", "our_turns"), [(0, 0), (2, 1), (1, 2)])
+def test_turns_that_are_no_pairs_are_refused(reference_turns: int, our_turns: int) -> None:
+    with pytest.raises(ValueError, match="are no pairs"):
+        paired.PairedTimes((1.0,) * reference_turns, (1.0,) * our_turns)
 
 
 def test_queued_work_counts_for_the_turn_that_queued_it() -> None:
@@ -98,26 +69,11 @@ def test_queued_work_counts_for_the_turn_that_queued_it() -> None:
         machine.now += machine.queued
         machine.queued = 0.0
 
-    turns = paired.PairTimer(queue(4.0), queue(2.0), clock=machine.clock, synchronize=synchronize)
-    turns.warm_up(1)
-    turns.time_reference()
-    turns.time_ours()
+    rounds = paired.RoundTimer(queue(4.0), {"ours": queue(2.0)}, clock=machine.clock, synchronize=synchronize)
+    machine.queued = 8.0  # by what came before
+    rounds.time_round()
 
-    assert turns.result().reference == (4.0,)
-    assert turns.result().ours == (2.0,)
-
-
-@pytest.mark.parametrize(("reference_turns", "our_turns"), [(0, 0), (2, 1), (1, 2)])
-def test_turns_that_are_no_pairs_are_refused(reference_turns: int, our_turns: int) -> None:
-    machine = Machine()
-    turns = paired.PairTimer(machine.step("reference", 1, 1), machine.step("ours", 1, 1), clock=machine.clock)
-    for _ in range(reference_turns):
-        turns.time_reference()
-    for _ in range(our_turns):
-        turns.time_ours()
-
-    with pytest.raises(ValueError, match="are no pairs"):
-        turns.result()
+    assert rounds.result("ours") == paired.PairedTimes((4.0,), (2.0,))
 
 
 def test_each_candidates_turn_is_paired_with_the_reference_of_its_round() -> None:

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from io import BytesIO
-from os import PathLike
 from threading import RLock
 from typing import BinaryIO, NamedTuple
 
@@ -147,36 +146,28 @@ def examine(data: bytes) -> PictureInfo:
         return PictureInfo(width, height, plain, f"{image.format} {image.mode}", len(data))
 
 
-def open_picture(source: str | PathLike[str] | bytes, channels: int) -> Image.Image:
-    """Open and fully decode a picture file.
+@contextmanager
+def opened(data: bytes, channels: int) -> Iterator[Image.Image]:
+    """Fully decode a picture file, under `lock_if_large`.
 
     It is turned upright (EXIF orientation) and converted to 8 bits (16-bit values are divided by 257); of animations
     the first frame is taken. Transparency is kept for 4 channels, and composited over white for 1 and 3.
 
     Args:
-        source: a path, or the bytes of the file.
-        channels: 1, 3 or 4.
-
-    Returns:
-        A picture of mode "L", "RGB" or "RGBA".
+        data: the bytes of the file.
+        channels: 1, 3 or 4 give a picture of mode "L", "RGB" or "RGBA".
 
     Raises:
         ValueError: the file can't be used; the message is the reason without the file's name.
     """
-    if isinstance(source, bytes):
-        with _loaded(_open(BytesIO(source))) as image:
-            return as_channels(_upright(image), channels)
-    try:
-        with open(source, "rb") as file, _loaded(_open(file)) as image:  # noqa: PTH123 (a path may be a plain str)
-            return as_channels(_upright(image), channels)
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
+    with _loaded(_open(BytesIO(data))) as image:
+        yield as_channels(_upright(image), channels)
 
 
 def open_fitted(data: bytes, channels: int, resolution: int) -> Image.Image:
-    """`open_picture`, then `fit`, under one `lock_if_large`. Raises ValueError as `open_picture`."""
-    with _loaded(_open(BytesIO(data))) as image:
-        return fit(as_channels(_upright(image), channels), resolution)
+    """`opened`, then `fit`, under one lock. Raises ValueError as `opened`."""
+    with opened(data, channels) as image:
+        return fit(image, resolution)
 
 
 def fit_geometry(width: int, height: int, resolution: int) -> Geometry:

@@ -33,7 +33,7 @@ DRAWING_VERSION = 1
 """Raise this with any change to what is drawn: cached sets of portraits are named after it."""
 
 
-def draw_face(seed: int, index: int, size: int = 96) -> Image.Image:
+def draw_face(seed: int, index: int, size: int) -> Image.Image:
     """Draw one portrait; the same arguments give the same pixels, whatever was drawn before.
 
     Args:
@@ -78,7 +78,7 @@ def file_name(index: int) -> str:
     return f"{index:05d}.jpg"
 
 
-def save_faces(folder: str | PathLike[str], indices: Iterable[int], seed: int, size: int = 96) -> Iterator[int]:
+def save_faces(folder: str | PathLike[str], indices: Iterable[int], seed: int, size: int) -> Iterator[int]:
     """Draw portraits into a folder that exists, and yield how many are done after each.
 
     Raises:

@@ -89,7 +89,7 @@ def scaling_table(
     links: str,
     sharing: Communication,
     *,
-    wide: bool = True,
+    wide: bool,
 ) -> Table:
     """One row a number of GPUs. Fits 80 columns.
 
