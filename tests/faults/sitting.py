@@ -4,24 +4,26 @@ The processes are forked from one that has imported everything: that saves secon
 """
 
 import json
-import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
+from itertools import count
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, Literal
 
-import pytest
+import forked
 from left_behind import BATCH, STEPS
+from torch import Tensor
+
+from fastdcgan.execution.prepare import TakeStep
+from fastdcgan.gan.step import StepMetrics
 
 LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
 
@@ -34,20 +36,23 @@ Events = dict[str, int]
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 PARTS = {"run": "", "save": "checkpoints/.step-"}
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["faults.imported"])
+HANGS = 300
+"""Seconds after which a sitting is taken to hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Just before the n-th change to a part of the run's folder, something happens."""
+    """Just before the n-th change to a part of the run's folder, or in the n-th step, something happens."""
 
     what: Literal["kill", "fill", "read-only"]
-    part: str
+    part: Literal["run", "save", "step"]
     n: int
 
     later: float = 0.0
     """Seconds: up to where no system call of Python's is, such as among the bytes of a tensor."""
+
+    once: str | None = None
+    """What the run's folder must hold first, of what is written beside the steps: waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +91,24 @@ def sit(
 
 
 class begin:  # noqa: N801
-    """A sitting that is under way."""
+    """A sitting that is under way. `environment`: what it finds there besides ours, such as which rank it is."""
 
-    def __init__(self, arguments: list[str], fault: Fault | None = None, *, draws: bool = False) -> None:
-        _start_server()
+    def __init__(
+        self,
+        arguments: list[str],
+        fault: Fault | None = None,
+        *,
+        draws: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
-        self._process: ForkServerProcess = CONTEXT.Process(
-            target=_in_the_child, args=(arguments, fault, draws, self._notes.name)
-        )
+        told = dict(environment or {})
+        self._process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
         self._process.start()
 
     def wait(self, kill_after: float | None = None) -> Sitting:
-        self._process.join(120 if kill_after is None else kill_after)
+        self._process.join(HANGS if kill_after is None else kill_after)
         if self._process.exitcode is None:
             assert kill_after is not None, "it hangs"
             self._process.kill()
@@ -117,14 +127,6 @@ class begin:  # noqa: N801
             )
 
 
-@cache
-def _start_server() -> None:
-    """Before Python 3.13 it looks for modules where a new interpreter would, not where this one does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        forkserver.ensure_running()
-
-
 def filled(disk: Path) -> Path:
     """Take all the space that is left on a small disk. Returns the file that does."""
     filler = disk / "filler"
@@ -137,7 +139,10 @@ def filled(disk: Path) -> Path:
     return filler
 
 
-def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes: str) -> None:
+def _in_the_child(
+    arguments: list[str], fault: Fault | None, draws: bool, notes: str, environment: dict[str, str]
+) -> None:
+    os.environ |= environment
     from fastdcgan import cli
     from fastdcgan.training import recorder, trainer
 
@@ -148,7 +153,10 @@ def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes:
         descriptor = os.open(f"{notes}/{name}", os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    events = _watch(Path(arguments[arguments.index("--out") + 1]), fault)
+    out = Path(arguments[arguments.index("--out") + 1])
+    events = _watch(out, fault)
+    if fault is not None and fault.part == "step":
+        trainer.step_function = _failing(trainer.step_function, fault, out)
     try:
         cli.main(arguments)
     finally:
@@ -178,6 +186,22 @@ def _watch(out: Path, fault: Fault | None) -> Events:
 
     sys.addaudithook(hook)
     return events
+
+
+def _failing(step_function: Callable[..., TakeStep], fault: Fault, out: Path) -> Callable[..., TakeStep]:
+    def with_a_fault(*arguments: Any) -> TakeStep:
+        take, taken = step_function(*arguments), count(1)
+
+        def step(real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+            if next(taken) == fault.n:
+                while fault.once is not None and not (out / fault.once).exists():
+                    time.sleep(0.01)
+                _do(fault, out)
+            return take(real_BCHW, z_BL)
+
+        return step
+
+    return with_a_fault
 
 
 def _do(fault: Fault, out: Path) -> None:
