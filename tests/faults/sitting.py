@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
+from multiprocessing import connection
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import forked
 from left_behind import BATCH, STEPS
@@ -35,6 +36,8 @@ Events = dict[str, int]
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 PARTS = {"run": "", "save": "checkpoints/.step-"}
+
+T = TypeVar("T")
 
 HANGS = 300
 """Seconds after which a sitting is taken to hang."""
@@ -80,51 +83,87 @@ def train(data: Path, out: Path, *options: object) -> list[str]:
     return [str(a) for a in ("train", "--data", data, "--out", out, *network, *way, *often, *options)]
 
 
-def sit(
-    arguments: list[str], fault: Fault | None = None, *, kill_after: float | None = None, draws: bool = False
-) -> Sitting:
-    """A sitting from its beginning to its end, or until it is killed after so many seconds.
-
-    Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of such a run.
-    """
-    return begin(arguments, fault, draws=draws).wait(kill_after)
+def sit(arguments: list[str], fault: Fault | None = None) -> Sitting:
+    """A sitting from its beginning to its end."""
+    return begin(arguments, fault).wait()
 
 
 class begin:  # noqa: N801
-    """A sitting that is under way. `environment`: what it finds there besides ours, such as which rank it is."""
+    """A sitting that is under way.
+
+    It is killed after `kill_after` seconds, unless it has ended. `environment`: what it finds there besides ours, such
+    as which rank it is. Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of
+    such a run.
+    """
 
     def __init__(
         self,
         arguments: list[str],
         fault: Fault | None = None,
         *,
+        kill_after: float | None = None,
         draws: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
+        self._is_killed = kill_after is not None
+        self.deadline = self._start + (HANGS if kill_after is None else kill_after)
         told = dict(environment or {})
-        self._process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
-        self._process.start()
+        self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
+        self.process.start()
 
-    def wait(self, kill_after: float | None = None) -> Sitting:
-        self._process.join(HANGS if kill_after is None else kill_after)
-        if self._process.exitcode is None:
-            assert kill_after is not None, "it hangs"
-            self._process.kill()
-            self._process.join()
+    def wait(self) -> Sitting:
+        self.process.join(max(0.0, self.deadline - time.perf_counter()))
+        seconds = time.perf_counter() - self._start
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            assert self._is_killed, "it hangs"
         with self._notes:
             notes = Path(self._notes.name)
             said, error, events = (
                 path.read_text() if (path := notes / name).exists() else "" for name in ("stdout", "stderr", "events")
             )
             return Sitting(
-                code=self._process.exitcode,
+                code=self.process.exitcode,
                 error=error,
                 said=said,
                 events=json.loads(events or "{}"),
-                seconds=time.perf_counter() - self._start,
+                seconds=seconds,
             )
+
+
+Case = Generator[begin, Sitting, T]
+"""Begins sittings one after the other, is sent how each ended, and returns what is to be known of them."""
+
+
+def two_at_a_time(cases: Iterable[Case[T]]) -> Iterator[T]:
+    """What each returned, in the order in which they end: a sitting keeps one core busy. A case must keep to itself.
+
+    No more of them are begun than are asked for, but for one that may run beside the last.
+    """
+    waiting, running = iter(cases), dict[Case[T], begin]()
+    try:
+        while True:
+            running.update((case, next(case)) for case in islice(waiting, 2 - len(running)))
+            if not running:
+                return
+            soonest = min(sitting.deadline for sitting in running.values()) - time.perf_counter()
+            ended = connection.wait([one.process.sentinel for one in running.values()], max(0.0, soonest))
+            now = time.perf_counter()
+            for case, sitting in list(running.items()):
+                if sitting.process.sentinel not in ended and now < sitting.deadline:
+                    continue
+                del running[case]
+                try:
+                    running[case] = case.send(sitting.wait())
+                except StopIteration as end:
+                    yield end.value
+    finally:
+        for sitting in running.values():
+            sitting.process.kill()
+            sitting.process.join()
 
 
 def filled(disk: Path) -> Path:
