@@ -1,8 +1,6 @@
 """Processes of a gloo group that train together, as `trainer.py` sets them up, on the inputs that one would have."""
 
-import multiprocessing
 import os
-import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
@@ -100,29 +99,26 @@ def on_ranks(
     ranks: int, function: Callable[..., Any], *arguments: object, request: ExecutionConfig = ALONE
 ) -> list[Any]:
     """function(accelerator, *arguments) in as many processes, joined; what each of them returned."""
-    multiprocessing.set_forkserver_preload(["torch", "accelerate", "ranks"])
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    forked.start_server()
+    with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(
-            _as_rank, (ranks, port, folder, request, function, arguments), nprocs=ranks, start_method="forkserver"
+            _as_rank,
+            (forked.environments(ranks), folder, request, function, arguments),
+            nprocs=ranks,
+            start_method="forkserver",
         )
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
 def _as_rank(
     rank: int,
-    ranks: int,
-    port: int,
+    environments: list[dict[str, str]],
     folder: str,
     request: ExecutionConfig,
     function: Callable[..., Any],
     arguments: tuple[object, ...],
 ) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # or Accelerate says that it sets it
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    os.environ |= dict(zip(names, map(str, (rank, rank, ranks, ranks, "127.0.0.1", port)), strict=True))
+    os.environ |= environments[rank]
     torch.set_num_threads(1)
     accelerator = join(request)
     torch.save(function(accelerator, *arguments), Path(folder) / f"{rank}.pt")

@@ -61,6 +61,12 @@ def on(ranks: int) -> list[dict[str, Result]]:
     return on_ranks(ranks, train_all, LONG | ONE_STEP | OWN | LOCAL | EXACT | (BRIEF | IN_PARTS if ranks == 2 else {}))
 
 
+@cache
+def alone(work: Training) -> Result:
+    """On one process, for whatever number of ranks it is compared with. Not to be changed."""
+    return train(work)
+
+
 def largest_error(found: Result, wanted: Result) -> tuple[float, str]:
     """Of the losses each for itself, of every tensor as a whole."""
     by_step = {f"loss {at}": one for at, one in enumerate(((found["losses"] / wanted["losses"]) - 1).abs().flatten())}
@@ -73,15 +79,15 @@ def test_twenty_steps_in_fp64(ranks: int, name: str) -> None:
     everywhere = [results[name] for results in on(ranks)]
     for other in everywhere[1:]:
         assert all(torch.equal(other[key], value) for key, value in everywhere[0].items()), "ranks differ"
-    assert largest_error(everywhere[0], train(LONG[name]))[0] <= 1e-10
+    assert largest_error(everywhere[0], alone(LONG[name]))[0] <= 1e-10
 
 
 @pytest.mark.parametrize("name", ONE_STEP | OWN)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_step_in_fp32(ranks: int, name: str) -> None:
     work = (ONE_STEP | OWN)[name]
-    truth = train(replace(work, plan=Plan(), double=True))
-    found, wanted = on(ranks)[0][name], train(work)
+    truth = alone(replace(work, plan=Plan(), double=True))
+    found, wanted = on(ranks)[0][name], alone(work)
     for prefix in ("losses", "G.", "D."):
         bound = max(1e-5, 1.5 * distance(wanted, truth, prefix))
         assert distance(found, truth, prefix) <= bound, prefix
@@ -91,7 +97,7 @@ def test_a_step_in_fp32(ranks: int, name: str) -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_twenty_steps_in_fp32_where_every_sum_has_one_order(ranks: int, name: str) -> None:
     """All numbers bit for bit; of the losses shown, the mean is rounded in another place."""
-    wanted = train(EXACT[name])
+    wanted = alone(EXACT[name])
     for found in (results[name] for results in on(ranks)):
         torch.testing.assert_close(found["losses"], wanted["losses"], rtol=1e-6, atol=0)
         assert [key for key in wanted if key != "losses" and not torch.equal(found[key], wanted[key])] == []
@@ -114,7 +120,7 @@ def distance(found: Result, truth: Result, prefix: str) -> float:
 @pytest.mark.parametrize("name", BRIEF | IN_PARTS)
 def test_every_plan_synchronises(name: str) -> None:
     """Compiled ones without a graph break."""
-    wanted = train(replace((BRIEF | IN_PARTS)[name], plan=Plan()))
+    wanted = alone(replace((BRIEF | IN_PARTS)[name], plan=Plan()))
     found = on(2)[0][name]
     losses = {
         name: results.pop("losses").float() for name, results in (("found", dict(found)), ("wanted", dict(wanted)))

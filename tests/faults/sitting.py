@@ -4,24 +4,27 @@ The processes are forked from one that has imported everything: that saves secon
 """
 
 import json
-import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess
+from itertools import count, islice
+from multiprocessing import connection
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import pytest
+import forked
 from left_behind import BATCH, STEPS
+from torch import Tensor
+
+from fastdcgan.execution.prepare import TakeStep
+from fastdcgan.gan.step import StepMetrics
 
 LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
 
@@ -34,20 +37,25 @@ Events = dict[str, int]
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 PARTS = {"run": "", "save": "checkpoints/.step-"}
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["faults.imported"])
+T = TypeVar("T")
+
+HANGS = 300
+"""Seconds after which a sitting is taken to hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Just before the n-th change to a part of the run's folder, something happens."""
+    """Just before the n-th change to a part of the run's folder, or in the n-th step, something happens."""
 
     what: Literal["kill", "fill", "read-only"]
-    part: str
+    part: Literal["run", "save", "step"]
     n: int
 
     later: float = 0.0
     """Seconds: up to where no system call of Python's is, such as among the bytes of a tensor."""
+
+    once: str | None = None
+    """What the run's folder must hold first, of what is written beside the steps: waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,54 +83,87 @@ def train(data: Path, out: Path, *options: object) -> list[str]:
     return [str(a) for a in ("train", "--data", data, "--out", out, *network, *way, *often, *options)]
 
 
-def sit(
-    arguments: list[str], fault: Fault | None = None, *, kill_after: float | None = None, draws: bool = False
-) -> Sitting:
-    """A sitting from its beginning to its end, or until it is killed after so many seconds.
-
-    Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of such a run.
-    """
-    return begin(arguments, fault, draws=draws).wait(kill_after)
+def sit(arguments: list[str], fault: Fault | None = None) -> Sitting:
+    """A sitting from its beginning to its end."""
+    return begin(arguments, fault).wait()
 
 
 class begin:  # noqa: N801
-    """A sitting that is under way."""
+    """A sitting that is under way.
 
-    def __init__(self, arguments: list[str], fault: Fault | None = None, *, draws: bool = False) -> None:
-        _start_server()
+    It is killed after `kill_after` seconds, unless it has ended. `environment`: what it finds there besides ours, such
+    as which rank it is. Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of
+    such a run.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        fault: Fault | None = None,
+        *,
+        kill_after: float | None = None,
+        draws: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
-        self._process: ForkServerProcess = CONTEXT.Process(
-            target=_in_the_child, args=(arguments, fault, draws, self._notes.name)
-        )
-        self._process.start()
+        self._is_killed = kill_after is not None
+        self.deadline = self._start + (HANGS if kill_after is None else kill_after)
+        told = dict(environment or {})
+        self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
+        self.process.start()
 
-    def wait(self, kill_after: float | None = None) -> Sitting:
-        self._process.join(120 if kill_after is None else kill_after)
-        if self._process.exitcode is None:
-            assert kill_after is not None, "it hangs"
-            self._process.kill()
-            self._process.join()
+    def wait(self) -> Sitting:
+        self.process.join(max(0.0, self.deadline - time.perf_counter()))
+        seconds = time.perf_counter() - self._start
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            assert self._is_killed, "it hangs"
         with self._notes:
             notes = Path(self._notes.name)
             said, error, events = (
                 path.read_text() if (path := notes / name).exists() else "" for name in ("stdout", "stderr", "events")
             )
             return Sitting(
-                code=self._process.exitcode,
+                code=self.process.exitcode,
                 error=error,
                 said=said,
                 events=json.loads(events or "{}"),
-                seconds=time.perf_counter() - self._start,
+                seconds=seconds,
             )
 
 
-@cache
-def _start_server() -> None:
-    """Before Python 3.13 it looks for modules where a new interpreter would, not where this one does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        forkserver.ensure_running()
+Case = Generator[begin, Sitting, T]
+"""Begins sittings one after the other, is sent how each ended, and returns what is to be known of them."""
+
+
+def two_at_a_time(cases: Iterable[Case[T]]) -> Iterator[T]:
+    """What each returned, in the order in which they end: a sitting keeps one core busy. A case must keep to itself.
+
+    No more of them are begun than are asked for, but for one that may run beside the last.
+    """
+    waiting, running = iter(cases), dict[Case[T], begin]()
+    try:
+        while True:
+            running.update((case, next(case)) for case in islice(waiting, 2 - len(running)))
+            if not running:
+                return
+            soonest = min(sitting.deadline for sitting in running.values()) - time.perf_counter()
+            ended = connection.wait([one.process.sentinel for one in running.values()], max(0.0, soonest))
+            now = time.perf_counter()
+            for case, sitting in list(running.items()):
+                if sitting.process.sentinel not in ended and now < sitting.deadline:
+                    continue
+                del running[case]
+                try:
+                    running[case] = case.send(sitting.wait())
+                except StopIteration as end:
+                    yield end.value
+    finally:
+        for sitting in running.values():
+            sitting.process.kill()
+            sitting.process.join()
 
 
 def filled(disk: Path) -> Path:
@@ -137,7 +178,10 @@ def filled(disk: Path) -> Path:
     return filler
 
 
-def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes: str) -> None:
+def _in_the_child(
+    arguments: list[str], fault: Fault | None, draws: bool, notes: str, environment: dict[str, str]
+) -> None:
+    os.environ |= environment
     from fastdcgan import cli
     from fastdcgan.training import recorder, trainer
 
@@ -148,7 +192,10 @@ def _in_the_child(arguments: list[str], fault: Fault | None, draws: bool, notes:
         descriptor = os.open(f"{notes}/{name}", os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    events = _watch(Path(arguments[arguments.index("--out") + 1]), fault)
+    out = Path(arguments[arguments.index("--out") + 1])
+    events = _watch(out, fault)
+    if fault is not None and fault.part == "step":
+        trainer.step_function = _failing(trainer.step_function, fault, out)
     try:
         cli.main(arguments)
     finally:
@@ -178,6 +225,22 @@ def _watch(out: Path, fault: Fault | None) -> Events:
 
     sys.addaudithook(hook)
     return events
+
+
+def _failing(step_function: Callable[..., TakeStep], fault: Fault, out: Path) -> Callable[..., TakeStep]:
+    def with_a_fault(*arguments: Any) -> TakeStep:
+        take, taken = step_function(*arguments), count(1)
+
+        def step(real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+            if next(taken) == fault.n:
+                while fault.once is not None and not (out / fault.once).exists():
+                    time.sleep(0.01)
+                _do(fault, out)
+            return take(real_BCHW, z_BL)
+
+        return step
+
+    return with_a_fault
 
 
 def _do(fault: Fault, out: Path) -> None:

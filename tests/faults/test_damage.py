@@ -9,7 +9,7 @@ import pytest
 from left_behind import STEPS, left_behind, name_after_the_sitting
 
 from faults.conftest import Figure, Undisturbed
-from faults.sitting import LONG, sit, train
+from faults.sitting import LONG, Case, begin, sit, train, two_at_a_time
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,12 +67,13 @@ def test_damage_to_the_newest(undisturbed: Undisturbed, pictures: Path, tmp_path
     other = tmp_path / "other"
     assert sit(train(pictures, other, "--seed", 7)).code == 0
     cases = EVERY if LONG else FEW
-    for number, (damage, file) in enumerate(cases):
+
+    def goes_on(number: int, damage: Damage, file: str) -> Case[None]:
         done = f"{damage.__name__} {file}"
         run = Path(shutil.copytree(undisturbed[0], tmp_path / f"{number}"))
         damage(run / NEWEST / file, other / NEWEST)
         name_after_the_sitting(run)
-        ended = sit(train(pictures, run))
+        ended = yield begin(train(pictures, run))
         assert ended.code == 0, (done, ended.error)
         said = ended.said
         assert f"passed    over checkpoint {run / NEWEST} is " in said and "resuming  after step 8 " in said, done
@@ -82,6 +83,9 @@ def test_damage_to_the_newest(undisturbed: Undisturbed, pictures: Path, tmp_path
         found, wanted = left_behind(run), undisturbed[1]
         assert found.keys() == wanted.keys(), done
         assert [name for name in wanted if found[name] != wanted[name]] == [], done
+
+    went_on = [*two_at_a_time(goes_on(number, *case) for number, case in enumerate(cases))]
+    assert len(went_on) == len(cases)
     figure(
         "newest checkpoint cut, flipped, emptied, of others",
         dict.fromkeys(("damaged", "named and passed over", "runs gone on with ended as undisturbed"), len(cases)),

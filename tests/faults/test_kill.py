@@ -4,12 +4,13 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from left_behind import left_behind, name_after_the_sitting
 
 from faults.conftest import Figure, Undisturbed
-from faults.sitting import LONG, PIECES, Fault, begin, moments, sit, train
+from faults.sitting import LONG, PIECES, Case, Fault, begin, moments, train, two_at_a_time
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,14 +22,26 @@ AT_ANY_TIME, DRAWING, IN_A_SAVE, CHANGES = (25, 10, 25, 10_000) if LONG else (8,
 SAME = "ended bit for bit as undisturbed"
 
 
-def assert_ends_as(undisturbed: Undisturbed, pictures: Path, run: Path, moment: object) -> None:
+def killed(
+    undisturbed: Undisturbed, pictures: Path, run: Path, fault: Fault | None = None, **how: Any
+) -> Case[tuple[bool, bool]]:
+    """A sitting that is killed, and one that must end as if nothing had happened. The first may end before its time.
+
+    Returns whether it was killed, and whether it left an unfinished checkpoint behind.
+    """
+    moment = fault or how
+    first = yield begin(train(pictures, run), fault, **how)
+    if "kill_after" in how and first.code != -9:
+        return False, False
+    unfinished = any((run / "checkpoints").glob(".step-*"))
     if (run / "tensorboard").exists():
         name_after_the_sitting(run)
-    ended = sit(train(pictures, run))
+    ended = yield begin(train(pictures, run))
     assert ended.code == 0, (moment, ended.error)
     found, wanted = left_behind(run), undisturbed[1]
     assert found.keys() == wanted.keys(), moment
     assert [name for name in wanted if found[name] != wanted[name]] == [], moment
+    return first.code == -9, unfinished
 
 
 @pytest.mark.parametrize(("count", "draws"), [(AT_ANY_TIME, False), (DRAWING, True)])
@@ -36,39 +49,47 @@ def test_at_any_time(
     count: int, draws: bool, undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure
 ) -> None:
     """By the clock: while it starts, trains, samples, saves, or draws its plots and its report."""
-    whole = min(sit(train(pictures, tmp_path / f"whole {number}"), draws=draws).seconds for number in range(2))
-    rng, killed = random.Random(f"at any time, {draws}"), 0
-    for number in range(5 * count):  # some come to their end first
-        after, run = whole * rng.random(), tmp_path / f"{number}"
-        if sit(train(pictures, run), kill_after=after, draws=draws).code == -9:
-            assert_ends_as(undisturbed, pictures, run, f"after {after:.2f} of {whole:.2f} s")
-            killed += 1
-        if killed == count:
+
+    def timed(run: Path) -> Case[float]:
+        return (yield begin(train(pictures, run), draws=draws)).seconds
+
+    whole = min(two_at_a_time(timed(tmp_path / f"whole {number}") for number in range(2)))
+    rng, done = random.Random(f"at any time, {draws}"), 0
+    kills = (whole * rng.random() for _ in range(5 * count))  # some come to their end first
+    for was_killed, _ in two_at_a_time(
+        killed(undisturbed, pictures, tmp_path / f"{number}", kill_after=after, draws=draws)
+        for number, after in enumerate(kills)
+    ):
+        done += was_killed
+        if done == count:
             break
-    assert killed == count
-    figure("kill -9 at any time", dict.fromkeys(("killed", SAME), killed))
+    assert done == count
+    figure("kill -9 at any time", dict.fromkeys(("killed", SAME), done))
 
 
 def test_inside_the_write_of_a_checkpoint(
     undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure
 ) -> None:
     """Before the folder is made, among the bytes of a file, before the manifest, before it gets its name ..."""
-    rng, killed, unfinished = random.Random("in a save"), 0, 0
+    rng, done, unfinished = random.Random("in a save"), 0, 0
     most = undisturbed[2]["save"]
     assert most >= 12, "of each of three checkpoints: its folder is made, two files are opened, it is renamed"
-    for number in range(5 * IN_A_SAVE):  # some have just ended
+
+    def fault() -> Fault:
         n, later = rng.randint(1, most), rng.choice((0.0, rng.uniform(0, 0.002)))
-        fault = Fault(what="kill", part="save", n=n, later=later)
-        run = tmp_path / f"{number}"
-        killed += sit(train(pictures, run), fault).code == -9
-        unfinished += any((run / "checkpoints").glob(".step-*"))
-        assert_ends_as(undisturbed, pictures, run, fault)
+        return Fault(what="kill", part="save", n=n, later=later)
+
+    for was_killed, in_a_save in two_at_a_time(  # some have just ended
+        killed(undisturbed, pictures, tmp_path / f"{number}", fault()) for number in range(5 * IN_A_SAVE)
+    ):
+        done += was_killed
+        unfinished += in_a_save
         if unfinished == IN_A_SAVE:
             break
     assert unfinished == IN_A_SAVE
     figure(
         "kill -9 inside the write of a checkpoint",
-        {"killed": killed, "left an unfinished one behind": unfinished, SAME: killed},
+        {"killed": done, "left an unfinished one behind": unfinished, SAME: done},
     )
 
 
@@ -77,13 +98,15 @@ def test_at_every_change_to_the_folder(
     piece: int, undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure
 ) -> None:
     """Just before something in it is made, renamed or removed."""
-    chosen, killed = moments("every change", undisturbed[2]["run"], CHANGES)[piece::PIECES], 0
-    for n in chosen:
-        run = tmp_path / f"{n}"
-        killed += sit(train(pictures, run), Fault(what="kill", part="run", n=n)).code == -9
-        assert_ends_as(undisturbed, pictures, run, n)
-    assert killed >= len(chosen) - 2
-    figure("kill -9 before a change to the folder", dict.fromkeys(("killed", SAME), killed))
+    chosen = moments("every change", undisturbed[2]["run"], CHANGES)[piece::PIECES]
+    done = sum(
+        was_killed
+        for was_killed, _ in two_at_a_time(
+            killed(undisturbed, pictures, tmp_path / f"{n}", Fault(what="kill", part="run", n=n)) for n in chosen
+        )
+    )
+    assert done >= len(chosen) - 2
+    figure("kill -9 before a change to the folder", dict.fromkeys(("killed", SAME), done))
 
 
 def test_two_at_once(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, figure: Figure) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")]
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -91,46 +93,66 @@ FAULTS = (
 )
 
 
-def parity(package: Path) -> subprocess.CompletedProcess[str]:
-    """The exact rung of the parity suite, against the package in a folder."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
-            *("tests/parity/test_parity.py", "-k", "dcgan28 and (begin or bit_for_bit) and not full"),
-        ],
-        cwd=package,
-        env={**os.environ, "PYTHONPATH": str(package)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+UNTOUCHED = "untouched"
+
+GREEN, RED = 0, 1
+
+Result = tuple[int, str]
+"""pytest's exit code, and what it said."""
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
+def copied(folder: Path) -> Path:
     """The package and its parity tests, to be spoiled."""
     for name in ("fastdcgan", "tests/parity"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "test_planted*"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path
+        ignored = shutil.ignore_patterns("__pycache__", "test_planted*", "red_or_green*")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
 
 
-@pytest.mark.slow
-def test_the_copy_itself_is_green(copy: Path) -> None:
-    """Else the faults below would prove nothing."""
-    result = parity(copy)
-    assert result.returncode == 0, result.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_planted_fault_turns_parity_red(fault: Fault, copy: Path) -> None:
-    path = copy / "fastdcgan" / fault.file
+def plant(fault: Fault, package: Path) -> None:
+    path = package / "fastdcgan" / fault.file
     source = path.read_text()
     for old, new in fault.replacements:
         assert source.count(old) == 1, f"{fault.file} no longer holds {old!r} once: plant the fault anew"
         source = source.replace(old, new)
     path.write_text(source)
-    result = parity(copy)
-    assert result.returncode == 1, result.stdout
-    assert "ImportError" not in result.stdout and "SyntaxError" not in result.stdout, result.stdout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Of the parity tests against a sound copy, and against one with each fault.
+
+    All in one go: what takes the time is importing PyTorch.
+    """
+    folders = {UNTOUCHED: copied(tmp_path_factory.mktemp("sound"))}
+    for fault in FAULTS:
+        folders[fault.name] = copied(tmp_path_factory.mktemp("spoiled"))
+        plant(fault, folders[fault.name])
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("red_or_green.py")), *map(str, folders.values())],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    codes = map(int, done.stdout.split())
+    return {
+        name: (code, (folder / "said.txt").read_text())
+        for (name, folder), code in zip(folders.items(), codes, strict=True)
+    }
+
+
+def test_the_copy_itself_is_green(results: dict[str, Result]) -> None:
+    """Else the faults below would prove nothing."""
+    code, said = results[UNTOUCHED]
+    assert code == GREEN, said
+    assert " passed" in said, said
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_turns_parity_red(fault: Fault, results: dict[str, Result]) -> None:
+    code, said = results[fault.name]
+    assert code == RED, said
+    assert "ImportError" not in said and "SyntaxError" not in said, said

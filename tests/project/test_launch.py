@@ -16,6 +16,7 @@ from launched import (
     QUICK,
     ROOT,
     TORCHRUN,
+    TWO_RANKS,
     last_step,
     launch,
     metrics,
@@ -127,23 +128,40 @@ def test_two_pods_train_together(tmp_path: Path) -> None:
     assert [record["step"] for record in metrics(out)] == [1, 2, 3]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", [accelerate, kubernetes, kubeflow], ids=lambda launcher: launcher.__name__)
-def test_two_processes_train_together(launcher: Callable[[], tuple[str, ...]], tmp_path: Path) -> None:
+def alone() -> tuple[str, ...]:
+    return sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml")
+
+
+def torchrun() -> tuple[str, ...]:
+    return TWO_RANKS
+
+
+LAUNCHERS = {alone: 1, torchrun: 2, accelerate: 2, kubernetes: 2, kubeflow: 2}
+"""How many processes each starts here."""
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [alone, torchrun, *(pytest.param(other, marks=pytest.mark.slow) for other in (accelerate, kubernetes, kubeflow))],
+    ids=lambda launcher: launcher.__name__,
+)
+def test_processes_train_together(launcher: Callable[[], tuple[str, ...]], tmp_path: Path) -> None:
     """Three steps of 8 images. Had the processes not found each other, each would write a run of its own there."""
-    photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
+    photos, out, processes = write_pictures(tmp_path / "photos"), tmp_path / "run", LAUNCHERS[launcher]
     options = ("--images", 24, "--log-every", 1, "--checkpoint-every", 3)
 
     code, said = launch("--data", photos, "--out", out, *QUICK, *options, launcher=launcher()).ended()
 
     assert code == 0, said
     assert said.count("Done.") == 1, said
-    assert json.loads((out / "config.json").read_text())["conditions"]["processes"] == 2
+    assert json.loads((out / "config.json").read_text())["conditions"]["processes"] == processes
     assert [path.name for path in tmp_path.rglob("metrics.jsonl")] == ["metrics.jsonl"]
     assert [(record["step"], record["images"]) for record in metrics(out)] == [(1, 8), (2, 16), (3, 24)]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
-    assert [path.name for path in (out / "logs").iterdir()] == ["rank-1.log"]
-    assert "rank 1 of 2 on " in (out / "logs" / "rank-1.log").read_text()
+    logs = [f"rank-{rank}.log" for rank in range(1, processes)]
+    assert [path.name for path in out.glob("logs/*")] == logs
+    for name in logs:
+        assert "rank 1 of 2 on " in (out / "logs" / name).read_text()
 
 
 @pytest.mark.slow

@@ -1,20 +1,20 @@
 """A run that was killed and started again has, at its end, all that it would have had: bit for bit, CPU, fp32."""
 
 import gzip
-import os
 import signal
 import struct
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import forked
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from faults import sitting
 from left_behind import BATCH, STEPS, array, left_behind, name_after_the_sitting, pictures
 from PIL import Image
 from safetensors.torch import load_file
@@ -152,61 +152,33 @@ def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path:
     assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "undisturbed"))
 
 
-DIE = """
-import os, signal, sys
-from fastdcgan import cli
-from fastdcgan.training import trainer
-dies_in, *arguments = sys.argv[1:]
-step_function = trainer.step_function
-
-def dying(plan, state):
-    take = step_function(plan, state)
-    def step(real_BCHW, z_BL):
-        step.taken += 1
-        if step.taken == int(dies_in):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return take(real_BCHW, z_BL)
-    step.taken = 0
-    return step
-
-trainer.step_function = dying
-cli.train_main(arguments)
-"""
+SAVED = "checkpoints/step-00000004"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="kills processes")
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("compiled", ["off", "on", "step"])
+@pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compiled", ["off", *(pytest.param(how, marks=pytest.mark.slow) for how in ("on", "step"))])
 def test_killed_with_9_eager_compiled_and_on_two_ranks(
     compiled: str, ranks: int, photographs: Path, tmp_path: Path
 ) -> None:
-    script = tmp_path / "die.py"
-    script.write_text(DIE)
-    data = array(photographs, tmp_path)
-    many = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
-    options = ("--data", data, "--arch", "dcgan16", "--width", 4, "--latent-dim", 6, "--batch-size", BATCH, "--flip")
-    options = (*options, "--device", "cpu", "--plan", "default", "--precision", "fp32", "--compile", compiled)
-    options = (*options, "--images", STEPS * BATCH, "--log-every", 3, "--checkpoint-every", 4, "--sample-every", 2)
+    """All ranks in the same step."""
+    command = partial(sitting.train, array(photographs, tmp_path))
 
-    def sitting(out: str, dies_in: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *(many if ranks > 1 else ()), str(script), str(dies_in), *map(str, options)]
-        return subprocess.run(
-            [*command, "--out", str(tmp_path / out)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            timeout=300,
-        )
+    def sittings(out: str, dies_in: int | None = None) -> list[sitting.Sitting]:
+        fault = sitting.Fault(what="kill", part="step", n=dies_in, once=SAVED) if dies_in else None
+        told = forked.environments(ranks) if ranks > 1 else [{}]
+        asked = command(tmp_path / out, "--compile", compiled)
+        return [begun.wait() for begun in [sitting.begin(asked, fault, environment=rank) for rank in told]]
 
-    done = sitting("undisturbed", 0)
-    assert done.returncode == 0, done.stderr
+    for done in sittings("undisturbed"):
+        assert done.code == 0, done.error
     for dies_in in (7, 3):
-        died = sitting("killed", dies_in)
-        assert died.returncode == (-signal.SIGKILL if ranks == 1 else 1), died.stderr
-    done = sitting("killed", 0)
-    assert done.returncode == 0, done.stderr
-    assert "resuming  after step" in done.stdout
+        died = sittings("killed", dies_in)
+        codes = [one.code for one in died]
+        assert -signal.SIGKILL in codes and 0 not in codes, died  # or one notices first that the other has gone
+        name_after_the_sitting(tmp_path / "killed")
+    first, *others = sittings("killed")
+    assert first.code == 0 and "resuming  after step" in first.said, first.error
+    assert [one.code for one in others] == [0] * (ranks - 1), others
     assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "undisturbed"))
     assert load_file(tmp_path / "killed" / "checkpoints" / f"step-{STEPS:08d}" / "generator.safetensors")
