@@ -106,6 +106,16 @@ def test_one_process_has_the_same_curve(on_one_host: Path, photos: Path, tmp_pat
         assert one == pytest.approx(two, rel=1e-5)
 
 
+def test_two_hosts_learn_what_one_does(hosts: Hosts, on_one_host: Path, photos: Path, tmp_path: Path) -> None:
+    """Bit for bit: where a process runs is not among what it computes with. Other launchers: in the next test."""
+    out = tmp_path / "run"
+    for running in start(torchrun, hosts, command(photos, out)):
+        code, said = running.ended()
+        assert code == 0, said
+    assert losses(out) == losses(on_one_host)
+    assert_same_weights(learned(out, STEPS), learned(on_one_host, STEPS))
+
+
 @pytest.mark.parametrize("launcher", [torchrun, torchrun_by_number, accelerate], ids=lambda launcher: launcher.__name__)
 def test_a_cut_link_ends_the_run_which_then_goes_on(
     launcher: Launcher, hosts: Hosts, on_one_host: Path, photos: Path, tmp_path: Path

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from multiprocessing import connection
 from pathlib import Path
 from threading import Lock, Thread
@@ -39,8 +39,8 @@ PARTS = {"run": "", "save": "checkpoints/.step-"}
 
 T = TypeVar("T")
 
-HANGS = 300
-"""Seconds after which a sitting is taken to hang."""
+HANGS, HANGS_COMPILED = 120, 300
+"""Seconds after which a sitting is taken to hang; one that compiles first waits for Inductor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,9 @@ class begin:  # noqa: N801
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
         self._is_killed = kill_after is not None
-        self.deadline = self._start + (HANGS if kill_after is None else kill_after)
+        compiles = {"on", "step"} & {after for it, after in pairwise(arguments) if it == "--compile"}
+        hangs = HANGS_COMPILED if compiles else HANGS
+        self.deadline = self._start + (hangs if kill_after is None else kill_after)
         told = dict(environment or {})
         self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
         self.process.start()

@@ -61,6 +61,9 @@ LAYERS = {
     "winograd, transposed, many tiles": (winograd, lambda: transposed(64, 16), (9, 64, 16, 16)),
     "winograd, half a tile": (winograd, lambda: conv(32, 64), (9, 32, 14, 10)),
     "winograd, transposed, half a tile": (winograd, lambda: transposed(32, 16), (5, 32, 7, 3)),
+    # Of F(4, 2) so many weights that threads share them out.
+    "winograd, many weights": (winograd, lambda: conv(256, 512), (3, 256, 8, 8)),
+    "winograd, transposed, many weights": (winograd, lambda: transposed(512, 256), (3, 512, 4, 4)),
     "winograd, kernel 3": (winograd, lambda: nn.Conv2d(32, 64, 3, 2, 1, bias=False), (5, 32, 7, 5)),
     "winograd, transposed, kernel 3": (
         winograd,

@@ -81,7 +81,7 @@ template <class T> void pack_maps(const float *weight, const Shape &shape, T *pa
 
 template <class T> void gather(const T *picture, const float *weight, T *maps, const Shape &shape, float slope) {
     const int64_t depth = shape.window() / PER_WORD<T>, positions = shape.rows() * shape.columns();
-    static Scratch scratch_weights;
+    static thread_local Scratch scratch_weights;
     T *packed = scratch_weights.take<T>(shape.window() * shape.O);
     pack_windows(weight, shape, packed);
     constexpr int64_t block = 8 * ROWS;
@@ -118,7 +118,7 @@ template <class T>
 void scatter(const T *maps, const T *activation, const float *weight, T *picture, const Shape &shape, float slope) {
     const int64_t depth = shape.O / PER_WORD<T>, columns = shape.columns(), padded = shape.padded_window();
     const int64_t stride = (shape.width + 2) * shape.C; // of a row of the sums, which have a border of one pixel
-    static Scratch scratch_weights;
+    static thread_local Scratch scratch_weights;
     T *packed = scratch_weights.take<T>(padded * shape.O);
     pack_maps(weight, shape, packed);
 #pragma omp parallel
@@ -161,7 +161,7 @@ void weight_gradient(const T *picture, const T *maps, const T *activation, float
     const int64_t rows = round_up(shape.window(), ROWS), row = round_up(rows, LANES);
     constexpr int64_t depth = 128, block = depth * PER_WORD<T>; // words of the sum, and positions, at a time
     const int64_t threads = omp_get_max_threads();
-    static Scratch scratch_sums;
+    static thread_local Scratch scratch_sums;
     float *all_sums = scratch_sums.take<float>(threads * rows * O); // [threads][window][O]
     std::memset(all_sums, 0, threads * rows * O * sizeof(float));
 #pragma omp parallel num_threads(threads)

@@ -102,7 +102,8 @@ INLINE void transpose(Words (&rows)[LANES]) {
     for (int64_t distance = 1; distance < LANES; distance *= 2) interleave(std::make_integer_sequence<int, LANES>(), rows);
 }
 
-// Memory that is kept between calls, so that its pages are faulted in once. Its content is undefined.
+// Memory that is kept between calls, so that its pages are faulted in once. Its content is undefined. Always thread_local: two
+// Python threads may call a kernel at once.
 struct Scratch {
     static constexpr size_t HUGE_PAGE = 2 << 20;
 

@@ -24,15 +24,21 @@
 
 namespace {
 
-// Columns worked on at a time.
+// Columns of one product that a thread works on at a time.
 constexpr int64_t COLUMN_BLOCK = 128;
 
 // Terms added up one after the other. So much of a panel stays in the L1 cache, and the sums of blocks round less than one sum.
 constexpr int64_t DEPTH_BLOCK = 256;
 
-// Tiles worked on at a time. More tiles reuse the weights longer, which come from the L3 cache or from memory; one
-// product's tiles and its panel still fit into the L2 cache.
-template <int M> constexpr int64_t TILE_BLOCK = 64;
+// Tiles worked on at a time by a thread, or for each of several threads. More tiles reuse the weights longer, which come from
+// the L3 cache or from memory; what DEPTH_BLOCK takes of one product's tiles still fits into the L2 cache.
+constexpr int64_t TILE_BLOCK = 64;
+
+// Tiles, of those that all threads work on together, whose transforms a thread takes at a time.
+constexpr int64_t TILE_SHARE = 8;
+
+// Bytes of weights that threads read, if each reads all, from which on they share them out instead.
+constexpr int64_t MOST_READ = 64 << 20;
 
 // Tiles whose products are summed at a time, to bound the memory.
 constexpr int64_t TILE_CHUNK = 256;
@@ -66,9 +72,14 @@ template <int M> struct Tiles : Shape {
     int64_t in_picture() const { return rows() * columns(); }
     int64_t count() const { return batch * in_picture(); }
 
-    // Units of work of equal size, at most `most` tiles, for all threads. `multiple` tiles can't be split.
-    int64_t block(int64_t most, int64_t multiple) const {
-        const int64_t threads = omp_get_max_threads(), blocks = round_up((count() + most - 1) / most, threads);
+    // Whether all threads work on one block of tiles together, each with a part of the weights; else each thread has blocks of
+    // its own, and reads all weights for each. `size` is that of a number.
+    bool together(int64_t size) const { return PRODUCTS * 4 * C * O * size * omp_get_max_threads() > MOST_READ; }
+
+    // Tiles of a block: blocks are of equal size, and as many for each thread. `multiple` tiles can't be split.
+    int64_t block(int64_t multiple, bool together) const {
+        const int64_t threads = omp_get_max_threads(), most = std::max(multiple, TILE_BLOCK * (together ? threads : 1));
+        const int64_t blocks = round_up((count() + most - 1) / most, together ? 1 : threads);
         return round_up((count() + blocks - 1) / blocks, multiple);
     }
 };
@@ -177,26 +188,54 @@ INLINE void filter_transform(const float *weight, int64_t C, int64_t o, int phas
                   [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
 }
 
-// The products of a block of tiles, for a group of panels:
-// products[PRODUCTS][block][columns] = transformed[PRODUCTS][block][row] packed.
-template <class T, int M>
-inline void multiply(const uint32_t *transformed, int64_t row, const uint32_t *packed, int64_t depth, float *products, int64_t columns,
-                     int64_t tiles, int64_t block) {
-    constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
-    const int64_t transformed_plane = block * row + PAD, products_plane = block * columns + PAD;
-    for (int p = 0; p < PRODUCTS; p++)
-        for (int64_t n = 0; n < columns / PANEL; n++)
-            for (int64_t k = 0; k < depth; k += DEPTH_BLOCK)
-                for (int64_t t = 0; t < tiles; t += ROWS) {
-                    const uint32_t *A = transformed + p * transformed_plane + t * row + k;
-                    const uint32_t *B = packed + ((n * PRODUCTS + p) * depth + k) * PANEL;
-                    float *sum = products + p * products_plane + t * columns + n * PANEL;
+// Calls f(0), f(step), ... below `count`: shared out among the threads, all of which must call this, or by each thread alone.
+template <class F> inline void for_each(bool shared, int64_t count, int64_t step, F f) {
+    if (shared) {
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < count; i += step) f(i);
+    } else {
+        for (int64_t i = 0; i < count; i += step) f(i);
+    }
+}
+
+// Where a block's transformed tiles and their products lie: [PRODUCTS][block][row] words, [PRODUCTS][block][columns] sums.
+template <int M> struct Block {
+    static constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
+    int64_t tiles, depth, columns;
+    uint32_t *transformed = nullptr;
+    float *products = nullptr;
+
+    int64_t row() const { return depth + PAD; }
+    int64_t plane() const { return tiles * row() + PAD; }
+    int64_t products_row() const { return columns + PAD; }
+    int64_t products_plane() const { return tiles * products_row() + PAD; }
+    Block in(Scratch &scratch) const {
+        Block block = *this;
+        block.transformed = scratch.take<uint32_t>(PRODUCTS * (plane() + products_plane()));
+        block.products = reinterpret_cast<float *>(block.transformed + PRODUCTS * plane());
+        return block;
+    }
+};
+
+// products = transformed packed, for `count` of a block's tiles. Threads that work together share out products and columns: so
+// each reads a part of the weights.
+template <class T, int M> inline void multiply(const Block<M> &block, int64_t count, const uint32_t *packed, bool together) {
+    const int64_t column_blocks = (block.columns + COLUMN_BLOCK - 1) / COLUMN_BLOCK, depth = block.depth;
+    for_each(together, Block<M>::PRODUCTS * column_blocks, 1, [&](int64_t unit) {
+        const int64_t p = unit / column_blocks, first = unit % column_blocks * COLUMN_BLOCK;
+        for (int64_t k = 0; k < depth; k += DEPTH_BLOCK)
+            for (int64_t n = first; n < std::min(block.columns, first + COLUMN_BLOCK); n += PANEL)
+                for (int64_t t = 0; t < count; t += ROWS) {
+                    const uint32_t *A = block.transformed + p * block.plane() + t * block.row() + k;
+                    const uint32_t *B = packed + (n * Block<M>::PRODUCTS + p * PANEL) * depth + k * PANEL;
+                    float *sum = block.products + p * block.products_plane() + t * block.products_row() + n;
                     const int64_t length = std::min(DEPTH_BLOCK, depth - k);
                     if (k == 0)
-                        product<T, false>(length, A, row, B, PANEL, sum, columns);
+                        product<T, false>(length, A, block.row(), B, PANEL, sum, block.products_row());
                     else
-                        product<T, true>(length, A, row, B, PANEL, sum, columns);
+                        product<T, true>(length, A, block.row(), B, PANEL, sum, block.products_row());
                 }
+    });
 }
 
 // --- Weights --------------------------------------------------------------------------------------------------------
@@ -246,45 +285,46 @@ template <class T, int M> void pack_scatter(const float *weight, int64_t C, int6
 template <class T, int M> void gather(const T *big, const uint32_t *packed, T *small, const Shape &shape) {
     const Tiles<M> tiles(shape);
     constexpr int N = M + 1;
-    constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
-    const int64_t depth = 4 * shape.C / PER_WORD<T>, row = depth + PAD;
-    const int64_t block = tiles.block(TILE_BLOCK<M>, ROWS), plane = block * row + PAD;
+    const bool together = tiles.together(sizeof(T));
+    const Block<M> layout{round_up(tiles.block(1, together), ROWS), 4 * shape.C / PER_WORD<T>, shape.O};
+    static thread_local Scratch shared_scratch, scratch_zeros;
+    const Block<M> shared = together ? layout.in(shared_scratch) : layout;
+    T *zeros = scratch_zeros.take<T>(shape.C);
+    std::memset(zeros, 0, shape.C * sizeof(T));
 #pragma omp parallel
     {
-        static thread_local Scratch scratch, scratch_zeros;
-        uint32_t *transformed = scratch.take<uint32_t>(PRODUCTS * (block * (row + COLUMN_BLOCK) + 2 * PAD));
-        float *products = reinterpret_cast<float *>(transformed + PRODUCTS * plane);
-        T *zeros = scratch_zeros.take<T>(shape.C);
-        std::memset(zeros, 0, shape.C * sizeof(T));
-#pragma omp for schedule(dynamic)
-        for (int64_t start = 0; start < tiles.count(); start += block) {
-            const int64_t count = std::min(block, tiles.count() - start);
-            Window<T, M> window(big, tiles, start, zeros);
-            for (int64_t t = 0; t < count; t++) {
-                const Window<T, M> next(big, tiles, start + t + 1, zeros);
-                for (int phase = 0; phase < 4; phase++)
-                    for (int64_t channel = 0; channel < shape.C; channel += LANES) {
-                        next.prefetch(phase, channel);
-                        window.input_transform(phase, channel, [&](int p, Vector d) INLINED {
-                            store(reinterpret_cast<T *>(transformed + p * plane + t * row) + phase * shape.C + channel, d);
-                        });
-                    }
-                window = next;
-            }
-            for (int64_t n = 0; n < shape.O; n += COLUMN_BLOCK) {
-                const int64_t columns = std::min(COLUMN_BLOCK, shape.O - n), products_plane = block * columns + PAD;
-                multiply<T, M>(transformed, row, packed + n * PRODUCTS * depth, depth, products, columns, count, block);
-                for (int64_t t = 0; t < count; t++) {
-                    const Place<M> place(tiles, start + t);
-                    for (int64_t channel = 0; channel < columns; channel += LANES)
-                        interpolate_both<OutputMatrix<M>>(
-                  [&](int k, int l) INLINED { return load(products + (k * N + l) * products_plane + t * columns + channel); },
-                            [&](int i, int j, Vector y) INLINED {
-                                if (place.inside(shape, i, j)) store(place.small(small, shape, i, j) + n + channel, y);
+        static thread_local Scratch scratch;
+        const Block<M> block = together ? shared : layout.in(scratch);
+        for_each(!together, tiles.count(), block.tiles, [&](int64_t start) {
+            const int64_t count = std::min(block.tiles, tiles.count() - start);
+            for_each(together, count, TILE_SHARE, [&](int64_t first) {
+                Window<T, M> window(big, tiles, start + first, zeros);
+                for (int64_t t = first; t < std::min(count, first + TILE_SHARE); t++) {
+                    const Window<T, M> next(big, tiles, start + t + 1, zeros);
+                    for (int phase = 0; phase < 4; phase++)
+                        for (int64_t channel = 0; channel < shape.C; channel += LANES) {
+                            next.prefetch(phase, channel);
+                            T *to = reinterpret_cast<T *>(block.transformed + t * block.row()) + phase * shape.C + channel;
+                            window.input_transform(phase, channel, [&](int p, Vector d) INLINED {
+                                store(to + p * block.plane() * PER_WORD<T>, d);
                             });
+                        }
+                    window = next;
                 }
-            }
-        }
+            });
+            multiply<T, M>(block, count, packed, together);
+            for_each(together, count, 1, [&](int64_t t) {
+                const Place<M> place(tiles, start + t);
+                for (int64_t channel = 0; channel < shape.O; channel += LANES) {
+                    const float *from = block.products + t * block.products_row() + channel;
+                    interpolate_both<OutputMatrix<M>>(
+                        [&](int k, int l) INLINED { return load(from + (k * N + l) * block.products_plane()); },
+                        [&](int i, int j, Vector y) INLINED {
+                            if (place.inside(shape, i, j)) store(place.small(small, shape, i, j) + channel, y);
+                        });
+                }
+            });
+        });
     }
 }
 
@@ -304,16 +344,15 @@ template <int M> struct TileProducts {
 // (BELOW) and right of the last column (RIGHT) there are only such shared pixels.
 template <int M, bool BELOW, bool RIGHT, class T>
 inline void add_tiles(const TileProducts<M> &here, const TileProducts<M> &above, const TileProducts<M> &before,
-                      const TileProducts<M> &above_before, T *const (&pixel)[M][M], int64_t column, int64_t length) {
+                      const TileProducts<M> &above_before, T *const (&pixel)[M][M], int64_t channels) {
     constexpr int N = M + 1, DOWN = BELOW ? 1 : M, ACROSS = RIGHT ? 1 : M;
-    for (int64_t channel = 0; channel < length; channel += LANES) {
-        const int64_t at = column + channel;
+    for (int64_t channel = 0; channel < channels; channel += LANES) {
         // Along the first side, for the l-th product along the other one.
         const auto along_first = [&](const TileProducts<M> &tile, const TileProducts<M> &over, int l, Vector(&x)[DOWN]) INLINED {
             Vector values[N];
-            unrolled<N>([&](auto k) INLINED { values[k] = BELOW ? Vector{} : tile(k, l, at); });
+            unrolled<N>([&](auto k) INLINED { values[k] = BELOW ? Vector{} : tile(k, l, channel); });
             interpolate<InputMatrix<M>>(values, x);
-            x[0] = BELOW ? over(N - 1, l, at) : x[0] + over(N - 1, l, at);
+            x[0] = BELOW ? over(N - 1, l, channel) : x[0] + over(N - 1, l, channel);
         };
         Vector half[DOWN][N], shared[DOWN];
         along_first(before, above_before, N - 1, shared);
@@ -334,68 +373,66 @@ inline void add_tiles(const TileProducts<M> &here, const TileProducts<M> &above,
     }
 }
 
-// Adds up the products of one picture's tiles to its pixels, for some of the (phase, channel)s.
+// Adds up the products of one picture's tiles to its pixels, for the channels of one phase.
 template <class T, int M>
-inline void input_transform_transposed(const float *products, int64_t block, int64_t first, int64_t columns, T *big, const Tiles<M> &tiles) {
-    static const float zeros[COLUMN_BLOCK] = {};
+inline void input_transform_transposed(const float *products, int64_t products_row, int64_t products_plane, int phase, T *big,
+                                       const Tiles<M> &tiles, const float *zeros) {
     const auto tile = [&](int64_t a, int64_t b) INLINED {
         const bool exists = a >= 0 && b >= 0 && a < tiles.rows() && b < tiles.columns();
-        return exists ? TileProducts<M>{products + (a * tiles.columns() + b) * columns, block * columns + PAD} : TileProducts<M>{zeros, 0};
+        return exists ? TileProducts<M>{products + (a * tiles.columns() + b) * products_row, products_plane} : TileProducts<M>{zeros, 0};
     };
-    for (int64_t from = first, until; from < first + columns; from = until) {
-        const int64_t phase = from / tiles.C, length = std::min(first + columns, (phase + 1) * tiles.C) - from;
-        until = from + length;
-        for (int64_t a = 0; a <= tiles.rows(); a++)
-            for (int64_t b = 0; b <= tiles.columns(); b++) {
-                T *pixel[M][M];
-                for (int i = 0; i < M; i++)
-                    for (int j = 0; j < M; j++) {
-                        const int64_t y = 2 * (M * a + i) + phase / 2 - 1, x = 2 * (M * b + j) + phase % 2 - 1;
-                        const bool inside = y >= 0 && x >= 0 && y < tiles.height && x < tiles.width;
-                        pixel[i][j] = inside ? big + (y * tiles.width + x) * tiles.C + from - phase * tiles.C : nullptr;
-                    }
-                const auto add = [&](auto below, auto right) INLINED {
-                    add_tiles<M, below.value, right.value>(tile(a, b), tile(a - 1, b), tile(a, b - 1), tile(a - 1, b - 1), pixel,
-                                                           from - first, length);
-                };
-                const bool below = a == tiles.rows(), right = b == tiles.columns();
-                const std::true_type yes;
-                const std::false_type no;
-                below ? (right ? add(yes, yes) : add(yes, no)) : (right ? add(no, yes) : add(no, no));
-            }
-    }
+    for (int64_t a = 0; a <= tiles.rows(); a++)
+        for (int64_t b = 0; b <= tiles.columns(); b++) {
+            T *pixel[M][M];
+            for (int i = 0; i < M; i++)
+                for (int j = 0; j < M; j++) {
+                    const int64_t y = 2 * (M * a + i) + phase / 2 - 1, x = 2 * (M * b + j) + phase % 2 - 1;
+                    const bool inside = y >= 0 && x >= 0 && y < tiles.height && x < tiles.width;
+                    pixel[i][j] = inside ? big + (y * tiles.width + x) * tiles.C : nullptr;
+                }
+            const auto add = [&](auto below, auto right) INLINED {
+                add_tiles<M, below.value, right.value>(tile(a, b), tile(a - 1, b), tile(a, b - 1), tile(a - 1, b - 1), pixel, tiles.C);
+            };
+            const bool below = a == tiles.rows(), right = b == tiles.columns();
+            const std::true_type yes;
+            const std::false_type no;
+            below ? (right ? add(yes, yes) : add(yes, no)) : (right ? add(no, yes) : add(no, no));
+        }
 }
 
 template <class T, int M> void scatter(const T *small, const uint32_t *packed, T *big, const Shape &shape) {
     const Tiles<M> tiles(shape);
-    constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
-    const int64_t depth = shape.O / PER_WORD<T>, row = depth + PAD, in_picture = tiles.in_picture();
-    // Whole pictures: tiles share pixels.
-    const int64_t pictures = tiles.block(std::max(TILE_BLOCK<M>, in_picture), in_picture) / in_picture;
-    const int64_t block = round_up(pictures * in_picture, ROWS), plane = block * row + PAD;
+    const int64_t in_picture = tiles.in_picture();
+    const bool together = tiles.together(sizeof(T));
+    const int64_t pictures = tiles.block(in_picture, together) / in_picture; // whole ones: tiles share pixels
+    const Block<M> layout{round_up(pictures * in_picture, ROWS), shape.O / PER_WORD<T>, 4 * shape.C};
+    static thread_local Scratch shared_scratch, scratch_zeros;
+    const Block<M> shared = together ? layout.in(shared_scratch) : layout;
+    float *zeros = scratch_zeros.take<float>(shape.C);
+    std::memset(zeros, 0, shape.C * sizeof(float));
 #pragma omp parallel
     {
         static thread_local Scratch scratch;
-        uint32_t *transformed = scratch.take<uint32_t>(PRODUCTS * (block * (row + COLUMN_BLOCK) + 2 * PAD));
-        float *products = reinterpret_cast<float *>(transformed + PRODUCTS * plane);
-#pragma omp for schedule(dynamic)
-        for (int64_t first = 0; first < shape.batch; first += pictures) {
+        const Block<M> block = together ? shared : layout.in(scratch);
+        for_each(!together, shape.batch, pictures, [&](int64_t first) {
             const int64_t pictures_here = std::min(pictures, shape.batch - first), count = pictures_here * in_picture;
-            for (int64_t t = 0; t < count; t++) {
+            for_each(together, count, 1, [&](int64_t t) {
                 const Place<M> place(tiles, first * in_picture + t);
-                for (int64_t channel = 0; channel < shape.O; channel += LANES)
+                for (int64_t channel = 0; channel < shape.O; channel += LANES) {
+                    T *to = reinterpret_cast<T *>(block.transformed + t * block.row()) + channel;
                     output_transform_transposed(small, tiles, place, channel, [&](int p, Vector w) INLINED {
-                        store(reinterpret_cast<T *>(transformed + p * plane + t * row) + channel, w);
+                        store(to + p * block.plane() * PER_WORD<T>, w);
                     });
-            }
-            for (int64_t n = 0; n < 4 * shape.C; n += COLUMN_BLOCK) {
-                const int64_t columns = std::min(COLUMN_BLOCK, 4 * shape.C - n);
-                multiply<T, M>(transformed, row, packed + n * PRODUCTS * depth, depth, products, columns, count, block);
-                for (int64_t picture = 0; picture < pictures_here; picture++)
-                    input_transform_transposed(products + picture * in_picture * columns, block, n, columns,
-                                               big + (first + picture) * shape.height * shape.width * shape.C, tiles);
-            }
-        }
+                }
+            });
+            multiply<T, M>(block, count, packed, together);
+            for_each(together, 4 * pictures_here, 1, [&](int64_t unit) {
+                const int64_t picture = unit / 4, phase = unit % 4;
+                input_transform_transposed(block.products + picture * in_picture * block.products_row() + phase * shape.C,
+                                           block.products_row(), block.products_plane(), phase,
+                                           big + (first + picture) * shape.height * shape.width * shape.C, tiles, zeros);
+            });
+        });
     }
 }
 
@@ -448,7 +485,7 @@ template <class T, int M> void weight_gradient(const T *big, const T *small, flo
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
     const int64_t C = shape.C, O = shape.O, panels = 4 * C / PANEL, padded = round_up(O, ROWS);
     const int64_t chunk = std::min(TILE_CHUNK, round_up(tiles.count(), PER_WORD<T>)), most = chunk / PER_WORD<T>;
-    static Scratch scratch_big, scratch_small, scratch_sums, scratch_zeros;
+    static thread_local Scratch scratch_big, scratch_small, scratch_sums, scratch_zeros;
     const int64_t big_plane = most * PANEL + GROUP * PANEL + PAD, small_row = padded + PAD, small_plane = most * small_row + PAD;
     uint32_t *big_tiles = scratch_big.take<uint32_t>(panels * PRODUCTS * big_plane);
     uint32_t *small_tiles = scratch_small.take<uint32_t>(PRODUCTS * small_plane);
