@@ -254,7 +254,9 @@ def _do(fault: Fault, out: Path) -> None:
         case "read-only":
             # What is open stays so: only whole disks with nothing open for writing can be made read-only.
             subprocess.run(["mount", "--bind", out, out], check=True)
-            subprocess.run(["mount", "-o", "remount,bind,ro", out], check=True)
+            # Busy while another thread has a file there open that it opened since.
+            while subprocess.run(["mount", "-o", "remount,bind,ro", out], capture_output=True).returncode == 32:
+                time.sleep(0.02)
 
 
 def moments(seed: str, most: int, count: int) -> list[int]:
