@@ -165,9 +165,8 @@ template <class T, int M> struct Window {
     // Of one phase: calls out(product, vector).
     template <class Out> INLINE void input_transform(int phase, int64_t channel, Out out) const {
         const int py = phase / 2, px = phase % 2;
-        evaluate_both<InputMatrix<M>>(
-                  [&](int i, int j) INLINED { return load(pixel[2 * i + py][2 * j + px] + channel); },
-                      [&](int k, int l, Vector v) INLINED { out(k * N + l, v); });
+        evaluate_both<InputMatrix<M>>([&](int i, int j) INLINED { return load(pixel[2 * i + py][2 * j + px] + channel); },
+                                      [&](int k, int l, Vector v) INLINED { out(k * N + l, v); });
     }
 };
 
@@ -175,8 +174,8 @@ template <class T, int M> struct Window {
 template <class T, int M, class Out>
 INLINE void output_transform_transposed(const T *small, const Tiles<M> &tiles, const Place<M> &place, int64_t channel, Out out) {
     evaluate_both<OutputMatrix<M>>(
-                  [&](int i, int j) INLINED { return place.inside(tiles, i, j) ? load(place.small(small, tiles, i, j) + channel) : Vector{}; },
-                  [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
+        [&](int i, int j) INLINED { return place.inside(tiles, i, j) ? load(place.small(small, tiles, i, j) + channel) : Vector{}; },
+        [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
 }
 
 // Of one phase's 2 x 2 taps: calls out(product, vector). `weight` is [O, 4, 4, C] in memory.
@@ -184,8 +183,8 @@ template <int M, class Out>
 INLINE void filter_transform(const float *weight, int64_t C, int64_t o, int phase, int64_t channel, Out out) {
     const int py = phase / 2, px = phase % 2;
     evaluate_both<FilterMatrix<M>>(
-                  [&](int i, int j) INLINED { return load(weight + ((o * 4 + 2 * i + py) * 4 + 2 * j + px) * C + channel); },
-                  [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
+        [&](int i, int j) INLINED { return load(weight + ((o * 4 + 2 * i + py) * 4 + 2 * j + px) * C + channel); },
+        [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
 }
 
 // Calls f(0), f(step), ... below `count`: shared out among the threads, all of which must call this, or by each thread alone.
