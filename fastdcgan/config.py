@@ -105,6 +105,10 @@ class RecipeConfig:
     beta2: float = 0.999
     """Adam's decay of the gradient's square."""
 
+    ema: float = field(default=0.999, metadata=FREE)
+    """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
+    that its half-life is at most a twentieth of the steps so far. 0: with G itself. What is learned is the same."""
+
     batch_norm: Literal["sync", "local"] = "sync"
     """What BatchNorm normalises over where there are several processes. sync: the global batch, so that what is learned
     does not depend on their number. local: each process's share, which saves an all-reduce a layer."""
@@ -308,6 +312,8 @@ class TrainConfig:
         for label, beta in (("--beta1", recipe.beta1), ("--beta2", recipe.beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{label} {beta}: must be at least 0 and below 1")
+        if not 0 <= recipe.ema < 1:
+            raise ValueError(f"--ema {recipe.ema}: must be at least 0 and below 1")
         if not 0 <= recipe.label_smoothing < 0.5:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":

@@ -208,6 +208,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "quiet": True,
     "rank_timeout": 5.0,
     "exact_ranks": 4,
+    "ema": 0.5,
     "profile": True,
     "profile_wait": 5,
     "profile_warmup": 5,

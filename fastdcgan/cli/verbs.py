@@ -19,19 +19,26 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
 
 
 def generate(
-    run: tyro.conf.Positional[Path], count: int = 64, seed: int = 0, out: Path = Path("generated.png")
+    run: tyro.conf.Positional[Path],
+    count: int = 64,
+    seed: int = 0,
+    out: Path = Path("generated.png"),
+    weights: Literal["average", "last"] = "average",
+    checkpoint: int | None = None,
 ) -> None:
-    """Make pictures with a run's newest checkpoint.
+    """Make pictures with what a run has learned.
 
     Args:
         run: The run's folder.
         count: How many pictures.
         seed: The pictures are a function of this; the first ones don't depend on the count.
         out: A file ending in .png for one grid, or a folder for one PNG a picture.
+        weights: average: those of G's moving average, where the run has one. last: as the last step left them.
+        checkpoint: The step whose checkpoint is used. Default: the newest that is whole.
     """
     from fastdcgan.runs.generate import generate_from_run
 
-    print(generate_from_run(run, count=count, seed=seed, out=out))
+    print(generate_from_run(run, count=count, seed=seed, out=out, raw=weights == "last", step=checkpoint))
 
 
 def data(

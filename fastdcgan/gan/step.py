@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan.gan import ranges
+from fastdcgan.gan.average import MovingAverage
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.ranges import profiler_range
 
@@ -68,6 +69,14 @@ class TrainState:
 
     accumulate: int = 1
     """Micro-batches of a batch (`accumulate.py`)."""
+
+    average: MovingAverage | None = None
+    """Of the generator. A step doesn't update it: `average.update` does, after the step."""
+
+    @property
+    def sampler(self) -> nn.Module:
+        """The network that pictures are made with: the average, or the generator where there is none."""
+        return self.generator if self.average is None else self.average.network
 
 
 def discriminate_in_two_calls(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:

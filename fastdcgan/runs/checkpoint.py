@@ -3,6 +3,7 @@
 A checkpoint is a checksummed folder (`storage/checksummed.py`) `step-00001000` with
 
     generator.safetensors       weights and BatchNorm buffers under the plain module's names
+    average.safetensors         of the generator's moving average likewise, if the run has one
     discriminator.safetensors
     optimizer.safetensors       Adam's moments, as generator.<parameter>.exp_avg ...
     state.json                  run, step, images, seconds, architecture, plan, gradient scalers
@@ -25,9 +26,10 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs.checkpoint_folder import PREFIX, checkpoint_path, list_checkpoints, step_in_name
 from fastdcgan.runs.checkpoint_record import (
+    AVERAGE_FILE,
     DISCRIMINATOR_FILE,
     FILES,
-    FORMAT,
+    FORMATS,
     GENERATOR_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
@@ -46,6 +48,7 @@ from fastdcgan.runs.checkpoint_tensors import (
     weights,
 )
 from fastdcgan.storage import checksummed
+from fastdcgan.storage.checksummed import FileDigest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,9 @@ class Snapshot:
 
     generator: Tensors
     discriminator: Tensors
+    average: Tensors | None
+    """Of the generator; None: there is none."""
+
     moments: Tensors
     """Of both optimizers; those of a network are missing if no update was made yet, as in fp16 all may overflow."""
 
@@ -86,12 +92,13 @@ def snapshot(
     return Snapshot(
         generator=cpu_copies(weights(state.generator)),
         discriminator=cpu_copies(weights(state.discriminator)),
+        average=cpu_copies(weights(state.average.network)) if state.average else None,
         moments=cpu_copies(
             moments("generator", state.generator, state.optimizer_g)
             | moments("discriminator", state.discriminator, state.optimizer_d)
         ),
         record={
-            "format": FORMAT,
+            "format": FORMATS[-1],
             "run": run,
             **asdict(progress),
             "architecture": asdict(arch),
@@ -125,6 +132,8 @@ def write(folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = N
             safetensors.torch.save_file(snap.generator, unfinished / GENERATOR_FILE)
             safetensors.torch.save_file(snap.discriminator, unfinished / DISCRIMINATOR_FILE)
             safetensors.torch.save_file(snap.moments, unfinished / OPTIMIZER_FILE)
+            if snap.average is not None:
+                safetensors.torch.save_file(snap.average, unfinished / AVERAGE_FILE)
             (unfinished / STATE_FILE).write_text(json.dumps(snap.record, indent=2))
         _remove_older(path, snap.run, keep, keep_every)
     except (OSError, SafetensorError) as error:
@@ -159,22 +168,45 @@ def read(path: Path, state: TrainState, arch: Architecture, run: str | None = No
     return Snapshot(
         generator=read_network(path, GENERATOR_FILE, manifest, state.generator),
         discriminator=read_network(path, DISCRIMINATOR_FILE, manifest, state.discriminator),
+        average=read_network(path, AVERAGE_FILE, manifest, state.generator) if has_average(manifest) else None,
         moments=read_tensors(path, OPTIMIZER_FILE, manifest, expected, may_have_no_update),
         record=record,
     )
 
 
-def read_generator(path: Path, generator: nn.Module, arch: Architecture, run: str | None) -> tuple[Tensors, Progress]:
-    """Read only the generator of a checkpoint; `generator` gives the shapes. Raises ValueError as `read` does."""
+def read_generator(
+    path: Path, generator: nn.Module, arch: Architecture, run: str | None, *, raw: bool = False
+) -> tuple[Tensors, Progress]:
+    """Read only what pictures are made with from a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        generator: gives the shapes.
+        arch: of its networks.
+        run: as in `read`.
+        raw: the generator itself, although there is an average of it.
+
+    Raises:
+        ValueError: as `read` does.
+    """
     record, manifest = read_record(path, run)
     check_architecture(path, record, arch)
-    return read_network(path, GENERATOR_FILE, manifest, generator), Progress.of(record)
+    file = AVERAGE_FILE if has_average(manifest) and not raw else GENERATOR_FILE
+    return read_network(path, file, manifest, generator), Progress.of(record)
+
+
+def has_average(manifest: dict[str, FileDigest] | None) -> bool:
+    """Whether a checkpoint holds a moving average of the generator."""
+    return manifest is not None and AVERAGE_FILE in manifest
 
 
 def restore(snap: Snapshot, state: TrainState) -> Progress:
     """Load into `state` what `read` has read for it."""
     state.generator.load_state_dict(snap.generator)
     state.discriminator.load_state_dict(snap.discriminator)
+    if state.average:
+        # A run that had none before goes on with one that begins here.
+        state.average.network.load_state_dict(snap.generator if snap.average is None else snap.average)
     restore_moments("generator", snap.moments, state.generator, state.optimizer_g)
     restore_moments("discriminator", snap.moments, state.discriminator, state.optimizer_d)
     for scaler, name in ((state.scaler_g, "scaler_g"), (state.scaler_d, "scaler_d")):

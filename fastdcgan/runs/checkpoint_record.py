@@ -10,12 +10,20 @@ from fastdcgan.runs.checkpoint_folder import step_in_name
 from fastdcgan.storage import checksummed, strict_json
 from fastdcgan.storage.checksummed import FileDigest
 
-FORMAT, FORMAT_WITHOUT_MANIFEST = 2, 1
-"""Checkpoints of format 1 are from before there were manifests: of their tensors only names, types, shapes and
-finiteness can be checked."""
+FORMATS = 1, 2, 3
+"""That this version reads; it writes the last.
+
+1: from before there were manifests: of the tensors only names, types, shapes and finiteness can be checked.
+2: from before there was an average of the generator.
+"""
+
+FORMAT_WITHOUT_MANIFEST = 1
 
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")
 GENERATOR_FILE, DISCRIMINATOR_FILE, OPTIMIZER_FILE, STATE_FILE = FILES
+
+AVERAGE_FILE = "average.safetensors"
+"""The moving average of the generator, where the run has one."""
 
 MAX_STATE_BYTES = 1 << 20
 """Limit of state.json; ours have a few thousand bytes."""
@@ -64,7 +72,7 @@ def read_record(path: Path, run: str | None) -> tuple[dict[str, Any], dict[str, 
     """
     try:
         manifest = checksummed.read_manifest(path)
-        if manifest is not None and manifest.keys() != set(FILES):
+        if manifest is not None and manifest.keys() - {AVERAGE_FILE} != set(FILES):
             raise ValueError(f"its {checksummed.MANIFEST} is of another kind of folder")
         text = checksummed.read(path / STATE_FILE, manifest[STATE_FILE] if manifest else None, MAX_STATE_BYTES)
         try:
@@ -101,9 +109,9 @@ def shortened(value: object) -> str:
 
 def _check_fields(record: Any, *, has_manifest: bool) -> None:
     """Raises ValueError."""
-    if not isinstance(record, dict) or record.get("format") not in (FORMAT, FORMAT_WITHOUT_MANIFEST):
+    if not isinstance(record, dict) or record.get("format") not in FORMATS:
         raise ValueError(
-            f"its {STATE_FILE} is not of a format that this version reads ({FORMAT_WITHOUT_MANIFEST}, {FORMAT})"
+            f"its {STATE_FILE} is not of a format that this version reads ({', '.join(map(str, FORMATS))})"
         )
     if not has_manifest and record["format"] != FORMAT_WITHOUT_MANIFEST:
         raise ValueError(f"its {checksummed.MANIFEST} is missing")

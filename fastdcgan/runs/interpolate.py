@@ -8,7 +8,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.animation import FORMATS, evenly_spaced, save_animation
-from fastdcgan.runs.generate import load_newest_generator, with_skipped
+from fastdcgan.runs.generate import load_generator, with_skipped
 from fastdcgan.runs.sampling import generate, grid, save_tiled
 
 WAYPOINTS = 6
@@ -53,7 +53,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
         raise ValueError(f"--seed {seed}: must be at least 0")
     if out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: must end in {' or '.join(FORMATS)}")
-    generator, arch, progress, skipped = load_newest_generator(run)
+    generator, arch, progress, skipped = load_generator(run)
     paths = min(4, max(1, MAX_SIDE // arch.resolution)) ** 2
     z_NL = latents(seed, Stream.GENERATE, 0, WAYPOINTS * paths, arch.latent_dim)
     waypoints_WBL = z_NL.unflatten(0, (WAYPOINTS, paths))

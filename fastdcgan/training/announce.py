@@ -7,6 +7,7 @@ import torch
 from fastdcgan.data.source import ImageSource, common_suffixes
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
+from fastdcgan.gan.average import half_life
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run
@@ -34,6 +35,9 @@ def announce(run: Run, display: Display) -> None:
         f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "
         f"{schedule.total / schedule.per_epoch:.1f} epochs"
     )
+    if run.state.average is not None:
+        most = half_life(run.state.average.decay) * batch
+        display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
     display.say(f"output    {run.folder.path}")
     if run.start.step:
         display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")

@@ -172,7 +172,7 @@ class Recorder:
         """Write a grid from the fixed noise. Raises WriteError if it can't."""
         with self._untimed(), profiler_range(ranges.SAMPLES):
             if self._is_main_process:
-                pictures_BCHW = generate(self._run.state.generator, self._samples_z_BL)
+                pictures_BCHW = generate(self._run.state.sampler, self._samples_z_BL)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
                 with converting_write_errors(file):
                     save_grid(pictures_BCHW, file)

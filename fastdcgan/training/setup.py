@@ -18,6 +18,7 @@ from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.average import MovingAverage
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
@@ -114,7 +115,7 @@ def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator
     if config.recipe.batch_norm == "sync":
         for network in (generator, discriminator):
             sync_batch_norm.install(network, accelerator.num_processes)
-    return prepare(
+    state = prepare(
         plan,
         generator,
         discriminator,
@@ -123,6 +124,7 @@ def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator
         wrap=partial(wrap, accelerator, in_one_order=plan.shares > 0),
         all_reduce_dtype=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
+    return replace(state, average=MovingAverage(state.generator, config.recipe.ema)) if config.recipe.ema else state
 
 
 def load_last_checkpoint(

@@ -103,6 +103,8 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                     z_BL = noise(run, step + 1)
                 recorder.add(take_step(real_BCHW, z_BL))
                 step += 1
+                if run.state.average is not None:
+                    run.state.average.update(step)
                 due = run.schedule.due(step)
                 signal = vote(step, meeting=due.log)
                 recorder.record(step, due.before_stopping() if signal else due)

@@ -166,7 +166,7 @@ def test_where_all_checkpoints_are_damaged_the_run_does_not_begin_again(
 ) -> None:
     run_of(few, tmp_path / "out", 6)
     folder = tmp_path / "out" / "checkpoints"
-    files = ("state.json", "generator.safetensors", "manifest.json")
+    files = ("state.json", "average.safetensors", "manifest.json")
     for number, saved in enumerate(sorted(folder.iterdir())):
         (saved / files[number]).write_bytes(b"")
     capsys.readouterr()
@@ -246,6 +246,20 @@ def test_weights_that_are_no_numbers_are_never_saved(
     complaint = refusal(capsys, "train", *options, "--images", 20, "--checkpoint-every", 2)
     assert "weights" in complaint and "step 4" in complaint and complaint.count("step-00000002") == 1
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_generate_from_a_step_with_its_average_or_its_last_weights(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of(few, tmp_path / "run", 24)
+    made = []
+    for options in ((), ("--weights", "last"), ("--checkpoint", "10"), ("--checkpoint", "12")):
+        cli.main(["generate", str(tmp_path / "run"), "--count", "4", "--out", str(tmp_path / "grid.png"), *options])
+        made.append((tmp_path / "grid.png").read_bytes())
+    assert made[0] == made[3] and len(set(made)) == 3
+    assert "step 10 of" in capsys.readouterr().out
+    complaint = refusal(capsys, "generate", tmp_path / "run", "--checkpoint", 7)
+    assert "--checkpoint 7" in complaint and "10, 11, 12" in complaint
 
 
 def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

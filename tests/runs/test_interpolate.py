@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     generator.load_state_dict({name: 5 * v if v.ndim == 4 else v for name, v in generator.state_dict().items()})
     for module in ("generate", "interpolate"):
         monkeypatch.setattr(
-            f"fastdcgan.runs.{module}.load_newest_generator", lambda run: (generator, ARCH, Progress(step=7), [])
+            f"fastdcgan.runs.{module}.load_generator", lambda *_, **__: (generator, ARCH, Progress(step=7), [])
         )
     return tmp_path_factory.mktemp("runs") / "run"
 

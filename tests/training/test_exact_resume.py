@@ -128,7 +128,7 @@ def test_what_is_compared_is_what_there_is(undisturbed: tuple[Path, dict[str, An
     assert [step for step, _ in found["curves"]["loss/G"]] == [3, 4, 6, 8, 9, 11]
     assert [step for step, _ in found["grids"]] == [0, 2, 4, 6, 8, 10, 11]
     assert len([name for name in found if name.startswith("samples")]) == 7
-    assert len([name for name in found if name.endswith(".safetensors")]) == 9
+    assert len([name for name in found if name.endswith(".safetensors")]) == 12
 
 
 @pytest.mark.parametrize("deaths", [(1,), (4,), (6, 1), (10, 3)], ids=str)

@@ -129,8 +129,13 @@ def saved(out: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (out / "checkpoints").glob("step-*"))
 
 
-def assert_same(out: Path, wanted: Path) -> None:
-    assert_same_weights(learned(out, STEPS), learned(wanted, STEPS))
+def assert_same(out: Path, wanted: Path, but: tuple[str, ...] = ()) -> None:
+    """But for the tensors whose names begin so."""
+    found, expected = (
+        {name: tensor for name, tensor in learned(run, STEPS).items() if not name.startswith(but)}
+        for run in (out, wanted)
+    )
+    assert_same_weights(found, expected)
 
 
 # Numbers
@@ -319,8 +324,9 @@ def test_a_checkpoint_of_before_rollbacks_is_read(undisturbed: Path, pictures: P
     del state["rollbacks"]
     file.write_text(json.dumps({**state, "format": 1}))
     (file.parent / "manifest.json").unlink()
+    (file.parent / "average.safetensors").unlink()
     train(pictures, out)
-    assert_same(out, undisturbed)
+    assert_same(out, undisturbed, but=("average.",))  # which begins where it is gone on from
 
 
 # The output

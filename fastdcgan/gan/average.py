@@ -1,0 +1,50 @@
+"""The moving average of G, which pictures are made with: the same network, without the last steps' noise.
+
+Yazici et al. 2019, "The Unusual Effectiveness of Averaging in GAN Training"; the ramp at the beginning is that of
+StyleGAN2 (Karras et al. 2020, training loop). Training itself never reads it.
+"""
+
+import copy
+import math
+from itertools import chain
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+RAMP = 0.05
+"""The average's half-life is at most this part of the steps so far: it forgets how the run began."""
+
+
+class MovingAverage:
+    """An exponential moving average of a network's parameters and BatchNorm's statistics.
+
+    Args:
+        network: the plain module, on its device. It is copied, layout and layers' classes too.
+        decay: the average's share in each update, in (0, 1), once the ramp is over.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._averaged, self._current = _numbers(self.network), _numbers(network)
+
+    def update(self, step: int) -> None:
+        """Take in the network as it is after a step, counted from 1. Doesn't wait for the device."""
+        mix = get_ema_multi_avg_fn(decay_at(step, self.decay))
+        mix(self._averaged, self._current, 0)
+
+
+def _numbers(network: nn.Module) -> list[Tensor]:
+    """Parameters and statistics; not how many batches BatchNorm has seen, which no picture depends on."""
+    tensors = chain(network.parameters(), network.buffers())
+    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+
+
+def decay_at(step: int, decay: float) -> float:
+    """The average's share in the update after a step, counted from 1: 0 means that the network replaces it."""
+    return min(decay, math.pow(0.5, 1 / (RAMP * step)))
+
+
+def half_life(decay: float) -> float:
+    """Steps after which what the network was has half of its share in the average."""
+    return math.log(0.5, decay)

@@ -1,0 +1,105 @@
+"""The moving average of G, against its definition written out in fp64."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_states import ARCH, fresh, load, save, train
+
+from fastdcgan.execution.plan import Plan
+from fastdcgan.gan import models
+from fastdcgan.gan.average import RAMP, MovingAverage, decay_at, half_life
+from fastdcgan.gan.step import TrainState
+from fastdcgan.runs import checkpoint
+from fastdcgan.runs.checkpoint_record import Progress
+
+
+def with_average(state: TrainState, decay: float = 0.9) -> TrainState:
+    return replace(state, average=MovingAverage(state.generator, decay))
+
+
+def learn(state: TrainState, *steps: int) -> None:
+    assert state.average is not None
+    for step in steps:
+        train(state, step)
+        state.average.update(step)
+
+
+def test_it_is_the_average_of_weights_and_statistics() -> None:
+    state = with_average(fresh())
+    assert state.average is not None
+    wanted = {name: tensor.double() for name, tensor in state.generator.state_dict().items()}
+    for step in range(1, 6):
+        learn(state, step)
+        decay = min(0.9, 2 ** (-1 / (RAMP * step)))
+        for name, tensor in state.generator.state_dict().items():
+            wanted[name] = decay * wanted[name] + (1 - decay) * tensor.double()
+    found = state.average.network.state_dict()
+    numbers = [name for name, tensor in found.items() if tensor.is_floating_point()]
+    assert any("running_var" in name for name in numbers)
+    for name in numbers:
+        torch.testing.assert_close(found[name].double(), wanted[name], rtol=1e-5, atol=1e-7)
+        assert not torch.equal(found[name], state.generator.state_dict()[name]), name
+
+
+def test_its_half_life_grows_with_the_run_up_to_that_of_the_decay() -> None:
+    assert decay_at(1, 0.999) < 1e-5  # the first step replaces the initial weights
+    assert decay_at(1000, 0.999) == pytest.approx(2 ** (-1 / 50))
+    assert decay_at(1_000_000, 0.999) == 0.999
+    assert half_life(0.999) == pytest.approx(692.8, abs=0.1)
+    assert math.isclose(0.999 ** half_life(0.999), 0.5)
+
+
+def test_training_is_the_same_with_and_without() -> None:
+    plain, averaged = fresh(), with_average(fresh())
+    train(plain, 1, 2, 3)
+    learn(averaged, 1, 2, 3)
+    wanted = plain.generator.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in averaged.generator.state_dict().items())
+
+
+def test_pictures_are_made_with_it_where_there_is_one() -> None:
+    plain, averaged = fresh(), with_average(fresh())
+    assert averaged.average is not None
+    assert plain.sampler is plain.generator
+    assert averaged.sampler is averaged.average.network
+    assert not any(parameter.requires_grad for parameter in averaged.sampler.parameters())
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(capture=True, backend="aot_eager")], ids=str)
+def test_it_goes_on_from_a_checkpoint(plan: Plan, tmp_path: Path) -> None:
+    uninterrupted = with_average(fresh(plan))
+    learn(uninterrupted, 1, 2)
+    path = save(tmp_path, uninterrupted, ARCH, Progress(step=2), keep=3)
+    resumed = with_average(fresh(plan, seed=99))
+    load(path, resumed, ARCH)
+    for state in (uninterrupted, resumed):
+        learn(state, 3, 4)
+    assert resumed.average is not None and uninterrupted.average is not None
+    wanted = uninterrupted.average.network.state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in resumed.average.network.state_dict().items())
+
+
+def test_a_run_that_had_none_begins_one_where_it_is(tmp_path: Path) -> None:
+    before = fresh()
+    train(before, 1, 2)
+    path = save(tmp_path, before, ARCH, Progress(step=2), keep=3)
+    after = with_average(fresh(seed=99))
+    load(path, after, ARCH)
+    wanted = before.generator.state_dict()
+    assert after.average is not None
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in after.average.network.state_dict().items())
+
+
+def test_a_checkpoint_gives_the_average_or_the_generator_itself(tmp_path: Path) -> None:
+    state = with_average(fresh())
+    learn(state, 1, 2)
+    path = save(tmp_path, state, ARCH, Progress(step=2), keep=3)
+    generator, _ = models.build(ARCH, seed=5)
+    assert state.average is not None
+    for raw, network in ((False, state.average.network), (True, state.generator)):
+        tensors, _ = checkpoint.read_generator(path, generator, ARCH, None, raw=raw)
+        wanted = network.state_dict()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in tensors.items())
