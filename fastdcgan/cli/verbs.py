@@ -108,7 +108,9 @@ def interpolate(
 
 
 def import_weights(
-    generator: tyro.conf.Positional[Path], discriminator: tyro.conf.Positional[Path | None] = None, *, out: Path
+    generator: tyro.conf.Positional[Path],
+    discriminator: tyro.conf.Positional[Path | None] = None,
+    out: Path = Path("runs/imported"),
 ) -> None:
     """Make a run of weights from PyTorch's DCGAN example or tutorial.
 
