@@ -13,6 +13,7 @@ VERBS = {
     "to train": (verbs.train, verbs.generate),
     "your pictures": (verbs.data, verbs.pack),
     "a run's results": (verbs.report, verbs.interpolate, verbs.profile),
+    "other programs": (verbs.import_weights, verbs.export),
     "speed": (verbs.tune, verbs.roofline, verbs.scale),
 }
 """By what they are for, in the order in which they are met."""

@@ -114,6 +114,39 @@ def interpolate(
     print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
 
 
+def import_weights(
+    generator: tyro.conf.Positional[Path],
+    discriminator: tyro.conf.Positional[Path | None] = None,
+    out: Path = Path("runs/imported"),
+) -> None:
+    """Make a run of weights from PyTorch's DCGAN example or tutorial.
+
+    Args:
+        generator: A file like netG.pth, of a state_dict. Nothing in it is run.
+        discriminator: A file like netD.pth. Default: a new discriminator.
+        out: The run's folder, a new one.
+    """
+    from fastdcgan.runs.tutorial_weights import import_weights
+
+    print(import_weights([file for file in (generator, discriminator) if file], out))
+
+
+import_weights.__name__ = "import"  # the verb, which is a word of Python's own
+
+
+def export(run: tyro.conf.Positional[Path], to: Literal["tutorial"] = "tutorial", out: Path = Path("exported")) -> None:
+    """Write a run's newest networks for other programs.
+
+    Args:
+        run: The run's folder.
+        to: tutorial: netG.pth and netD.pth, as PyTorch's DCGAN example and tutorial load them.
+        out: A folder.
+    """
+    from fastdcgan.runs.tutorial_weights import export_tutorial
+
+    print(export_tutorial(run, out))
+
+
 def profile(
     run: tyro.conf.Positional[Path | None] = None,
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig(),  # noqa: B008

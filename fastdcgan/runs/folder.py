@@ -199,6 +199,11 @@ def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, con
 
 def read_config(folder: RunFolder) -> TrainConfig:
     """The configuration of an existing run. Raises ValueError if it has none, or it can't be read."""
+    if folder.path.suffix in (".pth", ".pt") and folder.path.is_file():
+        out = Path("runs") / folder.path.stem
+        raise ValueError(
+            f"{folder.path} is a file of weights, not a run's folder: fastdcgan import {folder.path} --out {out}"
+        )
     if not folder.path.is_dir():
         raise ValueError(f"no such run folder: {folder.path}")
     if not folder.config.is_file():

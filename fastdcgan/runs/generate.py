@@ -74,7 +74,7 @@ def load_generator(
     """
     folder = RunFolder(run)
     arch = read_config(folder).model.architecture()
-    _refuse_too_large(folder, arch)
+    refuse_too_large(folder, arch)
     generator, _ = models.build(arch, seed=0)
     read = partial(checkpoint.read_generator, generator=generator, arch=arch, run=run_id(folder), raw=raw)
     if step is not None:
@@ -105,7 +105,7 @@ def with_skipped(skipped: Sequence[str], message: str) -> str:
     return "\n".join([*(f"passed over: {line}" for line in skipped), message])
 
 
-def _refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
+def refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
     """Raises ValueError where config.json asks for a network that is large, and larger than all that was saved."""
     weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
     saved_bytes = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors") if file.is_file())

@@ -66,6 +66,8 @@ def test_verbs_come_in_the_order_in_which_they_are_met(
         "report",
         "interpolate",
         "profile",
+        "import",
+        "export",
         "tune",
         "roofline",
         "scale",
