@@ -46,6 +46,9 @@ class Plan:
     capture: bool = False
     """The backend compiles the whole iteration as one graph (`capture.py`), instead of the two networks."""
 
+    replay: bool = False
+    """The whole iteration is recorded once as a CUDA graph and repeated (`replay.py`)."""
+
     fused_adam: bool = True
 
     stacked: bool = False
@@ -68,6 +71,8 @@ class Plan:
         object.__setattr__(self, "kernels", tuple(self.kernels))  # a list, where it was read from JSON
         if self.kernels and (not self.channels_last or self.backend):
             raise ValueError("our own kernels need channels-last memory and can't be compiled")
+        if self.replay and (self.precision == "fp16" or self.capture):
+            raise ValueError("a replayed step has no gradient scaler, which fp16 needs, and is not captured as well")
         if self.stacked and self.backend:
             raise ValueError("the stacked call is not for compiled plans")
         if self.shares and (self.precision, self.kernels, self.backend, self.stacked, self.threads) != _EXACT_SUMS_NEED:
@@ -78,6 +83,7 @@ class Plan:
         parts = (
             "" if self.channels_last else "channels first",
             f"{'captured whole' if self.capture else 'compiled'} by {self.backend}" if self.backend else "",
+            "replayed" if self.replay else "",
             "" if self.fused_adam or self.capture else "plain Adam",
             "stacked" if self.stacked else "",
             *self.kernels,

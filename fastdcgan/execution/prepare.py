@@ -14,6 +14,7 @@ from fastdcgan.execution.accumulate import MicroBatched, accumulated_train_step
 from fastdcgan.execution.allocator import keep_freed_memory
 from fastdcgan.execution.capture import CapturedStep
 from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
+from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.execution.stacked import StackedDiscriminator
 from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective, objective
@@ -98,7 +99,8 @@ def step_function(plan: Plan, state: TrainState) -> TakeStep:
     if plan.capture:
         assert plan.backend is not None, plan
         return CapturedStep(state, plan.backend)
-    return partial(train_step if state.accumulate == 1 else accumulated_train_step, state)
+    take_step = train_step if state.accumulate == 1 else accumulated_train_step
+    return ReplayedStep(state, take_step) if plan.replay else partial(take_step, state)
 
 
 def _configure_process(plan: Plan) -> None:
@@ -128,7 +130,11 @@ def _compiled(plan: Plan, network: nn.Module) -> nn.Module:
 
 def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig) -> torch.optim.Adam:
     return torch.optim.Adam(
-        network.parameters(), lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), fused=plan.fused_adam
+        network.parameters(),
+        lr=recipe.lr,
+        betas=(recipe.beta1, recipe.beta2),
+        fused=plan.fused_adam,
+        capturable=plan.replay,
     )
 
 

@@ -77,7 +77,7 @@ def choose_plan_for_run(
     default = choose_plan(request, device, world_size)
     if request.plan == "default":
         return Choice(plan=default, why="by the rules, as asked for")
-    plans = candidate_plans(request, device)
+    plans = [plan for plan in candidate_plans(request, device) if world_size == 1 or not plan.replay]
     changed = ""
     if previous_plan is not None:
         if (plan := find_plan(plans, previous_plan)) is not None:
@@ -145,6 +145,8 @@ def find_plan(plans: list[Plan], fields: object) -> Plan | None:
 
     So fields that are invalid, from another version or not possible on this machine are ignored.
     """
+    if isinstance(fields, dict):
+        fields = {"replay": False, **fields}  # plans recorded before there was replay
     return next((plan for plan in plans if plan_fields(plan) == fields), None)
 
 

@@ -103,7 +103,12 @@ def candidate_plans(request: ExecutionConfig, device: torch.device) -> list[Plan
     # Two threads of one core share its arithmetic units: one thread a core may be faster.
     cores = physical_cores() if device.type == "cpu" and request.threads is None else None
     one_thread_a_core = [replace(default, threads=cores)] if cores and cores < torch.get_num_threads() else []
-    return list(dict.fromkeys([default, *stacked, *one_thread_a_core, *combinations]))
+    plans = list(dict.fromkeys([default, *stacked, *one_thread_a_core, *combinations]))
+    if device.type != "cuda" or request.compile != "auto":
+        return plans
+    whole = [replace(plan, replay=True) for plan in plans if plan.precision != "fp16" and not plan.stacked]
+    captured = [replace(plan, capture=True) for plan in plans if plan.precision != "fp16" and plan.backend]
+    return [*plans, *whole, *captured]
 
 
 def measure_plans(

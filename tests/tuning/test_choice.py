@@ -212,3 +212,11 @@ def test_a_real_run_keeps_the_plan_it_was_begun_with(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit):
         cli.main([*command, "--images", "16", "--precision", "bf16"])
     assert "--precision: fp32, now bf16" in capsys.readouterr().err
+
+
+def test_a_plan_recorded_before_there_was_replay_is_found() -> None:
+    from fastdcgan.tuning.choice import find_plan, plan_fields
+
+    fields = plan_fields(Plan())
+    del fields["replay"]
+    assert find_plan([Plan(replay=True), Plan()], fields) == Plan()

@@ -216,3 +216,18 @@ def test_a_real_measurement_has_all_figures() -> None:
     (fast,) = tuning.plans
     assert fast.parity and fast.parity.passed and fast.speedup > 0
     assert fast.warm_up_seconds and fast.warm_up_seconds > 0
+
+
+def test_a_gpu_is_offered_replayed_and_captured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "native_precision", lambda device: "bf16")
+    plans = tune.candidate_plans(ExecutionConfig(), CUDA)
+    kinds = {(p.backend is not None, p.replay, p.capture) for p in plans if p.precision == "bf16"}
+    assert kinds == {
+        (False, False, False),
+        (True, False, False),
+        (False, True, False),
+        (True, True, False),
+        (True, False, True),
+    }
+    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(), CPU))
+    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(precision="fp16"), CUDA))

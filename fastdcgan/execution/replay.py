@@ -1,0 +1,121 @@
+"""The replayed step: `train_step` itself, whose launches are recorded once and then repeated without Python.
+
+A CUDA graph repeats the same operators on the same addresses. So inputs are copied to static tensors, and weights,
+BatchNorm's statistics and Adam's state must stay where they were when the graph was recorded.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastdcgan.gan.step import StepMetrics, TrainState
+
+WARM_UP_STEPS = 3
+"""Before recording: libraries choose algorithms and reserve memory, and networks are compiled."""
+
+Record = Callable[[], Tensor]
+
+
+class Graph(Protocol):
+    """Records operators and repeats them."""
+
+    def warm_up(self, call: Record) -> None:
+        """Call it as it will be recorded."""
+
+    def record(self, call: Record) -> Tensor:
+        """Record a call; the returned tensor is overwritten by each replay. Whether it is also executed is open."""
+
+    def replay(self) -> None:
+        """Repeat the recorded operators."""
+
+
+class CudaGraph:
+    """`torch.cuda.CUDAGraph`, with a stream of its own to warm up and record on."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self._stream = torch.cuda.Stream()
+
+    def warm_up(self, call: Record) -> None:
+        """See `Graph`."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            call()
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+    def record(self, call: Record) -> Tensor:
+        """See `Graph`."""
+        # Threads that load pictures may allocate pinned memory meanwhile, which the global mode takes for an error.
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            return call()
+
+    def replay(self) -> None:
+        """See `Graph`."""
+        self._graph.replay()
+
+
+class ReplayedStep:
+    """A step of a state, recorded at the first call, and again after a tensor of the state was replaced.
+
+    Recording leaves the state as it was: the first call is one step of training, like any other. Shapes and
+    hyperparameters are constants of the graph.
+
+    Args:
+        state: changed in place by each call. Its gradients must not be scaled.
+        take_step: `train_step` or `accumulated_train_step`.
+        make_graph: called for each recording.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        take_step: Callable[[TrainState, Tensor, Tensor], StepMetrics],
+        make_graph: Callable[[], Graph] = CudaGraph,
+    ) -> None:
+        assert not state.scaler_d.is_enabled() and not state.scaler_g.is_enabled(), "a gradient scaler is not replayed"
+        self._state = state
+        self._take_step = take_step
+        self._make_graph = make_graph
+        self._graph: Graph | None = None
+
+    def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+        """As `train_step`."""
+        # Loading a checkpoint replaces tensors of the optimizers.
+        if self._graph is None or self._addresses != self._current_addresses():
+            self._graph = self._record(real_BCHW, z_BL)
+        assert (real_BCHW.shape, z_BL.shape) == (self._real_BCHW.shape, self._z_BL.shape), "recorded for another shape"
+        self._real_BCHW.copy_(real_BCHW, non_blocking=True)
+        self._z_BL.copy_(z_BL, non_blocking=True)
+        self._graph.replay()
+        return StepMetrics(*self._metrics.clone().unbind())  # the next replay overwrites them
+
+    def _record(self, real_BCHW: Tensor, z_BL: Tensor) -> Graph:
+        self._real_BCHW, self._z_BL = real_BCHW.clone(), z_BL.clone()
+        before = {id(tensor): tensor.clone() for tensor in self._tensors()}
+        graph = self._make_graph()
+        for _ in range(WARM_UP_STEPS):
+            graph.warm_up(self._iteration)
+        self._metrics = graph.record(self._iteration)
+        with torch.no_grad():
+            for tensor in self._tensors():  # Adam's, if the warm-up made them, begin at 0
+                tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
+        self._addresses = self._current_addresses()
+        return graph
+
+    def _iteration(self) -> Tensor:
+        return torch.stack([metric.float() for metric in self._take_step(self._state, self._real_BCHW, self._z_BL)])
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """All that a step changes, in place."""
+        state = self._state
+        for network in (state.generator, state.discriminator):
+            yield from chain(network.parameters(), network.buffers())
+        for optimizer in (state.optimizer_g, state.optimizer_d):
+            for of_parameter in list(optimizer.state.values()):
+                yield from of_parameter.values()
+
+    def _current_addresses(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self._tensors()]

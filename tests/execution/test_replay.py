@@ -1,0 +1,132 @@
+"""The replayed step against the same operators run eagerly, bit for bit, through a stand-in for a CUDA graph."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastdcgan.config import ObjectiveName, RecipeConfig
+from fastdcgan.execution.accumulate import accumulated_train_step
+from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.prepare import prepare
+from fastdcgan.execution.replay import ReplayedStep
+from fastdcgan.gan import models
+from fastdcgan.gan.step import StepMetrics, TrainState, train_step
+from fastdcgan.runs.checkpoint_tensors import moments, restore_moments
+from tests.execution.recorded import RecordedGraph
+from tests.parity.twins import inputs, narrow
+
+CPU = torch.device("cpu")
+
+
+def made(
+    name: str = "dcgan28",
+    accumulate: int = 1,
+    stacked: bool = False,
+    objective: ObjectiveName = "bce",
+    device: torch.device = CPU,
+    replayed: bool = False,
+) -> TrainState:
+    plan = Plan(stacked=stacked, replay=replayed and device.type == "cuda")
+    return prepare(
+        plan, *models.build(narrow(name), seed=0), RecipeConfig(accumulate=accumulate, objective=objective), device
+    )
+
+
+def replayed(state: TrainState, take_step=train_step) -> ReplayedStep:  # type: ignore[no-untyped-def]
+    return ReplayedStep(state, take_step, RecordedGraph)
+
+
+def numbers(state: TrainState) -> list[Tensor]:
+    tensors = [*state.generator.state_dict().values(), *state.discriminator.state_dict().values()]
+    for optimizer in (state.optimizer_g, state.optimizer_d):
+        for of_parameter in optimizer.state.values():
+            tensors += of_parameter.values()
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
+    return len(found) == len(wanted) and all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulate", "stacked", "objective"),
+    [
+        ("dcgan28", 1, False, "bce"),
+        ("dcgan64", 1, False, "hinge"),
+        ("dcgan28", 2, False, "lsgan"),
+        ("dcgan28", 1, True, "minimax"),
+    ],
+)
+def test_replay_computes_what_eager_does(name: str, accumulate: int, stacked: bool, objective: ObjectiveName) -> None:
+    plain, other = (made(name, accumulate, stacked, objective) for _ in range(2))
+    take_step = train_step if accumulate == 1 else accumulated_train_step
+    step = replayed(other, take_step)
+    kept: list[tuple[StepMetrics, StepMetrics]] = []
+    for number in range(3):
+        batch = inputs(narrow(name), number)
+        kept.append((step(*batch), take_step(plain, *batch)))
+        assert same(numbers(other), numbers(plain)), number
+    assert all(same(list(found), list(wanted)) for found, wanted in kept), "metrics are not those of their own step"
+
+
+def test_loading_a_state_between_steps() -> None:
+    plain, other = made(), made()
+    step = replayed(other)
+    for number in range(4):
+        if number == 2:  # as a rollback or a resume does: the optimizer's tensors are replaced
+            for network, optimizer, source, source_optimizer in (
+                (other.generator, other.optimizer_g, plain.generator, plain.optimizer_g),
+                (other.discriminator, other.optimizer_d, plain.discriminator, plain.optimizer_d),
+            ):
+                network.load_state_dict(source.state_dict())
+                saved = {name: x.clone() for name, x in moments("n", source, source_optimizer).items()}
+                restore_moments("n", saved, network, optimizer)
+        batch = inputs(narrow("dcgan28"), number)
+        step(*batch)
+        train_step(plain, *batch)
+    assert same(numbers(other), numbers(plain))
+
+
+def test_a_number_read_on_the_host_is_an_error() -> None:
+    def reads(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+        metrics = train_step(state, real_BCHW, z_BL)
+        metrics.loss_d.item()
+        return metrics
+
+    with pytest.raises(RuntimeError, match="read on the host"):
+        replayed(made(), reads)(*inputs(narrow("dcgan28")))
+
+
+def test_the_stand_in_bakes_in_what_the_host_computed() -> None:
+    count = 0
+
+    def counts(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+        nonlocal count
+        count += 1
+        return train_step(state, real_BCHW * (1 + count), z_BL)
+
+    batch = inputs(narrow("dcgan28"))
+    plain, baked = made(), made()
+    step = replayed(baked, counts)
+    first = step(*batch)
+    recorded = count
+    step(*batch)
+    assert count == recorded, "Python ran in a replay"
+    assert not torch.equal(first.loss_d, train_step(plain, *batch).loss_d)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_real_graph(accumulate: int) -> None:
+    device = torch.device("cuda")
+    plain, other = (made("dcgan64", accumulate, device=device, replayed=True) for _ in range(2))
+    take_step = train_step if accumulate == 1 else accumulated_train_step
+    step = ReplayedStep(other, take_step)
+    batches = [tuple(x.to(device) for x in inputs(narrow("dcgan64"), number)) for number in range(3)]
+    for number, (real_BCHW, z_BL) in enumerate(batches):
+        torch.cuda.set_sync_debug_mode("error" if number else "default")
+        try:
+            metrics = step(real_BCHW, z_BL)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        torch.testing.assert_close(metrics, take_step(plain, real_BCHW, z_BL), rtol=1e-3, atol=1e-4)
