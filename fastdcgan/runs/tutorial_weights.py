@@ -23,7 +23,7 @@ from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint_folder import read_newest
-from fastdcgan.runs.checkpoint_record import DISCRIMINATOR_FILE, FORMAT, Progress, read_record
+from fastdcgan.runs.checkpoint_record import DISCRIMINATOR_FILE, FORMATS, Progress, read_record
 from fastdcgan.runs.checkpoint_tensors import Tensors, like_moments, read_network, weights
 from fastdcgan.runs.folder import (
     RunFolder,
@@ -211,9 +211,10 @@ def _write_run(
     snap = checkpoint.Snapshot(
         generator=weights(generator),
         discriminator=weights(discriminator),
+        average=None,
         moments={name: torch.zeros(tensor.shape) for name, tensor in like.items()},
         record={
-            "format": FORMAT,
+            "format": FORMATS[-1],
             "run": identity,
             **vars(Progress()),
             "architecture": asdict(arch),
