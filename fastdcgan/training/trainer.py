@@ -152,7 +152,8 @@ def noise(run: Run, step: int) -> Tensor:
     z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, batch, run.arch.latent_dim)
     parts = run.config.recipe.accumulate
     mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
-    return z_BL[torch.from_numpy(mine)].to(accelerator.device, non_blocking=True)
+    # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
+    return torch.from_numpy(z_BL.numpy()[mine]).to(accelerator.device, non_blocking=True)
 
 
 @contextmanager
