@@ -13,7 +13,7 @@ from fastdcgan.data.decoding.dali import DaliSource
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.pack import Pack, PackStatus, pack_status
-from fastdcgan.data.source import ImageSource, Skipped
+from fastdcgan.data.source import ImageSource, Skipped, count_files
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
 
@@ -133,20 +133,25 @@ def contact_sheet(source: ImageSource) -> Tensor:
     return pictures_NHWC.cpu()
 
 
-def group_by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, list[str]]]:
-    """Each reason with the paths of its files, the most frequent first."""
-    paths: dict[str, list[str]] = {}
+def group_by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, list[Skipped]]]:
+    """Each reason with its files, the most frequent first."""
+    groups: dict[str, list[Skipped]] = {}
     for skip in skipped:
-        paths.setdefault(skip.reason, []).append(skip.path)
-    return sorted(paths.items(), key=lambda item: -len(item[1]))
+        groups.setdefault(skip.reason, []).append(skip)
+    return sorted(groups.items(), key=lambda item: -count_files(item[1]))
 
 
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
     """Write a list of skipped files, a line each, with reasons. Raises ValueError where it can't be written."""
     try:
-        write_replacing(path, "".join(f"{skip.path!a}: {printable(skip.reason)}\n" for skip in skipped))
+        write_replacing(path, "".join(map(_skipped_line, skipped)))
     except OSError as error:
         raise ValueError(f"can't write to {printable(path)}: {error.strerror or error}") from error
+
+
+def _skipped_line(skip: Skipped) -> str:
+    more = f" (and {skip.count - 1:,} more in there)" if skip.count > 1 else ""
+    return f"{skip.path!a}{more}: {printable(skip.reason)}\n"
 
 
 def _describe_array(source: ArraySource | ResizedSource) -> ArrayInfo:

@@ -105,7 +105,10 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
         return _with_decoder(_FILE_DATASETS[spec](options.on_progress), options, to_pack=to_pack)
     path = _path_of_spec(spec)
     if names_shards(spec):
-        return _with_decoder(open_shards(spec, options.on_progress), options, to_pack=to_pack)
+        shards = open_shards(spec, options.on_progress)
+        source = _with_decoder(shards, options, to_pack=to_pack)
+        source.description += shards.remark
+        return source
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
             path.stat()

@@ -275,11 +275,11 @@ def _build(pack: Pack, report: OnProgress) -> None:
 
 
 def _skipped_as_json(skip: Skipped) -> dict[str, Any]:
-    return {"path": skip.path, "reason": skip.reason, "foreign": skip.not_a_picture}
+    return {"path": skip.path, "reason": skip.reason, "foreign": skip.not_a_picture, "count": skip.count}
 
 
-def _skipped_from_json(path: str, reason: str, foreign: bool = False) -> Skipped:
-    return Skipped(path=path, reason=reason, not_a_picture=foreign)
+def _skipped_from_json(path: str, reason: str, foreign: bool = False, count: int = 1) -> Skipped:
+    return Skipped(path=path, reason=reason, not_a_picture=foreign, count=count)
 
 
 def _batches_in_order(count: int) -> Generator[range]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A file that can't be used."""
+    """A file that is not used, or several of one kind in an archive."""
 
     path: str
     reason: str
@@ -24,10 +24,26 @@ class Skipped:
     not_a_picture: bool = False
     """Neither its name nor its content is that of a picture: labels, archives and the like."""
 
+    count: int = 1
+    """How many files this stands for; `path` is the first."""
+
+
+def count_files(skipped: Iterable[Skipped]) -> int:
+    """How many files are skipped."""
+    return sum(skip.count for skip in skipped)
+
+
+def describe_skipped(skip: Skipped) -> str:
+    """The path and the reason, and how many more there are, in one line."""
+    more = f" (and {skip.count - 1:,} more in there)" if skip.count > 1 else ""
+    return f"{skip.path}{more}: {skip.reason}"
+
 
 def common_suffixes(skipped: Sequence[Skipped], limit: int = 4) -> str:
     """The commonest suffixes of files, as ".txt, .json, ..."; "" where none has one."""
-    counts = Counter(PurePath(skip.path).suffix.lower() for skip in skipped)
+    counts: Counter[str] = Counter()
+    for skip in skipped:
+        counts[PurePath(skip.path).suffix.lower()] += skip.count
     del counts[""]
     return ", ".join([suffix for suffix, _ in counts.most_common(limit)] + ["..."] * (len(counts) > limit))
 

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from fastdcgan.data.source import ImageSource, common_suffixes
+from fastdcgan.data.source import ImageSource, common_suffixes, count_files, describe_skipped
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
@@ -78,12 +78,12 @@ def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> No
     others = [skip for skip in source.skipped if skip.not_a_picture]
     listed = f"all listed in {folder.skipped}"
     if damaged:
-        display.say(f"skipped   {len(damaged):,} files that can't be used:")
+        display.say(f"skipped   {count_files(damaged):,} files that can't be used:")
         for skip in damaged[:MOST_LISTED]:
-            display.say(f"          {skip.path}: {skip.reason}")
+            display.say(f"          {describe_skipped(skip)}")
         if len(damaged) > MOST_LISTED:
-            display.say(f"          and {len(damaged) - MOST_LISTED:,} more, {listed}")
+            display.say(f"          and {count_files(damaged[MOST_LISTED:]):,} more, {listed}")
     if others:
         names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "
-        display.say(f"{begin} {len(others):,} files that are no pictures{names}, {listed}")
+        display.say(f"{begin} {count_files(others):,} files that are no pictures{names}, {listed}")

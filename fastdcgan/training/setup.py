@@ -10,7 +10,7 @@ import torch
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
-from fastdcgan.data.source import ImageSource
+from fastdcgan.data.source import ImageSource, count_files
 from fastdcgan.distributed.accelerator import Accelerator, wrap
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
@@ -167,7 +167,7 @@ def write_down(run: Run) -> None:
         "data": source.description,
         "pictures": len(source),
         "data_fingerprint": source.fingerprint,
-        "skipped": len(source.skipped),
+        "skipped": count_files(source.skipped),
         "steps": run.schedule.total,
     }
     with converting_write_errors(folder.path):

@@ -167,7 +167,9 @@ def test_a_contact_sheet_is_spread_over_the_whole_source(count: int) -> None:
 
 def test_reasons_are_grouped_the_most_frequent_first(tmp_path: Path) -> None:
     skipped = [Skipped(path=p, reason=r) for p, r in (("a", "empty"), ("b", "cut off"), ("c", "cut off"))]
-    assert group_by_reason(skipped) == [("cut off", ["b", "c"]), ("empty", ["a"])]
+    assert group_by_reason(skipped) == [("cut off", skipped[1:]), ("empty", skipped[:1])]
+    many = Skipped(path="s.tar: d.cls", reason="none", count=3)
+    assert group_by_reason([*skipped, many])[0] == ("none", [many])
     write_skipped(skipped, tmp_path / "skipped.txt")
     assert (tmp_path / "skipped.txt").read_text() == "'a': empty\n'b': cut off\n'c': cut off\n"
     with pytest.raises(ValueError, match="nowhere"):

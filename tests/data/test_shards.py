@@ -22,6 +22,7 @@ from fastdcgan.data.decoding.dali import dali_available
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import PICTURE_SUFFIXES
 from fastdcgan.data.open import open_source
+from fastdcgan.data.pack import read_manifest
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.cache import cache_folder
@@ -118,11 +119,58 @@ def test_every_bad_picture_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     assert names(index) == ["good.jpg"]
     assert index.read_bytes(0) == JPEG
     told = reasons(index)
+    assert told.pop("good.seg.png") == shards_module.SECOND_PICTURE
+    assert told.pop("good.json") == told.pop(".jpg") == shards_module.NO_PICTURE
     assert len(told) == len(bad)
     for n, (name, (_, reason)) in enumerate(bad.items()):
         assert reason in told[f"{n:02d} {name}"], name
     again = open_shards(str(tmp_path / "s.tar"))  # from the cache
     assert (names(again), again.skipped, again.fingerprint) == (names(index), index.skipped, index.fingerprint)
+
+
+def test_photos_with_dots_in_their_names_are_all_used(tmp_path: Path) -> None:
+    photos = {f"x.y/IMG.2023.05.{day:02d}.jpg": JPEG for day in range(1, 31)}
+    photos |= {f"Screen Shot 10.{minute}.33.PNG": JPEG for minute in range(10, 30)} | {"a.jpg": JPEG, "b.jpeg": JPEG}
+    opened = source(write(tmp_path / "s.tar", photos))
+    assert len(opened) == 52 and not opened.skipped
+    assert opened.description.endswith("; 50 share their name up to the first dot with another, and each is used")
+    index = open_shards(str(tmp_path / "s.tar"))
+    assert names(index) == list(photos)
+    assert open_shards(str(write(tmp_path / "t.tar", {"a.jpg": JPEG, "b.1.jpg": JPEG}))).remark == ""
+
+
+def test_parts_of_a_sample_are_no_second_pictures(tmp_path: Path) -> None:
+    """Wherever they stand, and whether or not the sample's own picture can be used. All are counted."""
+    kept = {"b/1.jpg": JPEG, "a/1.x.jpg": JPEG, "2.a.jpg": JPEG, "3.jpg": JPEG, "3.png": JPEG}
+    parts = ("a/0.seg.png", "a/0.depth.map.png", "b/1.seg.jpg", "a/1.x.seg.jpg", "9.seg.png", "8.seg.png")
+    labels = {f"{number}.cls": b"3" for number in range(1000)} | {"a/0.json": b"{}"}
+    seconds = dict.fromkeys(parts, JPEG)
+    with tarfile.open(
+        write(tmp_path / "s.tar", seconds | {"a/0.jpg": JPEG} | kept | labels | {"9.jpg": b""}), "a"
+    ) as tar:
+        link = tarfile.TarInfo("8.jpg")
+        link.type = tarfile.SYMTYPE
+        tar.addfile(link)
+    index = open_shards(str(tmp_path / "s.tar"))
+    assert names(index) == ["a/0.jpg", *kept]
+    assert index.remark.startswith("; 2 share")  # 3.jpg and 3.png
+    told = [(skip.path.split(": ")[1], skip.reason, skip.count, skip.not_a_picture) for skip in index.skipped]
+    assert told == [
+        ("9.jpg", "empty file", 1, False),
+        ("8.jpg", "a link, not a file", 1, False),
+        ("a/0.seg.png", shards_module.SECOND_PICTURE, 4, False),
+        ("b/1.seg.jpg", shards_module.SECOND_PICTURE, 2, False),
+        ("0.cls", shards_module.NO_PICTURE, 1000, True),
+        ("a/0.json", shards_module.NO_PICTURE, 1, True),
+    ]
+    again = open_shards(str(tmp_path / "s.tar"))  # from the cache
+    assert (names(again), again.skipped, again.remark) == (names(index), index.skipped, index.remark)
+
+
+def test_many_suffixes_are_counted_in_little_memory(tmp_path: Path) -> None:
+    index = open_shards(str(write(tmp_path / "s.tar", {"a.jpg": JPEG} | {f"a.{n}": b"" for n in range(500)})))
+    assert sum(skip.count for skip in index.skipped) == 500
+    assert len(index.skipped) <= 17
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
@@ -141,7 +189,8 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     index = open_shards(str(tmp_path / "s.tar"))
     assert names(index) == ["a.jpg"]
     link, odd = "a link, not a file", "not a regular file"
-    assert reasons(index) == {"soft.jpg": link, "hard.jpg": link, "pipe.jpg": odd, "disk.png": odd}
+    told = {"soft.jpg": link, "hard.jpg": link, "pipe.jpg": odd, "disk.png": odd, "label": shards_module.NO_PICTURE}
+    assert reasons(index) == told
 
 
 @pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -279,8 +328,10 @@ def test_what_is_no_tar_is_refused_in_one_line(tmp_path: Path) -> None:
         source(tmp_path / "s.tar.gz")
     shard.write_bytes(bytes(10240))
     assert complaint(shard) == f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {shard}; nothing is in there"
-    write(shard, {"a/1.seg.png": b"", "a/1.cls": b"3"})
-    assert complaint(shard).endswith(f"in {shard}, but 2 other members, as {shard}: a/1.seg.png")
+    write(shard, {"a/1.txt": b"", "a/1.cls": b"3"})
+    assert complaint(shard).endswith(f"in {shard}, but 2 other members, as {shard}: a/1.txt")
+    write(shard, {"a/1.jpg": b"", "a/1.cls": b"3"})
+    assert complaint(shard) == f"no usable picture in {shard}; {shard}: a/1.jpg: empty file"
     write(shard, {"1.jpg": b"", "2.jpg": b""})
     assert complaint(shard) == f"no usable picture in {shard}; {shard}: 1.jpg: empty file (and 1 more)"
     os.mkfifo(tmp_path / "pipe.tar")
@@ -399,8 +450,12 @@ def test_packed_shards_equal_streamed_ones(four: str) -> None:
     assert "packed in" in packed.description
     assert torch.equal(pixels(packed), pixels(streamed))
     assert (packed.origin, packed.fingerprint) == (four, streamed.fingerprint)
-    write(Path(four).parent / "00.tar", {"new.jpg": JPEG})
-    assert len(source(four, cache="on")) == 31
+    write(Path(four).parent / "00.tar", {"new.jpg": JPEG, "new.cls": b"3", "old.cls": b"4"})
+    packed = source(four, cache="on")
+    assert len(packed) == 31
+    manifests = [read_manifest(path) for path in (cache_folder() / "packs").glob("*.json")]
+    assert [manifest.skipped for manifest in manifests if manifest] == [packed.skipped]
+    assert packed.skipped[0].count == 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing to count by")

@@ -269,8 +269,10 @@ SHARD_INDEXES = [
     say("pictures", "1"),
     say("kinds", [5]),
     say("skipped", [["a", 5]]),
-    say("others", "x"),
-    say("example", 5),
+    say("sharing", "x"),
+    say("passed_over", [["a", "b", -1]]),
+    say("passed_over", [[5, "b", 1]]),
+    say("passed_over", [["a", "b"]]),
 ]
 
 

@@ -108,6 +108,10 @@ def test_skipped_files_are_grouped_counted_and_a_few_are_named() -> None:
     assert "1,211 files" in said and "1,200 x truncated image" in said
     assert "cut2" in said and "cut3" not in said and "and 1,197 more" in said
     assert "reason 8" in said and "reason 9" not in said and "2 for 2 other reasons" in said
+    said = text(skipped_by_reason_rows([Skipped(path="s.tar: a.cls", reason="no picture by its name", count=1500)]))
+    assert (
+        "1,500 files" in said and "1,500 x no picture" in said and "s.tar: a.cls" in said and "and 1,499 more" in said
+    )
 
 
 def test_a_pack_that_was_built_says_how_fast_and_how_it_is_used() -> None:

@@ -1,7 +1,7 @@
 """WebDataset tar shards: pictures read at random positions of tar files, which are never unpacked.
 
-As in WebDataset, a member's suffix is what follows the first dot of its name: "a/07.jpg" is a picture, and
-"a/07.seg.png" is not. A shard's headers are read and its pictures checked once; the result is cached.
+Which members are pictures their names say (`samples.py`). A shard's headers are read and its pictures checked once; the
+result is cached.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from fastdcgan.data.archives.samples import count_sharing, has_picture_suffix, second_pictures
 from fastdcgan.data.archives.shard_names import expand_shards, make_absolute
 from fastdcgan.data.archives.tar_headers import list_members
 from fastdcgan.data.decoding.picture import MAX_PIXELS, PictureInfo, examine
@@ -35,7 +36,7 @@ from fastdcgan.data.folder import (
     os_error_reason,
     refuse_oversized,
 )
-from fastdcgan.data.source import Skipped
+from fastdcgan.data.source import Skipped, count_files
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
@@ -46,7 +47,23 @@ PICTURE_DTYPE = np.dtype(
 )
 """A picture in the index of a shard, 23 bytes. `kind` is an index into `Shard.kinds`."""
 
-_FORMAT = f"fastdcgan shard 2, Pillow {PIL.__version__}"
+_FORMAT = f"fastdcgan shard 3, Pillow {PIL.__version__}"
+
+SECOND_PICTURE = "continues the name of another picture, as x.seg.png that of x.jpg, so it is no second one"
+NO_PICTURE = "no picture by its name"
+
+_MOST_SUFFIXES = 16
+"""Members that are passed over are counted by so many suffixes, and the rest together."""
+
+
+class PassedOver(NamedTuple):
+    """Members of one suffix that are left out for what they are called."""
+
+    name: str
+    """Of the first."""
+
+    reason: str
+    members: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,11 +85,11 @@ class Shard:
     skipped: tuple[tuple[str, str], ...]
     """Names of members ("" for the shard itself) and reasons."""
 
-    others: int
-    """How many members don't have a picture's suffix."""
+    passed_over: tuple[PassedOver, ...]
+    """Members that aren't pictures of their own, by their names: `SECOND_PICTURE` and `NO_PICTURE`."""
 
-    example: str
-    """The name of the first of those."""
+    sharing: int
+    """How many pictures have the same WebDataset key as another: all are used."""
 
     def describe_picture(self, picture: int) -> str:
         """A usable picture's shard and name, for the user."""
@@ -110,11 +127,28 @@ class ShardIndex:
     @cached_property
     def skipped(self) -> Sequence[Skipped]:
         """See `EncodedPictures.skipped`."""
-        return tuple(
+        bad = [
             Skipped(path=shard.describe_member(name), reason=reason)
             for shard in self.shards
             for name, reason in shard.skipped
-        )
+        ]
+        named = [
+            Skipped(
+                path=shard.describe_member(passed.name),
+                reason=passed.reason,
+                not_a_picture=passed.reason == NO_PICTURE,
+                count=passed.members,
+            )
+            for shard in self.shards
+            for passed in shard.passed_over
+        ]
+        return tuple(bad + sorted(named, key=lambda skip: skip.not_a_picture))
+
+    @property
+    def remark(self) -> str:
+        """How keys with several pictures were read, for the user; "" where there are none."""
+        sharing = sum(shard.sharing for shard in self.shards)
+        return f"; {sharing:,} share their name up to the first dot with another, and each is used" if sharing else ""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -205,13 +239,13 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def _list_shard(path: str, size: int, mtime_ns: int) -> Shard:
     """A shard with all members that have a picture's suffix, not yet checked. Raises ValueError."""
-    offsets, sizes, names = array("q"), array("q"), _CompressedLines()
+    offsets, sizes, names = array("q"), array("q"), list[str]()
     skipped = []
-    others, example = 0, ""
+    passed_over = _PassedOverCount()
     try:
         for name, offset, length, problem in list_members(path, size):
-            if name and not _has_picture_suffix(name):
-                others, example = others + 1, example or name
+            if name and not has_picture_suffix(name):
+                passed_over.add(name, NO_PICTURE)
                 continue
             try:
                 refuse_oversized(length)
@@ -222,29 +256,46 @@ def _list_shard(path: str, size: int, mtime_ns: int) -> Shard:
                 continue
             offsets.append(offset)
             sizes.append(length)
-            names.add(json.dumps(name).encode())
+            names.append(name)
     except OSError as error:
         raise ValueError(f"{printable(path)}: {os_error_reason(error)}") from error
     except ValueError as error:
         raise ValueError(f"{printable(path)}: {error}") from error
     pictures = np.zeros(len(offsets), PICTURE_DTYPE)
     pictures["offset"], pictures["bytes"] = offsets, sizes
+    seconds = second_pictures(names, (name for name, _ in skipped))
+    for second in seconds:
+        passed_over.add(names[second], SECOND_PICTURE)
+    left_out = set(seconds)
+    names = [name for place, name in enumerate(names) if place not in left_out]
     return Shard(
         path=path,
         size=size,
         mtime_ns=mtime_ns,
-        pictures=pictures,
+        pictures=np.delete(pictures, seconds),
         kinds=(),
-        names=names.finish(),
+        names=_CompressedLines(json.dumps(name).encode() for name in names).finish(),
         skipped=tuple(skipped),
-        others=others,
-        example=example,
+        passed_over=passed_over.finish(),
+        sharing=count_sharing(names),
     )
 
 
-def _has_picture_suffix(name: str) -> bool:
-    key, dot, ending = name.rpartition("/")[2].partition(".")
-    return bool(key) and (dot + ending).lower() in PICTURE_SUFFIXES
+class _PassedOverCount:
+    """Counts members by reason and suffix: one by one, the labels of millions of pictures would take much memory."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def add(self, name: str, reason: str) -> None:
+        key = (reason, PurePosixPath(name).suffix.lower())
+        if key not in self.found and len(self.found) >= _MOST_SUFFIXES:
+            key = (reason, "")
+        first, count = self.found.get(key, (name, 0))
+        self.found[key] = (first, count + 1)
+
+    def finish(self) -> tuple[PassedOver, ...]:
+        return tuple(PassedOver(name, reason, count) for (reason, _), (name, count) in self.found.items())
 
 
 class _CompressedLines:
@@ -323,14 +374,16 @@ def _without_bad(shard: Shard, bad: dict[int, Exception]) -> Shard:
 
 
 def _no_pictures_message(index: ShardIndex) -> str:
-    others = sum(shard.others for shard in index.shards)
-    if index.skipped and (not others or any(name for shard in index.shards for name, _ in shard.skipped)):
-        first, more = index.skipped[0], len(index.skipped) - 1
-        return f"no usable picture in {index.origin}; {first.path}: {first.reason}" + more * f" (and {more:,} more)"
+    others = [skip for skip in index.skipped if skip.not_a_picture]
+    bad = [skip for skip in index.skipped if not skip.not_a_picture]
+    if bad and (not others or any(name for shard in index.shards for name, _ in shard.skipped)):
+        first, more = bad[0], count_files(bad) - 1
+        tail = f" (and {more:,} more)" if more else ""
+        return f"no usable picture in {index.origin}; {first.path}: {first.reason}{tail}"
     seen = "; nothing is in there"
     if others:
-        example = next(shard.describe_member(shard.example) for shard in index.shards if shard.others)
-        seen = f", but {others:,} other member{'s' * (others != 1)}, as {example}"
+        count = count_files(others)
+        seen = f", but {count:,} other member{'s' * (count != 1)}, as {others[0].path}"
     return f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {index.origin}{seen}"
 
 
@@ -357,14 +410,17 @@ def _check_cached(found: dict[str, Any], pictures: NDArray[np.void], size: int) 
     """Raises ValueError where a cached index can't be of a shard of `size` bytes."""
     ends = pictures["offset"] + pictures["bytes"]
     sides = (pictures["width"], pictures["height"])
-    texts = (found["example"], *found["kinds"], *itertools.chain.from_iterable(found["skipped"]))
+    passed_over = [PassedOver(*passed) for passed in found["passed_over"]]
+    named = (text for passed in passed_over for text in (passed.name, passed.reason))
+    texts = (*found["kinds"], *itertools.chain.from_iterable(found["skipped"]), *named)
+    counts = (found["sharing"], *(passed.members for passed in passed_over))
     if (
         (pictures["offset"] < 0).any()
         or (ends > size).any()
         or any((side < 1).any() or (side > MAX_PIXELS).any() for side in sides)
         or (pictures["bytes"] > MAX_BYTES).any()
         or (pictures["kind"] >= len(found["kinds"])).any()
-        or type(found["others"]) is not int
+        or not all(type(count) is int and 0 <= count <= size for count in counts)
         or not all(isinstance(text, str) for text in texts)
     ):
         raise ValueError("not an index of this shard")
@@ -381,8 +437,8 @@ def _shard_from_cache(
         kinds=tuple(found["kinds"]),
         names=names,
         skipped=tuple((name, reason) for name, reason in found["skipped"]),
-        others=found["others"],
-        example=found["example"],
+        passed_over=tuple(PassedOver(*passed) for passed in found["passed_over"]),
+        sharing=found["sharing"],
     )
 
 
@@ -394,8 +450,8 @@ def _save_cached(shard: Shard) -> None:
         "pictures": len(shard.pictures),
         "kinds": shard.kinds,
         "skipped": shard.skipped,
-        "others": shard.others,
-        "example": shard.example,
+        "passed_over": shard.passed_over,
+        "sharing": shard.sharing,
     }
     body = json.dumps(found).encode("ascii") + b"\n" + shard.pictures.tobytes() + shard.names
     write_cached(_cache_path(shard.path), body)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fastdcgan.data.describe import FileStatistics, SourceFacts, group_by_reason
 from fastdcgan.data.pack import Pack, PackResult
-from fastdcgan.data.source import Skipped
+from fastdcgan.data.source import Skipped, count_files, describe_skipped
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.storage.printable import printable
 
@@ -83,10 +83,10 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
         ("", done),
     ]
     if skipped:
-        listed = [f"{skip.path}: {skip.reason}" for skip in skipped[:MOST]]
+        listed = [describe_skipped(skip) for skip in skipped[:MOST]]
         if len(skipped) > MOST:
-            listed.append(f"and {len(skipped) - MOST:,} more; fastdcgan data --skipped FILE lists all")
-        rows.append(("skipped", "\n".join([f"{counted(len(skipped), 'file')} that can't be used:", *listed])))
+            listed.append(f"and {count_files(skipped[MOST:]):,} more; fastdcgan data --skipped FILE lists all")
+        rows.append(("skipped", "\n".join([f"{counted(count_files(skipped), 'file')} that can't be used:", *listed])))
     return [*rows, ("use", f"{train_command(spec, pack.resolution, pack.channels)} uses it")]
 
 
@@ -94,15 +94,16 @@ def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     """How many files can't be used, and why: the reasons with their counts, the first files of each."""
     if not skipped:
         return [("skipped", "nothing")]
-    lines = [f"{counted(len(skipped), 'file')} that can't be used:"]
+    lines = [f"{counted(count_files(skipped), 'file')} that can't be used:"]
     reasons = group_by_reason(skipped)
-    for reason, paths in reasons[:MOST]:
-        lines.append(f"{len(paths):,} x {reason}:")
-        lines += [f"    {path}" for path in paths[:NAMED]]
-        if len(paths) > NAMED:
-            lines.append(f"    and {len(paths) - NAMED:,} more")
+    for reason, group in reasons[:MOST]:
+        count, named = count_files(group), group[:NAMED]
+        lines.append(f"{count:,} x {reason}:")
+        lines += [f"    {skip.path}" for skip in named]
+        if count > len(named):
+            lines.append(f"    and {count - len(named):,} more")
     if len(reasons) > MOST:
-        rest = sum(len(paths) for _, paths in reasons[MOST:])
+        rest = sum(count_files(group) for _, group in reasons[MOST:])
         lines.append(f"{rest:,} for {counted(len(reasons) - MOST, 'other reason')}")
     return [("skipped", "\n".join(lines))]
 
