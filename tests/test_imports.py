@@ -1,6 +1,7 @@
 """The packages: who may import whom. Read from the source, with the imports inside functions."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,12 +18,13 @@ ROOT = Path(fastdcgan.__file__).parent
 # package are its own affair, as long as they don't go in a circle.
 PACKAGES: dict[str, set[str]] = {
     "storage": set(),
-    "gan": {"config"},
+    "private_torch": set(),
+    "gan": {"config", "private_torch"},
     "config": {"gan"},
-    "kernels": {"storage", "gan"},
-    "execution": {"storage", "gan", "config", "kernels"},
-    "limits": {"gan"},
-    "tuning": {"storage", "gan", "config", "execution", "limits"},
+    "kernels": {"storage", "gan", "private_torch"},
+    "execution": {"storage", "gan", "config", "kernels", "private_torch"},
+    "limits": {"gan", "private_torch"},
+    "tuning": {"storage", "gan", "config", "execution", "limits", "private_torch"},
     "data": {"storage", "gan", "limits"},
     "distributed": {"storage", "config", "execution", "limits", "data"},
     "runs": {"storage", "gan", "config"},
@@ -132,6 +134,38 @@ def test_accelerate_is_known_in_one_package() -> None:
 
 def test_dali_is_known_in_one_file() -> None:
     assert {name for name in MODULES if "nvidia" in top(name)} == {"data.decoding.dali"}
+
+
+def test_private_names_of_torch_are_known_in_one_module() -> None:
+    assert {name for name, path in MODULES.items() if private_names(path)} == {"private_torch"}
+    found = private_names(MODULES["private_torch"])
+    assert "torch._C" in found and "torch.utils._pytree.tree_leaves" in found, "found nothing where there is something"
+
+
+def private_names(path: Path) -> set[str]:
+    """All that a file says of torch's underscore names: imported, as an attribute or in a string."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # What the names in this file stand for: `import a.b as c`, `from a import b`.
+    known: dict[str, str] = {}
+    said: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                known |= {
+                    each.asname or each.name.split(".")[0]: (each.asname and each.name) or each.name.split(".")[0]
+                    for each in node.names
+                }
+                said |= {each.name for each in node.names}
+            case ast.ImportFrom(module=str(module)):
+                known |= {each.asname or each.name: f"{module}.{each.name}" for each in node.names}
+                said |= {f"{module}.{each.name}" for each in node.names}
+            case ast.Constant(value=str(text)) if re.fullmatch(r"torch(\.\w+)+", text):
+                said.add(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and (parts := re.fullmatch(r"(\w+)((\.\w+)+)", ast.unparse(node))):
+            said.add(known.get(parts[1], "") + parts[2])
+    of_torch = {name for name in said if name.startswith(("torch.", "torchvision."))}
+    return {name for name in of_torch if re.search(r"\._(?!_)", name)}
 
 
 def test_the_command_line_answers_without_torch() -> None:

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.distributed._functional_collectives as collectives
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastdcgan import private_torch
 from fastdcgan.execution.accumulate import mean_probability
 from fastdcgan.gan.ranges import CAPTURED_STEP, profiler_range
 from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss
@@ -66,8 +65,7 @@ class CapturedStep:
     def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
         """As `train_step`."""
         adam_g, adam_d = _adam_state(self._state.optimizer_g), _adam_state(self._state.optimizer_d)
-        # Without this option autograd.grad breaks the graph.
-        with torch._dynamo.config.patch(trace_autograd_ops=True), profiler_range(CAPTURED_STEP):
+        with private_torch.autograd_in_graphs(), profiler_range(CAPTURED_STEP):
             metrics = self._graph(real_BCHW, z_BL, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
@@ -110,18 +108,18 @@ def _adam_step(
     options = optimizer.param_groups[0]
     beta1, beta2 = options["betas"]
     with torch.no_grad():
-        torch._foreach_add_(adam.steps, 1.0)
-        torch._foreach_lerp_(adam.exp_avgs, gradients, 1.0 - beta1)
-        torch._foreach_mul_(adam.exp_avg_sqs, beta2)
-        torch._foreach_addcmul_(adam.exp_avg_sqs, gradients, gradients, 1.0 - beta2)
+        private_torch.foreach_add_(adam.steps, 1.0)
+        private_torch.foreach_lerp_(adam.exp_avgs, gradients, 1.0 - beta1)
+        private_torch.foreach_mul_(adam.exp_avg_sqs, beta2)
+        private_torch.foreach_addcmul_(adam.exp_avg_sqs, gradients, gradients, 1.0 - beta2)
         # All parameters of a network have taken as many steps as the first.
         steps = adam.steps[0].to(parameters[0].dtype)
-        denominators = torch._foreach_sqrt(adam.exp_avg_sqs)
-        torch._foreach_div_(denominators, _bias_correction(beta2, steps).sqrt())
-        torch._foreach_add_(denominators, options["eps"])
-        changes = torch._foreach_div(adam.exp_avgs, denominators)
-        torch._foreach_mul_(changes, -options["lr"] / _bias_correction(beta1, steps))
-        torch._foreach_add_(parameters, changes)
+        denominators = private_torch.foreach_sqrt(adam.exp_avg_sqs)
+        private_torch.foreach_div_(denominators, _bias_correction(beta2, steps).sqrt())
+        private_torch.foreach_add_(denominators, options["eps"])
+        changes = private_torch.foreach_div(adam.exp_avgs, denominators)
+        private_torch.foreach_mul_(changes, -options["lr"] / _bias_correction(beta1, steps))
+        private_torch.foreach_add_(parameters, changes)
 
 
 def _bias_correction(beta: float, steps: Tensor) -> Tensor:
@@ -144,7 +142,7 @@ def _all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list
     assert group is not None
     # Summed, as gloo can't average.
     bucket = torch.cat([_to_nhwc(gradient).flatten() for gradient in gradients]) / dist.get_world_size()
-    summed = collectives.all_reduce(bucket.to(dtype or bucket.dtype), "sum", group).to(bucket.dtype)
+    summed = private_torch.functional_all_reduce_sum(bucket.to(dtype or bucket.dtype), group).to(bucket.dtype)
     slices = summed.split([gradient.numel() for gradient in gradients])
     return [_to_nchw(flat.view(_to_nhwc(gradient).shape)) for flat, gradient in zip(slices, gradients, strict=True)]
 
@@ -171,7 +169,7 @@ def _adam_state(optimizer: torch.optim.Optimizer) -> AdamState:
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         for tensors, key in zip(adam, ("step", "exp_avg", "exp_avg_sq"), strict=True):
             tensor = state[key]
-            torch._dynamo.mark_static_address(tensor, guard=False)  # so that a CUDA graph may change it in place
+            private_torch.mark_static_address(tensor)
             tensors.append(tensor)
     return adam
 
@@ -181,7 +179,7 @@ def _without_batch_counters(network: nn.Module) -> nn.Module:
     shared: Iterable[Tensor] = chain(network.parameters(), network.buffers())
     shallow = copy.deepcopy(network, memo={id(tensor): tensor for tensor in shared})
     for module in shallow.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = None
     return shallow
 
@@ -195,7 +193,7 @@ class _BatchCounter:
     def __init__(self, network: nn.Module, passes: int) -> None:
         self.steps = 0
         self._passes = passes
-        self._norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        self._norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         network.register_state_dict_pre_hook(lambda *_: self._write())
         network.register_load_state_dict_pre_hook(lambda *_: self._write())
 

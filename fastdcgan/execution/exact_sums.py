@@ -21,10 +21,10 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket
 from torch.autograd.function import once_differentiable
 
 from fastdcgan.gan.objectives import Objective
+from fastdcgan.kernels.all_reduce import all_gather_single
 from fastdcgan.kernels.batch_norm import input_gradient_coefficients, statistics, update_running_statistics
 
 _PIXELS = (1, 3, 4)
@@ -80,11 +80,14 @@ def exact_objective(objective: Objective, shares: int) -> ExactObjective:
     return ExactObjective(*terms, shares // _world_size())
 
 
-def all_reduce_hook(state: object, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+def all_reduce_hook(
+    state: object,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]  # public, but not in the stubs; DDP checks the annotation
+) -> torch.futures.Future[Tensor]:
     """DDP communication hook: the mean of a bucket of gradients over the ranks, by a pairwise sum."""
     own = bucket.buffer()
     gathered_RN = own.new_empty((_world_size(), own.numel()))
-    work = dist.all_gather_into_tensor(gathered_RN.view(-1), own, async_op=True)
+    work = all_gather_single(gathered_RN.view(-1), own, async_op=True)
     assert work is not None
     done: torch.futures.Future[Any] = work.get_future()
     return done.then(lambda _: pairwise_sum(list(gathered_RN)).div_(_world_size()))
@@ -244,7 +247,7 @@ def _all_reduce(sums: Tensor) -> Tensor:
     if _world_size() == 1:
         return sums
     gathered_R = sums.new_empty((_world_size(), *sums.shape))
-    dist.all_gather_into_tensor(gathered_R.view(-1), sums.reshape(-1))
+    all_gather_single(gathered_R.view(-1), sums.reshape(-1))
     return pairwise_sum(list(gathered_R))
 
 

@@ -4,7 +4,6 @@ BatchNorm normalises each of the two batches by itself: common statistics would 
 """
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastdcgan.execution.exact_sums import ExactBatchNorm2d, ExactConv2d
 from fastdcgan.gan.models import Discriminator
@@ -26,5 +25,5 @@ class StackedDiscriminator(nn.Module):
             if isinstance(layer, SyncBatchNorm2d | ExactBatchNorm2d | ExactConv2d):
                 x = layer(x, batches=2)
             else:
-                x = normalise_each(layer, x, batches=2 if isinstance(layer, _BatchNorm) else 1)
+                x = normalise_each(layer, x, batches=2 if isinstance(layer, nn.BatchNorm2d) else 1)
         return x.flatten()

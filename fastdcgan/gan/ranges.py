@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from fastdcgan.private_torch import profiler_is_active, record_operator
+
 DATA_WAIT = "data wait"
 NOISE = "noise"
 GENERATOR = "generator"
@@ -62,12 +64,12 @@ def profiler_range(name: str) -> AbstractContextManager[object]:
     """A range of that name on the timeline, if a profiler is active."""
     if torch.compiler.is_compiling():  # first: what changes must not be read here, or the graph is guarded on it
         return nullcontext()
-    return torch.profiler.record_function(name) if torch._C._autograd._profiler_enabled() else _NO_RANGE
+    return torch.profiler.record_function(name) if profiler_is_active() else _NO_RANGE
 
 
 def profiler_operator(name: str, tensors: list[Tensor]) -> AbstractContextManager[object]:
     """A range for an operator of our own, with the shapes of the tensors it is given, if a profiler is active."""
-    if not torch._C._autograd._profiler_enabled():
+    if not profiler_is_active():
         return _NO_RANGE
-    recorded: AbstractContextManager[object] = torch._C._profiler._RecordFunctionFast(name, tensors)
+    recorded: AbstractContextManager[object] = record_operator(name, tensors)
     return recorded

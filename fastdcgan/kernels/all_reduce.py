@@ -6,16 +6,19 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-import torch.distributed._functional_collectives as collectives
 from torch import Tensor
 
 from fastdcgan.gan.ranges import ALL_REDUCE, profiler_range
+from fastdcgan.private_torch import functional_all_reduce_sum
 
 _MAX_RANKS_TO_GATHER = 16
 """With more ranks, the sums of all of them are too many bytes for gathering to be faster."""
 
 _SPIN_SECONDS = 0.05
 """How long a rank polls for the others before it sleeps."""
+
+all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""The second is the first's name before torch 2.14, which warns of it."""
 
 _yield_core = getattr(os, "sched_yield", partial(time.sleep, 0))  # Windows has no sched_yield
 
@@ -27,8 +30,7 @@ def all_reduce_sum(sums: Tensor) -> Tensor:
         assert group is not None, "there is no process group"
         if sums.device.type == "cpu" and group.size() <= _MAX_RANKS_TO_GATHER and not torch.compiler.is_compiling():
             return _gather_and_add(sums, group.size())
-        total: Tensor = collectives.wait_tensor(collectives.all_reduce(sums, "sum", group))
-        return total
+        return functional_all_reduce_sum(sums, group)
 
 
 def _gather_and_add(sums: Tensor, ranks: int) -> Tensor:
@@ -37,7 +39,7 @@ def _gather_and_add(sums: Tensor, ranks: int) -> Tensor:
     Called directly: a functional collective takes twice as long to start.
     """
     gathered_R = sums.new_empty((ranks, *sums.shape))
-    work = dist.all_gather_into_tensor(gathered_R.view(-1), sums.reshape(-1), async_op=True)
+    work = all_gather_single(gathered_R.view(-1), sums.reshape(-1), async_op=True)
     assert work is not None
     # Waking a thread takes longer than a small message does.
     sleep_at = time.perf_counter() + _SPIN_SECONDS

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from fastdcgan.gan.architecture import Architecture, ConvSpec, conv_out, conv_transpose_out
 from fastdcgan.gan.models import Discriminator, Generator, parameter_count
 from fastdcgan.gan.objectives import objective
 from fastdcgan.gan.step import discriminator_loss, generator_loss
 from fastdcgan.limits.hardware import third_level_cache
+from fastdcgan.private_torch import TorchDispatchMode, tree_leaves
 
 # --- The work ---------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ Plans are timed in turns with the reference, all in one process. A plan that fai
 """
 
 import gc
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from fastdcgan.execution.plan import Plan, Precision, choose_plan, own_kernels
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import physical_cores
 from fastdcgan.limits.memory import PeakMemory
+from fastdcgan.private_torch import compiler_is_loaded
 from fastdcgan.tuning.implementations import plan_implementation, random_batch, reference_implementation
 from fastdcgan.tuning.paired import PairedTimes, RoundTimer, time_call
 from fastdcgan.tuning.parity import Parity, ParityCheck
@@ -284,7 +284,7 @@ def _synchronize(device: torch.device) -> None:
 
 def _reset_compiler() -> None:
     """Free compiled code: the compiler limits the number of variants of a function. Free memory that is not used."""
-    if "torch._dynamo" in sys.modules:
+    if compiler_is_loaded():
         torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():

@@ -1,0 +1,50 @@
+"""All that is used of PyTorch's private names: no other module touches one, and a test holds them to it.
+
+Each has no public equal that serves. Checked with torch 2.11 and 2.14; what is missing in a later version fails here,
+when the package is imported or, for the compiler, when a step is captured.
+"""
+
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed._functional_collectives as collectives
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # every operator passes through it
+from torch.utils._pytree import tree_leaves as tree_leaves
+
+# Public `record_function` takes microseconds whether or not a profiler is active: the first says so in 0.1 us, the
+# second records shapes.
+profiler_is_active = torch._C._autograd._profiler_enabled
+record_operator = torch._C._profiler._RecordFunctionFast
+
+# What torch.optim's own updates are made of: an operator for all tensors of a list, which torch.compile can trace.
+foreach_add_ = torch._foreach_add_
+foreach_addcmul_ = torch._foreach_addcmul_
+foreach_div = torch._foreach_div
+foreach_div_ = torch._foreach_div_
+foreach_lerp_ = torch._foreach_lerp_
+foreach_mul_ = torch._foreach_mul_
+foreach_sqrt = torch._foreach_sqrt
+
+
+def functional_all_reduce_sum(tensor: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
+    """The sum over a group's ranks in a new tensor: an operator of the graph where torch.compile traces it."""
+    summed: Tensor = collectives.wait_tensor(collectives.all_reduce(tensor, "sum", group))
+    return summed
+
+
+def autograd_in_graphs() -> AbstractContextManager[None]:
+    """In it torch.compile traces `torch.autograd.grad` into the graph, which would break in two there otherwise."""
+    patched: AbstractContextManager[None] = torch._dynamo.config.patch(trace_autograd_ops=True)
+    return patched
+
+
+def mark_static_address(tensor: Tensor) -> None:
+    """Promise the compiler that a tensor stays where it is, so that a CUDA graph may change it in place."""
+    torch._dynamo.mark_static_address(tensor, guard=False)
+
+
+def compiler_is_loaded() -> bool:
+    """Whether anything was compiled: resetting the compiler would load it, which takes a second."""
+    return "torch._dynamo" in sys.modules
