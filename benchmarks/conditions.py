@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastdcgan import __version__
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.limits.hardware import cpu_model
 
@@ -56,8 +57,9 @@ def versions() -> dict[str, str]:
     """Of Python and of the packages that do the work."""
     found = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
     dali = next((version for name, version in found.items() if name.startswith("nvidia-dali-cuda")), "not installed")
-    packages = ("fastdcgan", "torch", "torchvision", "accelerate")
-    return {"python": platform.python_version()} | {name: found.get(name, "?") for name in packages} | {"dali": dali}
+    packages = {name: found.get(name, "?") for name in ("torch", "torchvision", "accelerate")}
+    ours = {"python": platform.python_version(), "fastdcgan": __version__}  # which need not be installed
+    return ours | packages | {"dali": dali}
 
 
 def load_average() -> float | None:

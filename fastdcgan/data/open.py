@@ -1,5 +1,6 @@
 """Opens a source of pictures by name or path; each source is a module behind the protocol in `source.py`."""
 
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from fastdcgan.data.array import ArraySource, DeviceSource
 from fastdcgan.data.datasets.celeba import scan_celeba
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist
-from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.dali import INSTALL_DALI, DaliSource, dali_available
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
@@ -139,19 +140,24 @@ def _path_of_spec(spec: str) -> Path:
 def _with_decoder(encoded: EncodedPictures, options: _Options, *, to_pack: bool) -> ImageSource:
     """A source that decodes by DALI or Pillow, as asked."""
     size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
-    if options.decoder == "dali" and not dali_available():
-        raise ValueError("DALI is not installed here; use --decoder pillow, or auto")
     if options.decoder == "dali" and options.channels == 4:
         raise ValueError("DALI decodes 1 or 3 channels; use --decoder pillow, or auto, for 4")
+    if options.decoder == "dali" and not dali_available():
+        raise ValueError(f"DALI is not installed here: {INSTALL_DALI}; or use --decoder pillow")
     if options.decoder == "pillow" or options.channels == 4 or not dali_available():
         source = PillowSource(encoded, **size)
         if options.decoder == "auto":
-            source.description += " (it has 4 channels)" if options.channels == 4 else " (DALI is not installed)"
+            source.description += " (it has 4 channels)" if options.channels == 4 else f" ({_without_dali()})"
         return source
     gpu = None
     if options.device.type == "cuda" and not to_pack:
         gpu = torch.cuda.current_device() if options.device.index is None else options.device.index
     return DaliSource(encoded, device=gpu, **size)
+
+
+def _without_dali() -> str:
+    """Why Pillow decodes, and what would be faster."""
+    return f"DALI is faster: {INSTALL_DALI}" if sys.platform == "linux" else "DALI is for Linux"
 
 
 def _place(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:

@@ -1,5 +1,6 @@
 """The workflows: what the linter says, and what they run that nobody would miss until it is needed."""
 
+import re
 import tomllib
 from typing import Any
 
@@ -36,6 +37,16 @@ def test_the_quick_tests_run_on_every_system_with_the_oldest_and_the_newest_vers
     assert required == f">={oldest}"
     versions = {each["python"]: each["versions"] for each in matrix["include"]}
     assert versions == {oldest: "lowest-direct", newest: "highest"}
+
+
+def test_the_oldest_versions_are_the_lower_bounds_and_are_tested_without_dali() -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = [re.sub(r"^([\w-]+)>=([\d.]+).*", r"\1==\2", dependency) for dependency in dependencies]
+    pins = [line for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines() if not line.startswith("#")]
+    assert pins == bounds
+
+    install = 'pip install --constraint tests/oldest.txt --editable ".[test-without-dali]"'
+    assert commands(jobs()["oldest"]) == [install, "pytest"]
 
 
 def test_all_checks_are_run() -> None:

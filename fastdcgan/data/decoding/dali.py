@@ -24,6 +24,9 @@ from fastdcgan.data.decoding.picture import fit_box, lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.source import Skipped
 
+INSTALL_DALI = "pip install nvidia-dali-cuda130"
+"""The command that does."""
+
 MAX_BATCH = 65_536
 """Bound of a batch's length, which DALI asks for and which costs nothing."""
 
