@@ -143,10 +143,10 @@ def _path_of_spec(spec: str) -> Path:
 def _with_decoder(encoded: EncodedPictures, options: _Options, *, to_pack: bool) -> ImageSource:
     """A source that decodes by DALI or Pillow, as asked."""
     size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
-    if options.decoder == "dali" and not dali_available():
-        raise ValueError(f"DALI is not installed here: {INSTALL_DALI}; or use --decoder pillow")
     if options.decoder == "dali" and options.channels == 4:
         raise ValueError("DALI decodes 1 or 3 channels; use --decoder pillow, or auto, for 4")
+    if options.decoder == "dali" and not dali_available():
+        raise ValueError(f"DALI is not installed here: {INSTALL_DALI}; or use --decoder pillow")
     if options.decoder == "pillow" or options.channels == 4 or not dali_available():
         source = PillowSource(encoded, **size)
         if options.decoder == "auto":
