@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastdcgan import cli
 from fastdcgan.gan import reference
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.runs.generate import load_newest_generator
+from fastdcgan.runs.generate import load_generator
 from fastdcgan.runs.sampling import generate
 from fastdcgan.runs.tutorial_weights import export_tutorial, import_weights
 
@@ -82,7 +82,7 @@ def test_pictures_are_the_same_there_and_back(tmp_path: Path, name: str, prefix:
     g, d, file_g, file_d = saved(tmp_path, LAYERS[name], prefix)
     run = tmp_path / "run"
     assert import_weights([file_d, file_g], run).startswith(f"imported {name}, ")
-    generator, arch, progress, _ = load_newest_generator(run)
+    generator, arch, progress, _ = load_generator(run)
     z_BL = latents(3, Stream.GENERATE, 0, 5, arch.latent_dim)
     with torch.no_grad():
         theirs_BCHW = g(z_BL[:, :, None, None])
@@ -176,7 +176,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> 
 def test_a_run_is_not_overwritten_and_a_file_of_weights_names_the_command(tmp_path: Path) -> None:
     _, _, file_g, _ = saved(tmp_path, LAYERS["dcgan16"])
     with pytest.raises(ValueError, match=f"fastdcgan import {file_g} --out runs/a"):
-        load_newest_generator(file_g)
+        load_generator(file_g)
     import_weights([file_g], tmp_path / "run")
     with pytest.raises(ValueError, match="already holds a run"):
         import_weights([file_g], tmp_path / "run")
