@@ -134,10 +134,11 @@ class ExecutionConfig:
     """Autocast precision. auto: bf16 where the hardware multiplies it natively, fp16 on older GPUs, else fp32; or the
     plan's."""
 
-    compile: Literal["auto", "on", "step", "off"] = field(default="auto", metadata=FREE)
+    compile: Literal["auto", "on", "step", "replay", "off"] = field(default="auto", metadata=FREE)
     """on: torch.compile both networks. step: the whole iteration, optimizers included, as one graph, replayed without
-    launches on CUDA (not for fp16): predicted to be the fastest on GPUs, but not measured there yet. auto: on for CUDA
-    only; on CPUs Inductor's BatchNorm measured slower than eager's."""
+    launches on CUDA (not for fp16): predicted to be the fastest on GPUs, but not measured there yet. replay: nothing is
+    compiled; the iteration's launches are recorded as a CUDA graph and repeated (one process, not fp16). auto: on for
+    CUDA only; on CPUs Inductor's BatchNorm measured slower than eager's."""
 
     compress_gradients: Literal["off", "bf16"] = "off"
     """What gradients cross between processes as. bf16: half the bytes, for a slow network; they are rounded and added

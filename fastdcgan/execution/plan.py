@@ -124,15 +124,27 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
         )
     if capture and precision == "fp16":
         raise ValueError("--compile step has no gradient scaler, which fp16 needs: use --precision bf16 or fp32")
+    replay = request.compile == "replay"
+    if replay and (why := _why_not_replay(precision, device, world_size)):
+        raise ValueError(f"--compile replay {why}")
     return Plan(
         precision=precision,
         backend="inductor" if compiled else None,
         capture=capture,
+        replay=replay,
         # Real and fake pictures then share BatchNorm's all-reduces, which saves a fourth of them.
         stacked=world_size > 1 and device.type == "cpu" and not compiled,
         kernels=() if compiled else own_kernels(device, precision),
         keep_memory=device.type == "cpu",
     )
+
+
+def _why_not_replay(precision: Precision, device: torch.device, world_size: int) -> str:
+    if device.type != "cuda":
+        return f"records a CUDA graph, and this run is on {device.type}: use --compile auto"
+    if precision == "fp16":
+        return "has no gradient scaler, which fp16 needs: use --precision bf16 or fp32"
+    return "is for one process: use --compile step for several" if world_size > 1 else ""
 
 
 def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdcgan.config import ObjectiveName, RecipeConfig
+from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
 from fastdcgan.execution.accumulate import accumulated_train_step
-from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.execution.prepare import prepare
 from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.gan import models
@@ -113,6 +113,19 @@ def test_the_stand_in_bakes_in_what_the_host_computed() -> None:
     step(*batch)
     assert count == recorded, "Python ran in a replay"
     assert not torch.equal(first.loss_d, train_step(plain, *batch).loss_d)
+
+
+def test_replay_is_asked_for_by_name_where_it_can_be() -> None:
+    device = torch.device("cuda")
+    plan = choose_plan(ExecutionConfig(compile="replay", precision="bf16"), device)
+    assert plan == Plan(precision="bf16", replay=True) and "replayed" in str(plan)
+    for request, where, ranks, words in (
+        (ExecutionConfig(compile="replay"), CPU, 1, "on cpu: use --compile auto"),
+        (ExecutionConfig(compile="replay", precision="fp16"), device, 1, "fp16"),
+        (ExecutionConfig(compile="replay", precision="bf16"), device, 2, "use --compile step"),
+    ):
+        with pytest.raises(ValueError, match=f"--compile replay .*{words}"):
+            choose_plan(request, where, ranks)
 
 
 @pytest.mark.gpu
