@@ -107,8 +107,13 @@ def stop_requests() -> Iterator[StopRequests]:
     Until `defer` is called, nothing would be lost, and the first one raises `Stopped` in the main thread. After that
     signals are recorded. A second SIGINT ends the process in any case, by KeyboardInterrupt; a file being written then
     is not seen half written, for it is renamed into place.
+
+    Python lets only the main thread handle signals: in another one they stay with whoever has them.
     """
     requests = StopRequests(DUPLICATE_WINDOW_S if is_launched() else 0.0)
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
