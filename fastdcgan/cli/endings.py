@@ -1,12 +1,13 @@
 """How a command ends: with which exit code, and what it says of it."""
 
+import errno
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -19,13 +20,16 @@ _LONGEST = 4_000
 _UNREAD = 128 + 13
 """As of a program that SIGPIPE has ended, which other systems than POSIX don't know."""
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Of a disk, a quota, a file, a terminal that is gone."""
+
 
 @contextmanager
 def reported() -> Iterator[None]:
     """Run a command in here: the process ends as its user expects.
 
     What the user can fix is one line and exit code 2; a stop is 128 and its signal. Where nobody reads what is printed,
-    the command ends without a word.
+    the command ends without a word; where it can't be written, with exit code 2.
     """
     with _readers(), _complaints():
         yield
@@ -58,29 +62,45 @@ def _complaints() -> Iterator[None]:
 
 @contextmanager
 def _readers() -> Iterator[None]:
-    """Output that was closed goes nowhere; a reader that leaves ends the command quietly."""
+    """Output that was closed goes nowhere; a reader that leaves ends the command quietly, a full disk in one line."""
     _open_what_is_closed()
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as end:
-        broken = isinstance(end, BrokenPipeError) and any(map(_is_unread, (sys.stdout, sys.stderr)))
-        if not broken and not (isinstance(end, SystemExit) and isinstance(end.__context__, BrokenPipeError)):  # rich's
+    except (OSError, SystemExit) as end:
+        code = _code_of_lost_output(end)
+        if code is None:
             raise
         for descriptor in (1, 2):  # what is still to be written when Python ends would be an error once more
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-        sys.exit(_UNREAD)
+        sys.exit(code)
 
 
-def _is_unread(stream: TextIO) -> bool:
-    """Whether this is the pipe that broke."""
+def _code_of_lost_output(end: OSError | SystemExit) -> int | None:
+    """The exit code, if this is an end because what was printed could not be written; a full disk is told."""
+    if isinstance(end, SystemExit):
+        return _UNREAD if isinstance(end.__context__, BrokenPipeError) else None  # rich's
+    if not isinstance(end, BrokenPipeError) and end.errno not in _FULL:
+        return None
+    error = _write_error(sys.stdout) or _write_error(sys.stderr)
+    if error is None:
+        return None  # it was another file
+    if isinstance(error, BrokenPipeError):
+        return _UNREAD
+    with suppress(OSError):  # stderr may be on the same disk
+        print(f"fastdcgan: error: can't write the output: {error.strerror}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _write_error(stream: TextIO) -> OSError | None:
+    """Why nothing can be written to it; None if it can."""
     try:
         print(file=stream, flush=True)
-    except BrokenPipeError:
-        return True
-    return False
+    except OSError as error:
+        return error
+    return None
 
 
 def _open_what_is_closed() -> None:

@@ -17,12 +17,14 @@ from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
+    is_torch_xla_available,
     patch_environment,
 )
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastdcgan.config import ExecutionConfig, PrecisionRequest
+from fastdcgan.distributed.launcher import check_launcher, hidden_settings, wants_cpu
 from fastdcgan.execution import exact_sums
 from fastdcgan.limits.cores import usable_cores
 
@@ -43,9 +45,17 @@ def join(request: ExecutionConfig) -> Accelerator:
         ValueError: if that can't be done, in one line.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
+    check_launcher()
+    if is_torch_xla_available():
+        raise ValueError(
+            "torch_xla is installed, and Accelerate would train through it, on a TPU, which this can't: put "
+            "USE_TORCH_XLA=0 before the command"
+        )
     _check_device(request, world_size)
     # Without a word from us Accelerate joins processes only where there are GPUs: on a CPU each would run alone.
-    on_cpu = request.device == "cpu" or not torch.accelerator.is_available()
+    on_cpu = (
+        request.device == "cpu" or (request.device == "auto" and wants_cpu()) or not torch.accelerator.is_available()
+    )
     one_of_several = {"ACCELERATE_TORCH_DEVICE": request.device} if ":" in request.device else {}
     if world_size > 1 and not on_cpu:
         _check_backend(int(os.environ.get("LOCAL_RANK", 0)))
@@ -59,7 +69,7 @@ def join(request: ExecutionConfig) -> Accelerator:
     )
     group = InitProcessGroupKwargs(timeout=timedelta(seconds=request.rank_timeout))
     try:
-        with patch_environment(**one_of_several):
+        with hidden_settings(), patch_environment(**one_of_several):
             accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp, group])
     except distributed.DistError as error:
         raise ValueError(_why_not_joined(error)) from error

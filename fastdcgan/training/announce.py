@@ -5,6 +5,7 @@ from typing import cast
 import torch
 
 from fastdcgan.data.source import ImageSource, common_suffixes, count_files, describe_skipped
+from fastdcgan.distributed.launcher import launch_command, overruled_settings
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
@@ -29,6 +30,7 @@ def announce(run: Run, display: Display) -> None:
     )
     threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
     display.say(f"device    {accelerator.device}{ranks}{threads}")
+    announce_idle_devices(run, display)
     announce_plan(run, display)
     batch = cast(int, run.config.data.batch_size)
     display.say(
@@ -48,6 +50,17 @@ def announce_plan(run: Run, display: Display) -> None:
     display.say(f"plan      {run.plan}: {run.why_this_plan}")
     if why := why_no_kernels(run.plan, run.accelerator.device):
         display.say(f"kernels   PyTorch's; ours, which are faster, can't be used: {why}")
+    for setting in overruled_settings(run.config.execution, run.plan, run.config.recipe.accumulate):
+        display.say(f"launcher  overruled: {setting}")
+
+
+def announce_idle_devices(run: Run, display: Display) -> None:
+    """Say how all GPUs would be used, where one process uses one of several without having been asked for that one."""
+    accelerator, asked = run.accelerator, run.config.execution.device
+    if accelerator.num_processes > 1 or accelerator.device.type != "cuda" or ":" in asked:
+        return
+    if (count := torch.cuda.device_count()) > 1:
+        display.say(f"          one of {count} GPUs is used; the same options on all: {launch_command(count)}")
 
 
 def announce_end(run: Run, display: Display) -> None:

@@ -1,5 +1,6 @@
 """Whether a run can be done as asked: checked against the machine and the other processes before there is work."""
 
+import math
 from dataclasses import replace
 from datetime import date
 from typing import cast
@@ -37,17 +38,21 @@ def validate(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig
 
 
 def check_batch_divides(config: TrainConfig, processes: int) -> None:
-    """Raises ValueError if the global batch can't be taken in equal parts by all processes."""
+    """Raises ValueError, with the nearest that can, if a global batch can't be taken in equal parts."""
     batch, parts, shares = cast(int, config.data.batch_size), config.recipe.accumulate, config.execution.exact_ranks
+    why = ""
     if batch % processes:
-        raise ValueError(
-            f"--batch-size {batch} is the global batch and must be a multiple of the {processes} processes"
-        )
-    if batch % (processes * parts):
+        why = f"is the global batch and must be a multiple of the {processes} processes"
+    elif batch % (processes * parts):
         each = f" in each of the {processes} processes" if processes > 1 else ""
-        raise ValueError(f"--batch-size {batch} can't be taken in --accumulate {parts} equal parts{each}")
-    if shares and batch % shares:
-        raise ValueError(f"--batch-size {batch} must be a multiple of --exact-ranks {shares}")
+        why = f"can't be taken in --accumulate {parts} equal parts{each}"
+    elif shares and batch % shares:
+        why = f"must be a multiple of --exact-ranks {shares}"
+    if why:
+        unit = math.lcm(processes * parts, shares or 1)  # of all three, so that the next refusal is not another one
+        below = batch // unit * unit
+        nearest = f"{below} or {below + unit}" if below else f"{unit}"
+        raise ValueError(f"--batch-size {batch} {why}: {nearest}")
 
 
 def _in_the_precision_begun_with(config: TrainConfig, folder: RunFolder) -> TrainConfig:

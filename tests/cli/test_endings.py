@@ -1,4 +1,4 @@
-"""How commands end whose output nobody reads: quietly, and with what they do done properly."""
+"""How commands end whose output nobody reads, or finds no space: without a traceback, and with what they do done."""
 
 import os
 import subprocess
@@ -69,6 +69,60 @@ def test_a_complaint_that_nobody_reads() -> None:
 
 def test_another_broken_pipe_is_not_passed_over() -> None:
     code = "from fastdcgan.cli.endings import reported\nwith reported(): raise BrokenPipeError(32, 'of a helper')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1 and "of a helper" in done.stderr
+
+
+@pytest.fixture
+def full_disk() -> Path:
+    device = Path("/dev/full")
+    if not device.exists():
+        pytest.skip("Linux's")
+    return device
+
+
+FULL = "fastdcgan: error: can't write the output: No space left on device\n"
+
+
+def on_full_disk(device: Path, *command: object, buffered: bool = True) -> tuple[int, str]:
+    """Run a command whose output finds no space. Returns its exit code and what it complained."""
+    environ = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with device.open("wb") as full:
+        done = subprocess.run(
+            list(map(str, command)), stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environ, timeout=300
+        )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", [("--help",), ("tune", "--help"), ("scale",)], ids=lambda words: " ".join(words))
+def test_output_that_finds_no_space(arguments: tuple[str, ...], buffered: bool, full_disk: Path) -> None:
+    assert on_full_disk(full_disk, *PROGRAM, *arguments, buffered=buffered) == (2, FULL)
+
+
+@pytest.mark.slow
+def test_tables_and_progress_that_find_no_space(photos: Path, tmp_path: Path, full_disk: Path) -> None:
+    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
+    train = ("train", "--data", photos, "--out", tmp_path / "out", *tiny, "--images", 200)
+    for arguments in (("roofline",), ("data", photos), ("pack", photos), ("tune", *tiny, "--seconds", 1), train):
+        code, said = on_full_disk(full_disk, *PROGRAM, *arguments)
+        assert (code, said.splitlines()[-1:]) == (2, FULL.splitlines()), said
+        assert "Traceback" not in said
+    done = subprocess.run([*PROGRAM, *map(str, train)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, f"the folder can be gone on with: {done.stderr}"
+
+
+def test_complaints_that_find_no_space(full_disk: Path) -> None:
+    with full_disk.open("wb") as full:
+        command = [*PROGRAM, "train", "--epochs", "0"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, cwd=ROOT, check=False)
+        assert (done.returncode, done.stdout.strip()) == (2, b"")
+        done = subprocess.run([*PROGRAM, "--help"], stdout=full, stderr=full, cwd=ROOT, check=False)
+        assert done.returncode == 2
+
+
+def test_a_full_disk_elsewhere_is_not_passed_over() -> None:
+    code = "from fastdcgan.cli.endings import reported\nwith reported(): raise OSError(28, 'of a helper')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1 and "of a helper" in done.stderr
 

@@ -156,9 +156,9 @@ def test_a_moment_that_differs_is_named(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "parts", "ranks", "why"),
     [
-        (7, 1, 2, "--batch-size 7 is the global batch and must be a multiple of the 2 processes"),
-        (8, 3, 1, "--batch-size 8 can't be taken in --accumulate 3 equal parts"),
-        (8, 8, 2, "--batch-size 8 can't be taken in --accumulate 8 equal parts in each of the 2 processes"),
+        (7, 1, 2, "--batch-size 7 is the global batch and must be a multiple of the 2 processes: 6 or 8"),
+        (8, 3, 1, "--batch-size 8 can't be taken in --accumulate 3 equal parts: 6 or 9"),
+        (8, 8, 2, "--batch-size 8 can't be taken in --accumulate 8 equal parts in each of the 2 processes: 16"),
     ],
 )
 def test_a_batch_that_does_not_divide(
