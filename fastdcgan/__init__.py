@@ -12,7 +12,8 @@ runs         a run's folder, lock and checkpoints, and pictures made from them
 telemetry    what a run shows: the terminal, the report, profiles, trackers
 training     a whole run, composed of the above: resolve, join, validate, open, build, fit
 
-`config` is what a run can be asked for, `cli` the verbs. docs/architecture.md follows an image and an option through.
+`config` is what a run can be asked for, `device` how to copy to a GPU without waiting for it, `cli` the verbs.
+docs/architecture.md follows an image and an option through.
 """
 
 __version__ = "0.1.0"

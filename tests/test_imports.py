@@ -17,18 +17,19 @@ ROOT = Path(fastdcgan.__file__).parent
 # package are its own affair, as long as they don't go in a circle.
 PACKAGES: dict[str, set[str]] = {
     "storage": set(),
+    "device": set(),
     "gan": {"config"},
     "config": {"gan"},
     "kernels": {"storage", "gan"},
     "execution": {"storage", "gan", "config", "kernels"},
     "limits": {"gan"},
     "tuning": {"storage", "gan", "config", "execution", "limits"},
-    "data": {"storage", "gan", "limits"},
+    "data": {"storage", "device", "gan", "limits"},
     "distributed": {"storage", "config", "execution", "limits", "data"},
-    "runs": {"storage", "gan", "config"},
+    "runs": {"storage", "device", "gan", "config"},
     "telemetry": {"storage", "gan", "config", "limits", "tuning", "data", "distributed", "runs"},
     "training": {
-        *("storage", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
+        *("storage", "device", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
         *("distributed", "runs", "telemetry"),
     },
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.order import rank_share
 from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.device import to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects, lost_ranks_as_one_line
 from fastdcgan.distributed.rank_log import rank_log
@@ -150,7 +151,7 @@ def noise(run: Run, step: int) -> Tensor:
     z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, batch, run.arch.latent_dim)
     parts = run.config.recipe.accumulate
     mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
-    return z_BL[torch.from_numpy(mine)].to(accelerator.device, non_blocking=True)
+    return to_device(z_BL[torch.from_numpy(mine)], accelerator.device)
 
 
 @contextmanager
