@@ -19,18 +19,19 @@ ROOT = Path(fastdcgan.__file__).parent
 PACKAGES: dict[str, set[str]] = {
     "storage": set(),
     "private_torch": set(),
+    "device": set(),
     "gan": {"config", "private_torch"},
     "config": {"gan"},
     "kernels": {"storage", "gan", "private_torch"},
     "execution": {"storage", "gan", "config", "kernels", "private_torch"},
     "limits": {"gan", "private_torch"},
     "tuning": {"storage", "gan", "config", "execution", "limits", "private_torch"},
-    "data": {"storage", "gan", "limits"},
+    "data": {"storage", "device", "gan", "limits"},
     "distributed": {"storage", "config", "execution", "limits", "data"},
-    "runs": {"storage", "gan", "config"},
+    "runs": {"storage", "device", "gan", "config"},
     "telemetry": {"storage", "gan", "config", "limits", "tuning", "data", "distributed", "runs"},
     "training": {
-        *("storage", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
+        *("storage", "device", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
         *("distributed", "runs", "telemetry"),
     },
 }

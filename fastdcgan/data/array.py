@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdcgan.data.decoding.picture import as_channels, fit
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.source import ImageSource, Skipped
+from fastdcgan.device import to_device
 
 PREFETCH_BATCHES = 2
 """Batches gathered before they are asked for, where `ArraySource.prefetch` is set."""
@@ -191,7 +192,7 @@ class DeviceSource:
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`."""
         for numbers in batches:
-            numbers_B = torch.as_tensor(numbers, dtype=torch.long).to(self._pictures_NHWC.device, non_blocking=True)
+            numbers_B = to_device(torch.as_tensor(numbers, dtype=torch.long), self._pictures_NHWC.device)
             yield self._pictures_NHWC.index_select(0, numbers_B)
 
 

@@ -22,6 +22,7 @@ from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
 from fastdcgan.data.source import ImageSource
+from fastdcgan.device import free_memory, has_own_memory
 from fastdcgan.storage.printable import printable
 
 
@@ -166,8 +167,8 @@ def _without_dali() -> str:
 def _place(source: ArraySource, device: torch.device, device_memory: float | None) -> ImageSource:
     """Copy an array to the GPU's memory if it fits; else prefetch for a GPU, or from a file that isn't all cached."""
     size = source.pictures_NHWC.nbytes
-    if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] / 2 if device_memory is None else device_memory
+    if has_own_memory(device):
+        budget = free_memory(device) / 2 if device_memory is None else device_memory
         if size <= budget:
             return DeviceSource(source, device)
     source.prefetch = device.type != "cpu" or size > psutil.virtual_memory().total / 2

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastdcgan.data.order import batch_numbers, flip_mask
 from fastdcgan.data.source import ImageSource
+from fastdcgan.device import to_device
 
 _CHUNK = 32_000
 """Values scaled at a time on the CPU: too few for PyTorch to divide among threads. A decoder that works on the next
@@ -54,7 +55,7 @@ def real_batches(
     # Closed with this generator, so that a run that ends leaves no decoder running.
     with closing(source.read(numbers)) as pictures:
         for step, pictures_BHWC in enumerate(pictures, start_step):
-            pictures_BHWC = pictures_BHWC.to(device, non_blocking=True)
+            pictures_BHWC = to_device(pictures_BHWC, device)
             if b.flip:
                 mirrored_B = flip_mask(
                     seed=b.seed,
@@ -65,7 +66,7 @@ def real_batches(
                     parts=b.parts,
                 )
                 numbers_M = torch.from_numpy(np.flatnonzero(mirrored_B))
-                pictures_BHWC = mirror(pictures_BHWC, numbers_M.to(device, non_blocking=True))
+                pictures_BHWC = mirror(pictures_BHWC, to_device(numbers_M, device))
             yield normalise(pictures_BHWC)
 
 

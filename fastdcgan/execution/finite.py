@@ -5,7 +5,7 @@ square. So it suffices to look at the weights now and then, and no step has to w
 skips changes no weight.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,26 +24,35 @@ def weight_norms(networks: Sequence[nn.Module]) -> Tensor:
     return torch.stack([torch.nn.utils.get_total_norm(list(network.parameters())).float() for network in networks])
 
 
-def non_finite_tensors(state: TrainState) -> Iterator[str]:
-    """Names of the tensors of networks and optimizers that hold a NaN or an infinity, the networks' first."""
-    moments = []
+def non_finite_tensors(state: TrainState) -> list[str]:
+    """Names of the tensors of networks and optimizers that hold a NaN or an infinity, the networks' first.
+
+    Waits for the device once.
+    """
+    learned: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
     for label, network, optimizer in (
         ("generator", state.generator, state.optimizer_g),
         ("discriminator", state.discriminator, state.optimizer_d),
     ):
-        for name, tensor in network.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                yield f"{label}.{name}"
+        learned |= {f"{label}.{name}": tensor for name, tensor in network.state_dict().items()}
         for name, parameter in network.named_parameters():
-            moments += [(f"{label}.{name}.{key}", tensor) for key, tensor in optimizer.state[parameter].items()]
-    for name, tensor in moments:
-        if not torch.isfinite(tensor).all():
-            yield name
+            moments |= {f"{label}.{name}.{key}": tensor for key, tensor in optimizer.state[parameter].items()}
+    tensors = learned | moments
+    device = next(state.generator.parameters()).device  # an optimizer may count its steps on the host
+    finite = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in tensors.values()])
+    return [name for name, is_finite in zip(tensors, finite.cpu().tolist(), strict=True) if not is_finite]
 
 
-def overflowing_network(state: TrainState) -> str | None:
-    """The network whose gradients overflow fp16 at any scale: discriminator, generator or None."""
-    for label, scaler in (("discriminator", state.scaler_d), ("generator", state.scaler_g)):
-        if scaler.is_enabled() and scaler.get_scale() < MIN_LOSS_SCALE:
-            return label
-    return None
+def loss_scales(state: TrainState) -> Tensor:
+    """By what fp16's gradient scalers multiply G's and D's loss: [2], fp32, on the device. 1 without fp16."""
+    one = torch.ones((), device=next(state.generator.parameters()).device)
+    return torch.stack([scaler.scale(one) for scaler in (state.scaler_g, state.scaler_d)])
+
+
+def overflowing_network(scales: Tensor) -> str | None:
+    """The network whose gradients overflow fp16 at any scale, from `loss_scales`: discriminator, generator or None."""
+    scale_g, scale_d = scales.tolist()
+    if scale_d < MIN_LOSS_SCALE:
+        return "discriminator"
+    return "generator" if scale_g < MIN_LOSS_SCALE else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
+from fastdcgan.device import to_device
 from fastdcgan.storage.files import replacing
 
 CHUNK = 64
@@ -31,7 +32,7 @@ def generate(generator: nn.Module, z_BL: Tensor) -> Tensor:
     """
     device = next(generator.parameters()).device
     with _eval_mode(generator):
-        return torch.cat([generator(z.to(device)).float().cpu() for z in z_BL.split(CHUNK)])
+        return torch.cat([generator(to_device(z, device)).float().cpu() for z in z_BL.split(CHUNK)])
 
 
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:

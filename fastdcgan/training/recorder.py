@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
 from fastdcgan.distributed.collectives import all_reduce_max, first_difference
-from fastdcgan.execution.finite import non_finite_tensors, overflowing_network, weight_norms
+from fastdcgan.execution.finite import loss_scales, non_finite_tensors, overflowing_network, weight_norms
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
@@ -136,10 +136,10 @@ class Recorder:
         steps = step - self._last_tick_step
         if steps == 0:
             return
-        metrics, norms = self._fetch_metrics()
+        metrics, norms, scales = self._fetch_metrics()
         elapsed = time.perf_counter() - self._interval_start
         unprofiled = self._profiled.unprofiled(Interval(steps, elapsed, self._data_wait_seconds))
-        self._check_finite(step, metrics, norms)
+        self._check_finite(step, metrics, norms, scales)
         self._seconds += elapsed
         record = self._make_record(step, metrics, unprofiled)
         self._last_tick_step = step
@@ -247,23 +247,23 @@ class Recorder:
                     self._metrics_file.close()
                 self._trackers.close()
 
-    def _fetch_metrics(self) -> tuple[Tensor, Tensor]:
-        """Metrics of the steps since the last tick, [steps, 4], and weight norms, padded to [4]: means over ranks."""
+    def _fetch_metrics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Metrics of the steps since the last tick, [steps, 4]; weight norms [2], loss scales [2]: means over ranks."""
         state = self._run.state
         with profiler_range(ranges.METRICS):
             metrics = self._metrics_buffer.take()
             norms = weight_norms((state.generator, state.discriminator))
-            norms = torch.nn.functional.pad(norms, (0, metrics.shape[1] - len(norms)))  # one row more, one all-reduce
-            rows = self._run.accelerator.reduce(torch.cat((metrics, norms[None])), "mean").cpu()
-        return rows[:-1], rows[-1]
+            last = torch.cat((norms, loss_scales(state)))  # one row more: one all-reduce, and one wait for the device
+            rows = self._run.accelerator.reduce(torch.cat((metrics, last[None])), "mean").cpu()
+        return rows[:-1], rows[-1, :2], rows[-1, 2:]
 
-    def _check_finite(self, step: int, metrics: Tensor, norms: Tensor) -> None:
+    def _check_finite(self, step: int, metrics: Tensor, norms: Tensor, scales: Tensor) -> None:
         if bad := first_non_finite_step(metrics, step):
             self._raise_not_finite(*bad)
         if not torch.isfinite(norms).all():
             # In the last of the steps: the next one's loss tells.
             self._raise_not_finite(step, "the weights stopped being finite")
-        if network := overflowing_network(self._run.state):
+        if network := overflowing_network(scales):
             self._raise_not_finite(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
 
     def _make_record(self, step: int, metrics: Tensor, unprofiled: Interval) -> Record:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.order import rank_share
 from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.device import to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects, lost_ranks_as_one_line
 from fastdcgan.distributed.rank_log import rank_log
@@ -153,7 +154,7 @@ def noise(run: Run, step: int) -> Tensor:
     parts = run.config.recipe.accumulate
     mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
     # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
-    return torch.from_numpy(z_BL.numpy()[mine]).to(accelerator.device, non_blocking=True)
+    return to_device(torch.from_numpy(z_BL.numpy()[mine]), accelerator.device)
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""What is different on a device with memory of its own: it works behind the host, which should not wait for it."""
+
+import torch
+from torch import Tensor
+
+
+def has_own_memory(device: torch.device) -> bool:
+    """Whether tensors are copied to it, by it. MPS shares the CPU's memory."""
+    return device.type not in ("cpu", "mps")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the host doesn't wait for the copy.
+
+    A device reads only pinned memory by itself. To copy from other memory the host may wait until all work that was
+    queued before is done. PyTorch keeps a pinned block until the copy out of it is done.
+    """
+    if has_own_memory(device) and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a device's own memory that are free; 0 where that is unknown."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
