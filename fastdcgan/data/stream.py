@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdcgan.data.order import batch_numbers, flip_mask
@@ -73,7 +74,20 @@ def real_batches(
 def mirror(pictures_BHWC: Tensor, numbers_M: Tensor) -> Tensor:
     """Mirror the pictures at the positions `numbers_M` (int64) of a batch left to right."""
     # Three times as fast as torch.where by a mask: only the pictures that change are copied, and as a whole.
+    if pictures_BHWC.device.type == "cpu":
+        return torch.from_numpy(_mirror_in_this_thread(pictures_BHWC.numpy(), numbers_M.numpy()))
     return pictures_BHWC.index_copy(0, numbers_M, pictures_BHWC.index_select(0, numbers_M).flip(2))
+
+
+def _mirror_in_this_thread(pictures_BHWC: NDArray[np.uint8], numbers_M: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """`mirror` without PyTorch's threads, as they would wait for each other where cores are busy."""
+    batch, height, width, channels = pictures_BHWC.shape
+    rows = (batch, height, width * channels)
+    from_right_to_left = np.arange(width * channels).reshape(width, channels)[::-1].ravel()
+    mirrored_BHWC = pictures_BHWC.copy()  # C order: the rows below are a view of it
+    # By an index, NumPy copies bytes three times as fast as from a view with its pixels reversed.
+    mirrored_BHWC.reshape(rows)[numbers_M] = pictures_BHWC.reshape(rows)[numbers_M].take(from_right_to_left, axis=2)
+    return mirrored_BHWC
 
 
 def normalise(pictures_BHWC: Tensor) -> Tensor:

@@ -75,6 +75,20 @@ def test_mirror_flips_the_given_pictures_left_to_right() -> None:
     assert torch.equal(mirror(mirror(pictures_BHWC, both), both), pictures_BHWC)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_mirror_on_the_cpu_is_as_on_a_device_and_leaves_the_source_alone(channels: int, contiguous: bool) -> None:
+    pictures_BHWC = torch.randint(0, 256, (9, 5, 7, channels), dtype=torch.uint8)
+    if not contiguous:
+        pictures_BHWC = pictures_BHWC.flip(2)[:, :, 1:].permute(0, 2, 1, 3)
+    before = pictures_BHWC.clone()
+    for chosen in ([], [3], [8, 0, 4]):
+        numbers_M = torch.tensor(chosen, dtype=torch.int64)
+        as_on_a_device = before.index_copy(0, numbers_M, before.index_select(0, numbers_M).flip(2))
+        assert torch.equal(mirror(pictures_BHWC, numbers_M), as_on_a_device)
+    assert torch.equal(pictures_BHWC, before)
+
+
 def test_batches_are_the_pictures_of_the_order() -> None:
     source = Memory()
     batches = real_batches(source, Batching(seed=1, global_batch=4), CPU)

@@ -9,18 +9,27 @@ import pytest
 from conftest import ROOT
 
 # PyTorch starts its threads at the first parallel region and keeps them, so a new process shows whether there was one.
-COUNT_THREADS = """
+THREADS = """
 import os
-from types import SimpleNamespace as Fields
 import torch
-from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.training.trainer import noise
 
 def threads():
     return len(os.listdir("/proc/self/task"))
 
 torch.set_num_threads(2)
 before = threads()
+"""
+
+CONTROL = """
+torch.ones(1 << 22).add_(1)
+assert threads() > before, "a parallel region went unseen"
+"""
+
+NOISE = """
+from types import SimpleNamespace as Fields
+from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.training.trainer import noise
+
 for batch, ranks, parts in ((128, 1, 1), (1024, 1, 1), (1024, 2, 1), (1024, 2, 4)):
     config = Fields(data=Fields(batch_size=batch), run=Fields(seed=3), recipe=Fields(accumulate=parts))
     shares = []
@@ -33,15 +42,40 @@ for batch, ranks, parts in ((128, 1, 1), (1024, 1, 1), (1024, 2, 1), (1024, 2, 4
     each = batch // parts // ranks
     for rank, share in enumerate(shares):
         assert (share == whole[:, rank * each : (rank + 1) * each]).all(), (batch, ranks, parts)
-torch.ones(1 << 22).add_(1)
-assert threads() > before, "a parallel region went unseen"
+"""
+
+PICTURES = """
+import numpy as np
+from fastdcgan.data.array import ArraySource
+from fastdcgan.data.stream import Batching, real_batches
+
+for shape in ((128, 64, 64, 3), (128, 28, 28, 1)):
+    pictures_NHWC = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    source = ArraySource(pictures_NHWC, description="", origin="", fingerprint="")
+    batches = real_batches(source, Batching(seed=3, global_batch=128, flip=True), torch.device("cpu"))
+    for _ in range(3):
+        next(batches)
+    assert threads() == before, shape
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
-def test_noise_opens_no_parallel_region_and_each_rank_has_its_share() -> None:
+def run_counting_threads(code: str) -> None:
+    """Run code in a new process of two threads; it may compare `threads()` with `before`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", COUNT_THREADS]
+    command = [sys.executable, "-c", THREADS + code + CONTROL]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc"),
+]
+
+
+def test_noise_opens_no_parallel_region_and_each_rank_has_its_share() -> None:
+    run_counting_threads(NOISE)
+
+
+def test_mirrored_pictures_open_no_parallel_region() -> None:
+    run_counting_threads(PICTURES)
