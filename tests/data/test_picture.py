@@ -94,6 +94,28 @@ def test_transparency_is_composited_over_white_or_kept() -> None:
     assert (seen[np.asarray(palette) == 0] == 255).all()
 
 
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (640, 64)])  # the last is cropped and resized in one step
+def test_the_hidden_colour_of_transparent_pixels_does_not_fringe_a_resized_edge(size: tuple[int, int]) -> None:
+    sprite = Image.new("RGBA", size, (255, 0, 255, 0))
+    sprite.paste((0, 200, 0, 255), (0, 0, size[0] // 2 + 1, size[1]))  # the edge falls within a resized pixel
+    red, green, blue, alpha = pixels(fit(open_picture(encode(sprite, "PNG"), 4), 16)).reshape(-1, 4).T
+    edge = (alpha > 16) & (alpha < 255)  # of fainter ones rounding alone shifts the colour
+    assert edge.any()
+    assert alpha.max() == 255
+    assert not red.any()
+    assert not blue.any()
+    assert abs(green[edge] - 200).max() <= 8
+
+
+def test_without_a_resize_or_transparency_every_bit_of_four_channels_is_kept() -> None:
+    pixels_HWC = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
+    data = encode(Image.fromarray(pixels_HWC), "PNG")
+    assert np.array_equal(picture.open_fitted(data, 4, 16), pixels_HWC)
+
+    opaque = encode(Image.fromarray(pixels_HWC[..., :3]), "PNG")
+    assert np.array_equal(picture.open_fitted(opaque, 4, 8).convert("RGB"), picture.open_fitted(opaque, 3, 8))
+
+
 def test_16_bit_levels_are_scaled_not_clipped() -> None:
     levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert np.array_equal(pixels(open_picture(png_16_bits(levels), 1)), np.rint(levels / 257).astype(int))

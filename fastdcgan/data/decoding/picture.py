@@ -199,6 +199,8 @@ def fit(image: Image.Image, resolution: int) -> Image.Image:
     The pixels are exactly those of torchvision's `Resize` and `CenterCrop`. Only where the aspect ratio is over 4 the
     square is resampled from its part of the picture alone, as the resized whole could be gigantic (8000x20 pixels at
     resolution 512: 204800x512); that changes values by rounding alone.
+
+    Pillow resizes "RGBA" with colours weighted by alpha, so the colour of transparent pixels does not show at edges.
     """
     width, height = image.size
     if max(width, height) > CROP_FIRST_ASPECT * min(width, height):
