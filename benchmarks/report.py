@@ -91,6 +91,8 @@ def report(infos: Sequence[Info]) -> str:
                 parts.append(durations(these))
             case "packing" | "order":
                 parts.append(costs(these))
+            case "host overhead":
+                parts.append(overheads(these))
             case _:
                 parts.append(throughputs(these))
     parts.append(
@@ -203,6 +205,25 @@ def costs(infos: Sequence[Info]) -> str:
     return table(columns, infos)
 
 
+def overheads(infos: Sequence[Info]) -> str:
+    """Microseconds of an iteration, case by case, by the clock and of the processor."""
+    columns: dict[str, Callable[[Info], str]] = {
+        "": lambda info: info["case"],
+        "us an iteration": lambda info: microseconds(info, "microseconds"),
+        "of the processor": lambda info: count(info["processor_microseconds"]),
+        "with pictures": lambda info: microseconds(info, "microseconds_in_all"),
+        "of the processor, with pictures": lambda info: count(info["processor_microseconds_in_all"]),
+        "pairs": lambda info: str(info["pairs"]),
+    }
+    return table(columns, infos)
+
+
+def microseconds(info: Info, name: str) -> str:
+    """One of its figures, with quartiles: "61 (58 to 66)"."""
+    lower, upper = info[f"{name}_quartiles"]
+    return f"{info[name]:,.0f} ({lower:,.0f} to {upper:,.0f})"
+
+
 def comparison(first: Sequence[Info], second: Sequence[Info]) -> str:
     """Does a second run repeat the first? Case by case: the first's figure with its spread, and the second's."""
     others = {(info["suite"], info["case"]): info for info in second}
@@ -224,8 +245,8 @@ def comparison(first: Sequence[Info], second: Sequence[Info]) -> str:
 
 
 def figure(info: Info) -> tuple[float, Sequence[float]]:
-    """What a result states, and its quartiles: a speed-up, or seconds."""
-    name = "speedup" if "speedup" in info else "seconds"
+    """What a result states, and its quartiles: a speed-up, microseconds, or seconds."""
+    name = next(name for name in ("speedup", "microseconds", "seconds") if name in info)
     return info[name], info[f"{name}_quartiles"]
 
 

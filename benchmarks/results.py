@@ -84,6 +84,32 @@ def duration(measured: Measured, *, less: str, suite: str, case: str, **more: An
     }
 
 
+def overhead(measured: Measured, *, in_all: str, suite: str, case: str, iterations: int, **more: Any) -> dict[str, Any]:
+    """The extra_info where a step is many short iterations: microseconds of one, by "ours" and by all that there is.
+
+    Args:
+        measured: seconds a step.
+        in_all: the contender that does what "ours" does and more.
+        suite: one of SUITES.
+        case: what was measured, in a few words.
+        iterations: of a step.
+        more: what else there is to say.
+    """
+    assert suite in SUITES, suite
+    ours, whole = ([1e6 * turn / iterations for turn in measured.seconds[name]] for name in ("ours", in_all))
+    return {
+        "suite": suite,
+        "case": case,
+        "microseconds": round(statistics.median(ours), 1),
+        "microseconds_quartiles": [round(quartile, 1) for quartile in quartiles(ours)],
+        "microseconds_in_all": round(statistics.median(whole), 1),
+        "microseconds_in_all_quartiles": [round(quartile, 1) for quartile in quartiles(whole)],
+        "pairs": len(ours),
+        **said(more),
+        "conditions": conditions(),
+    }
+
+
 def cost(
     *, suite: str, case: str, seconds: Sequence[float], peak_memory_mib: float | None, **more: Any
 ) -> dict[str, Any]:

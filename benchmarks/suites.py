@@ -14,6 +14,7 @@ SUITES = {
     "order": "A new epoch's order",
     "end to end": "From a folder of JPEGs to updated weights, against the same step on data in memory",
     "telemetry": "Training that is recorded and shown, against the same steps without",
+    "host overhead": "An iteration of the trainer's loop whose step does nothing, with and without its pictures",
     "sampling": "Pictures from the generator",
     "start-up": "From the start of the process to the first step done",
 }

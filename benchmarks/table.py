@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import count, grouped, percent, spread
+from benchmarks.report import count, grouped, microseconds, percent, spread
 from benchmarks.suites import SUITES, in_order
 
 Info = dict[str, Any]
@@ -31,6 +31,10 @@ TECHNIQUES: Columns = {
 }
 SECONDS: Columns = {"seconds (quartiles)": (24, lambda info: spread(info["seconds"], info["seconds_quartiles"]))}
 MEMORY: Columns = SECONDS | {"MiB": (7, lambda info: count(info.get("peak_memory_mib")))}
+OVERHEAD: Columns = {
+    "us (quartiles)": (25, lambda info: microseconds(info, "microseconds")),
+    "with pictures": (25, lambda info: microseconds(info, "microseconds_in_all")),
+}
 
 LEGEND = (
     "ours, reference: images/s. ratio: the median over pairs of turns. gain: over the line above. "
@@ -48,8 +52,7 @@ def tables(infos: Iterable[Info]) -> RenderableType:
                 title = f"{SUITES[suite]}: {rows[0]['case'].partition(', +')[0]}"
                 parts.append(_table(title, TECHNIQUES, rows, lambda info: f"+ {info['technique']}"))
         else:
-            columns = THROUGHPUT if "speedup" in these[0] else MEMORY if "peak_memory_mib" in these[0] else SECONDS
-            parts.append(_table(SUITES[suite], columns, these, lambda info: info["case"]))
+            parts.append(_table(SUITES[suite], _columns(these[0]), these, lambda info: info["case"]))
     return Group(*parts, Text(LEGEND, style="dim"))
 
 
@@ -57,7 +60,17 @@ def figure(info: Info) -> str:
     """A result in a line, as soon as it is there."""
     if "speedup" in info:
         return f"{info['case']}: {spread(info['speedup'], info['speedup_quartiles'])} times"
+    if "microseconds" in info:
+        return f"{info['case']}: {microseconds(info, 'microseconds')} us"
     return f"{info['case']}: {spread(info['seconds'], info['seconds_quartiles'])} s"
+
+
+def _columns(info: Info) -> Columns:
+    """Those of a result's kind."""
+    for name, columns in (("speedup", THROUGHPUT), ("microseconds", OVERHEAD), ("peak_memory_mib", MEMORY)):
+        if name in info:
+            return columns
+    return SECONDS
 
 
 def _table(title: str, columns: Columns, infos: Sequence[Info], name: Callable[[Info], str]) -> Table:

@@ -69,7 +69,8 @@ class DataConfig:
     """Mirror each picture left to right with probability one half."""
 
     batch_size: int | None = None
-    """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces."""
+    """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
+    of fewer pictures the largest power of two."""
 
     decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
     """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""

@@ -19,6 +19,9 @@ from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.storage.files import make_folder, read_json, refuse_link, remove_unfinished, write_replacing
 
+BATCH_NAMED = "batch_size_named"
+"""The condition that says whether the user gave --batch-size when the run was begun."""
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -135,28 +138,49 @@ def converting_write_errors(path: Path) -> Iterator[None]:
         raise WriteError(f"can't write {os.fspath(file)}: {' '.join(reason.split())}") from error
 
 
-def choose(config: TrainConfig, today: date) -> RunFolder:
+def choose(config: TrainConfig, today: date, *, batch_named: bool = True) -> RunFolder:
     """The folder to run in: `--out`, else runs/<date>-<arch>, numbered where another run has that name.
 
-    Today's run with the same configuration is chosen again, so that the same command continues an interrupted run. A
-    precision of `auto` fits any run.
+    Today's run with the same configuration is chosen again, so that the same command continues an interrupted run. See
+    `as_begun` for what fits any run.
 
     Raises:
         ValueError: `--out` isn't a folder, or holds a run that this one can't continue; names the fields that differ.
     """
     if config.run.out is not None:
-        _check_can_continue(RunFolder(config.run.out), config)
+        _check_can_continue(RunFolder(config.run.out), config, batch_named)
         return RunFolder(config.run.out)
     name = f"{today.isoformat()}-{config.model.arch}"
     number = 1
     while True:
         folder = RunFolder(Path("runs") / (name if number == 1 else f"{name}-{number}"))
         try:
-            _check_can_continue(folder, config)
+            _check_can_continue(folder, config, batch_named)
         except ValueError:
             number += 1
             continue
         return folder
+
+
+def as_begun(config: TrainConfig, folder: RunFolder, *, batch_named: bool = True) -> TrainConfig:
+    """The request, with what a run that is there was begun with where the user names nothing: precision, batch.
+
+    Args:
+        config: a resolved request.
+        folder: of the run, if there is one yet.
+        batch_named: whether the user gave --batch-size, this time.
+
+    Raises:
+        ValueError: the run's configuration can't be read.
+    """
+    if not folder.config.exists():
+        return config
+    former = read_config(folder)
+    if config.execution.precision == "auto":
+        config = replace(config, execution=replace(config.execution, precision=former.execution.precision))
+    if not batch_named and read_condition(folder, BATCH_NAMED) is False:
+        config = replace(config, data=replace(config.data, batch_size=former.data.batch_size))
+    return config
 
 
 def check_writable(folder: RunFolder) -> None:
@@ -230,17 +254,14 @@ def run_id(folder: RunFolder) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _check_can_continue(folder: RunFolder, config: TrainConfig) -> None:
+def _check_can_continue(folder: RunFolder, config: TrainConfig, batch_named: bool) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the output folder {folder.path} is a file")
     if not folder.config.exists():
         return
     if config.run.resume == "off":
         raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
-    former = read_config(folder)
-    if config.execution.precision == "auto":
-        config = replace(config, execution=replace(config.execution, precision=former.execution.precision))
-    if differing := differing_fields(former, config):
+    if differing := differing_fields(read_config(folder), as_begun(config, folder, batch_named=batch_named)):
         raise ValueError(
             f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
             "choose another --out, or the same options"

@@ -68,6 +68,20 @@ class Schedule:
         return Due(log=save or step % self.log_every == 0, sample=last or step % self.sample_every == 0, save=save)
 
 
+def batch_for_few(config: TrainConfig, count: int, processes: int) -> int:
+    """The configured batch, or the largest power of two in `count` pictures if they don't fill it.
+
+    It stays as it is where the smaller one can't be taken in equal parts by all processes (--accumulate,
+    --exact-ranks): then `Schedule.of` refuses it.
+    """
+    batch = cast(int, config.data.batch_size)
+    if not 0 < count < batch:
+        return batch
+    fitting = 1 << (count.bit_length() - 1)
+    parts = (processes * config.recipe.accumulate, config.execution.exact_ranks or 1)
+    return batch if any(fitting % part for part in parts) else fitting
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What `setup` prepared for `fit`."""

@@ -26,20 +26,39 @@ from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint_folder import checkpoint_path, read_newest
 from fastdcgan.runs.checkpoint_record import Progress
-from fastdcgan.runs.folder import RunFolder, converting_write_errors, create, read_condition, run_id, write_config
+from fastdcgan.runs.folder import (
+    BATCH_NAMED,
+    RunFolder,
+    converting_write_errors,
+    create,
+    read_condition,
+    run_id,
+    write_config,
+)
 from fastdcgan.telemetry.terminal.display import Display
-from fastdcgan.training.run import Run, Schedule
+from fastdcgan.training.run import Run, Schedule, batch_for_few
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 
 
-def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display) -> Run:
+def setup(
+    config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display, *, batch_named: bool = True
+) -> Run:
     """Open the data, choose a plan, build the networks, load the last checkpoint, and write down what was settled.
+
+    Args:
+        config: what `validate` returned.
+        folder: likewise.
+        accelerator: of this process.
+        display: where it is told.
+        batch_named: whether the user gave --batch-size; else a run that begins takes a smaller one for few pictures.
 
     Raises:
         ValueError: for what the user can fix.
     """
     arch = config.model.architecture()
     source = open_data(config, arch, accelerator, display)
+    may_choose = not (batch_named or folder.config.exists())
+    config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
     schedule = Schedule.of(config, len(source))
     chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
     config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
@@ -64,7 +83,7 @@ def setup(config: TrainConfig, folder: RunFolder, accelerator: Accelerator, disp
         start=start,
     )
     if accelerator.is_main_process:
-        write_down(run)
+        write_down(run, batch_named=batch_named)
     return run
 
 
@@ -84,6 +103,23 @@ def open_data(config: TrainConfig, arch: Architecture, accelerator: Accelerator,
         )
     check_same_pictures(accelerator, source)
     return source
+
+
+def with_agreed_batch(
+    config: TrainConfig, count: int, accelerator: Accelerator, display: Display, *, may_choose: bool
+) -> TrainConfig:
+    """The request; if `may_choose`, with a smaller batch where `count` pictures don't fill its own, and says so."""
+    usual = cast(int, config.data.batch_size)
+    batch = batch_for_few(config, count, accelerator.num_processes) if may_choose else usual
+    batch = broadcast_object(accelerator, batch)
+    if batch == usual:
+        return config
+    pictures = f"{count:,} picture{'s' * (count != 1)}"
+    display.say(
+        f"batch     {batch} instead of {usual}: the largest power of two in {pictures} (--batch-size); "
+        "so few will be memorised: expect copies of them"
+    )
+    return replace(config, data=replace(config.data, batch_size=batch))
 
 
 def choose_plan_for(
@@ -153,9 +189,11 @@ def load_last_checkpoint(
     return identity, start
 
 
-def write_down(run: Run) -> None:
+def write_down(run: Run, *, batch_named: bool) -> None:
     """Make the run's folder, with the configuration, the conditions and the files left out. Raises WriteError."""
     accelerator, source, folder = run.accelerator, run.source, run.folder
+    if folder.config.exists():
+        batch_named = read_condition(folder, BATCH_NAMED) is not False  # as the run was begun
     conditions = {
         "run_id": run.id,
         "device": str(accelerator.device),
@@ -169,6 +207,7 @@ def write_down(run: Run) -> None:
         "data_fingerprint": source.fingerprint,
         "skipped": count_files(source.skipped),
         "steps": run.schedule.total,
+        BATCH_NAMED: batch_named,
     }
     with converting_write_errors(folder.path):
         create(folder)

@@ -41,16 +41,16 @@ def train(request: TrainConfig) -> RunFolder:
         Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written, or where there is nothing to save yet.
     """
     with stop_requests() as stop, ExitStack() as session:
-        config = request.resolved()
+        config, batch_named = request.resolved(), request.data.batch_size is not None
         accelerator = join(config.execution)
         timeout = config.execution.rank_timeout
         with lost_ranks_as_one_line(accelerator, timeout):
-            config, folder = validate(config, accelerator)
+            config, folder = validate(config, accelerator, batch_named=batch_named)
             session.enter_context(locked_by_main_process(folder, accelerator))
         display = session.enter_context(opened_display(config, folder, accelerator))
         # Again, inside the display, so that it shows that line.
         session.enter_context(lost_ranks_as_one_line(accelerator, timeout))
-        run = setup(config, folder, accelerator, display)
+        run = setup(config, folder, accelerator, display, batch_named=batch_named)
         announce(run, display)
         if run.start.step < run.schedule.total:
             fit(run, stop, display)

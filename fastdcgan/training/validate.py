@@ -10,15 +10,23 @@ from fastdcgan.distributed.accelerator import Accelerator, with_launcher_precisi
 from fastdcgan.distributed.agreement import check_same_request
 from fastdcgan.distributed.collectives import broadcast_object
 from fastdcgan.execution.plan import choose_plan
-from fastdcgan.runs.folder import RunFolder, check_writable, choose, read_config
+from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
 
 
-def validate(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig, RunFolder]:
+def validate(
+    config: TrainConfig, accelerator: Accelerator, *, batch_named: bool = True
+) -> tuple[TrainConfig, RunFolder]:
     """Check a resolved request, and choose the run's folder. Nothing is written but a probe into that folder.
 
+    Args:
+        config: the request.
+        accelerator: of this process.
+        batch_named: whether the user gave --batch-size; else a run goes on with the batch that was chosen for it.
+
     Returns:
-        the request, with the precision that is settled by a launcher or by the run that it goes on with; the folder.
+        the request, with the precision that is settled by a launcher, and precision and batch as the run was begun
+        with that it goes on with; the folder.
 
     Raises:
         ValueError: for what the user can fix.
@@ -30,11 +38,13 @@ def validate(config: TrainConfig, accelerator: Accelerator) -> tuple[TrainConfig
     if accelerator.is_main_process:
         check_installed(config.run.trackers())
     # Every process checks; the main one's choice counts, as they may start on two sides of midnight.
-    folder = broadcast_object(accelerator, choose(config, date.today()))
+    folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
     check_writable(folder)
     if config.run.profile:
         check_writable(RunFolder(folder.profile))
-    return _in_the_precision_begun_with(config, folder), folder
+    config = as_begun(config, folder, batch_named=batch_named)
+    check_batch_divides(config, accelerator.num_processes)
+    return config, folder
 
 
 def check_batch_divides(config: TrainConfig, processes: int) -> None:
@@ -53,10 +63,3 @@ def check_batch_divides(config: TrainConfig, processes: int) -> None:
         below = batch // unit * unit
         nearest = f"{below} or {below + unit}" if below else f"{unit}"
         raise ValueError(f"--batch-size {batch} {why}: {nearest}")
-
-
-def _in_the_precision_begun_with(config: TrainConfig, folder: RunFolder) -> TrainConfig:
-    """A run goes on in its own precision, unless the user names another."""
-    if config.execution.precision != "auto" or not folder.config.exists():
-        return config
-    return replace(config, execution=replace(config.execution, precision=read_config(folder).execution.precision))

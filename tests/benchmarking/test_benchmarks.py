@@ -141,6 +141,18 @@ def test_a_duration_is_what_is_left_when_the_other_is_subtracted_turn_by_turn() 
     assert (info["seconds_in_all"], info["warm_up_seconds"]) == (5.5, 20.0)
 
 
+def test_an_overhead_is_a_step_s_share_of_an_iteration_and_beside_it_what_all_takes() -> None:
+    measured = Measured(
+        seconds={"with pictures": (3e-3, 4e-3, 6e-3), "ours": (1e-3, 2e-3, 2.5e-3)},
+        warm_up_seconds={"with pictures": 1.0, "ours": 1.0},
+        steps_per_turn=1,
+    )
+    info = results.overhead(measured, in_all="with pictures", suite="host overhead", case="x", iterations=10, batch=8)
+    assert (info["microseconds"], info["microseconds_quartiles"]) == (200.0, [150.0, 225.0])
+    assert (info["microseconds_in_all"], info["microseconds_in_all_quartiles"]) == (400.0, [350.0, 500.0])
+    assert (info["pairs"], info["batch"]) == (3, 8)
+
+
 def test_a_stream_says_which_share_of_its_time_was_waiting() -> None:
     machine = Machine()
 
@@ -359,6 +371,12 @@ def a_run() -> list[dict[str, Any]]:
             data_wait_fraction=0.00312, data_wait_fraction_quartiles=[0.003, 0.00351],
         ),
         result("packed", "64x64 to uint8", "", 512345.6, 123456.7),
+        {
+            "suite": "host overhead", "case": "dcgan64, batch 1024, quiet", "microseconds": 61.4,
+            "microseconds_quartiles": [58.2, 66.0], "microseconds_in_all": 22345.6,
+            "microseconds_in_all_quartiles": [21234.5, 23456.7], "processor_microseconds": 60.6,
+            "processor_microseconds_in_all": 22001.0, "pairs": 7, "conditions": CONDITIONS,
+        },
     ]  # fmt: skip
 
 
@@ -388,6 +406,9 @@ def test_a_report_has_all_figures_with_their_spread_and_conditions(tmp_path: Pat
     assert "4.50 (4.20 to 4.90)" in row_of(text, "dcgan64 |")
     assert row_of(text, "1,000 JPEGs")[1:6] == ["12.3", "3,100", "2,740", "0.17", "200"]
     assert "0.31% (0.30% to 0.35%)" in row_of(text, "dcgan64, batch 128, packed")
+    assert row_of(text, "dcgan64, batch 1024, quiet")[1:5] == [
+        "61 (58 to 66)", "61", "22,346 (21,234 to 23,457)", "22,001",
+    ]  # fmt: skip
     assert row_of(text, "64x64 to uint8")[1:3] == ["512,346", "486,728 to 537,963"]
     with Image.open(tmp_path / "new" / "out" / "report.png") as picture:
         assert picture.width > 600
@@ -422,7 +443,7 @@ def test_a_terminal_shows_the_headline_first_and_cuts_nothing() -> None:
     assert [line.split()[1:4] for line in lines if line.startswith("+ ")] == [
         ["channels-last", "150", "2.50"], ["bf16", "150", "2.50"],
     ]  # fmt: skip
-    for figure in ("4.50 (4.20 to 4.90)", "512,346", "12.30"):
+    for figure in ("4.50 (4.20 to 4.90)", "512,346", "12.30", "61 (58 to 66)", "22,346 (21,234 to 23,457)"):
         assert sum(figure in line for line in lines) == 1
 
 

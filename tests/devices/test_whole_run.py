@@ -19,7 +19,7 @@ from fastdcgan.config import TrainConfig
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a process has one kind of accelerator: here CUDA")
 
-WEIGHTS_OF_A_CHECKPOINT = 57
+WEIGHTS_OF_A_CHECKPOINT = 70
 """Tensors that a checkpoint of these networks holds: weights, BatchNorm's buffers, Adam's moments and counts."""
 
 TICKS, GRIDS, SAVES = 4, 3, 2

@@ -145,4 +145,6 @@ def places_of(state: TrainState) -> dict[str, str]:
         found |= {f"{label}.{name}": tensor for name, tensor in network.state_dict().items()}
         for name, parameter in network.named_parameters():
             found |= {f"{label}.{name}.{key}": value for key, value in optimizer.state[parameter].items()}
+    assert state.average is not None
+    found |= {f"average.{name}": tensor for name, tensor in state.average.network.state_dict().items()}
     return {name: str(tensor.device) for name, tensor in found.items()}

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig, flat
-from fastdcgan.runs.folder import RunFolder, check_writable, choose, create, read_config, write_config
+from fastdcgan.runs.folder import (
+    BATCH_NAMED,
+    RunFolder,
+    as_begun,
+    check_writable,
+    choose,
+    create,
+    read_config,
+    write_config,
+)
 
 TODAY = date(2026, 2, 3)
 
@@ -57,6 +66,16 @@ def test_another_request_gets_a_number() -> None:
     assert third.path == first.path.with_name(f"{first.path.name}-3")
     assert choose(config(lr=1e-3), TODAY) == second
     assert choose(config(), TODAY) == first
+
+
+def test_only_a_batch_that_nobody_named_is_taken_from_the_run() -> None:
+    chosen, usual = config(batch=32), config(batch=128)
+    first = begin(chosen)
+    assert choose(usual, TODAY, batch_named=False) != first, "begun with --batch-size 32"
+    write_config(first, chosen, chosen.model.architecture(), {BATCH_NAMED: False})
+    assert choose(usual, TODAY, batch_named=False) == first
+    assert as_begun(usual, first, batch_named=False) == chosen
+    assert choose(usual, TODAY) != first, "--batch-size 128 was asked for"
 
 
 def test_resume_off_gets_a_number_too() -> None:

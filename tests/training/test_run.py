@@ -18,9 +18,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastdcgan import cli
+from fastdcgan.config import TrainConfig, flat, from_flat
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.training.announce import list_skipped
+from fastdcgan.training.run import Schedule, batch_for_few
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "train.py")
 
@@ -244,3 +246,60 @@ def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, tmp_path:
     cli.main(list(map(str, ("train", "--data", photographs, "--out", out, *options, "--decoder", "pillow"))))
     assert metrics(out)[-1]["step"] == 4 and metrics(out)[-1]["epoch"] == 2
     assert not (out / "tensorboard").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "processes", "batch"),
+    [
+        ({}, 1000, 1, 128),
+        ({}, 128, 1, 128),
+        ({}, 127, 1, 64),
+        ({}, 40, 1, 32),
+        ({}, 1, 1, 1),
+        ({}, 40, 4, 32),
+        ({"accumulate": 8}, 40, 4, 32),
+        ({"accumulate": 16}, 40, 4, 128),  # no part for each: refused
+        ({"exact_ranks": 64}, 40, 1, 128),
+        ({"data": "faces"}, 40, 1, 16),
+    ],
+)
+def test_few_pictures_are_taken_in_a_smaller_batch(
+    options: dict[str, object], count: int, processes: int, batch: int
+) -> None:
+    config = from_flat({**flat(TrainConfig()), "data": "/photos", **options}).resolved()
+    assert batch_for_few(config, count, processes) == batch
+
+
+def test_a_batch_that_pictures_do_not_fill_is_refused() -> None:
+    config = from_flat({**flat(TrainConfig()), "data": "/photos", "batch_size": 64}).resolved()
+    with pytest.raises(ValueError, match=r"--batch-size 64 is more than the 40 usable images in /photos: use .* 40 or"):
+        Schedule.of(config, 40)
+
+
+@pytest.mark.slow
+def test_a_run_over_few_pictures_goes_on_in_its_own_batch(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, out = tmp_path / "few", tmp_path / "out"
+    few.mkdir()
+    for path in sorted((photographs / "china").iterdir())[:40]:
+        shutil.copy(path, few)
+
+    def train(*options: object) -> str:
+        small = ("--arch", "dcgan32", "--width", 8, "--threads", 1, "--track", "none")
+        cli.main(list(map(str, ("train", "--data", few, "--out", out, *small, *options))))
+        return capsys.readouterr().out
+
+    said = train("--images", 64)
+    assert said.count("batch     32 instead of 128: the largest power of two in 40 pictures") == 1
+    assert "memorised" in said
+    assert json.loads((out / "config.json").read_text())["config"]["batch_size"] == 32
+
+    assert "instead of" not in train("--images", 128)
+    assert metrics(out)[-1]["step"] == 4
+    train("--images", 192, "--batch-size", 32)  # naming it does not change how it was begun
+    train("--images", 256)
+    assert metrics(out)[-1]["step"] == 8
+    with pytest.raises(SystemExit):
+        train("--images", 256, "--batch-size", 16)
+    assert "--batch-size" in capsys.readouterr().err
