@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faults
+import planted
 import pytest
 import torch
 from learned import assert_same_weights, learned
@@ -110,7 +110,7 @@ def test_a_run_goes_on(apart: OwnProcess, data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_goes_back(apart: OwnProcess, data: Path, tmp_path: Path) -> None:
-    ran = apart(train, request(data, tmp_path / "run", on_nan="rollback"), faults.overflow)
+    ran = apart(train, request(data, tmp_path / "run", on_nan="rollback"), planted.overflow)
     assert ran.count(STEPS) == {}
     assert ran.count("load_last_checkpoint")["unpinned"] == WEIGHTS_OF_A_CHECKPOINT
     assert set(ran.tensors.values()) == {"standin:0"}
@@ -119,25 +119,25 @@ def test_a_run_goes_back(apart: OwnProcess, data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plant", "seen", "options"),
     [
-        (faults.item_in_the_step, "between ticks: aten._local_scalar_dense.default at", {}),
+        (planted.item_in_the_step, "between ticks: aten._local_scalar_dense.default at", {}),
         *(
             pytest.param(*fault, marks=pytest.mark.slow)
             for fault in (
-                (faults.decision_in_the_step, "between ticks: aten._local_scalar_dense.default at", {}),
-                (faults.copy_to_the_host_in_the_step, "between ticks: fetch at", {}),
-                (faults.mask_in_the_step, "between ticks: aten.index.Tensor at", {}),
-                (faults.synchronised_step, "between ticks: synchronize at", {}),
-                (faults.fetched_in_a_backward_pass, "between ticks: .* at a backward pass", {}),
-                (faults.noise_left_on_the_host, "Expected all tensors to be on the same device", {}),
-                (faults.noise_not_pinned, "between ticks: unpinned at", {}),
-                (faults.pictures_not_pinned, "between ticks: unpinned at", {}),
-                (faults.numbers_left_on_the_host, "Expected all tensors to be on the same", {"data_memory": 1}),
-                (faults.indexed_from_the_host, "between ticks: unpinned at", {"data_memory": 1}),
-                (faults.mean_over_a_wrong_axis, "Dimension out of range", {}),
-                (faults.scales_fetched_one_by_one, "a tick fetches its figures at once", {"precision": "fp16"}),
-                (faults.tensors_checked_one_by_one, "then one answer is fetched", {}),
-                (faults.pictures_fetched_one_by_one, "a grid's pictures are fetched at once", {}),
-                (faults.tensors_copied_twice, "one copy a tensor", {}),
+                (planted.decision_in_the_step, "between ticks: aten._local_scalar_dense.default at", {}),
+                (planted.copy_to_the_host_in_the_step, "between ticks: fetch at", {}),
+                (planted.mask_in_the_step, "between ticks: aten.index.Tensor at", {}),
+                (planted.synchronised_step, "between ticks: synchronize at", {}),
+                (planted.fetched_in_a_backward_pass, "between ticks: .* at a backward pass", {}),
+                (planted.noise_left_on_the_host, "Expected all tensors to be on the same device", {}),
+                (planted.noise_not_pinned, "between ticks: unpinned at", {}),
+                (planted.pictures_not_pinned, "between ticks: unpinned at", {}),
+                (planted.numbers_left_on_the_host, "Expected all tensors to be on the same", {"data_memory": 1}),
+                (planted.indexed_from_the_host, "between ticks: unpinned at", {"data_memory": 1}),
+                (planted.mean_over_a_wrong_axis, "Dimension out of range", {}),
+                (planted.scales_fetched_one_by_one, "a tick fetches its figures at once", {"precision": "fp16"}),
+                (planted.tensors_checked_one_by_one, "then one answer is fetched", {}),
+                (planted.pictures_fetched_one_by_one, "a grid's pictures are fetched at once", {}),
+                (planted.tensors_copied_twice, "one copy a tensor", {}),
             )
         ),
     ],
