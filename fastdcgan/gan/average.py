@@ -9,10 +9,15 @@ import math
 from itertools import chain
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from fastdcgan.private_torch import foreach_lerp_
 
 RAMP = 0.05
 """The average's half-life is at most this part of the steps so far: it forgets how the run began."""
+
+_PIECE = 32_000
+"""Numbers mixed at a time on the CPU: too few for PyTorch to divide among threads. Where another program is busy, the
+loop would wait at each step for the slowest of them, for longer than the whole average takes."""
 
 
 class MovingAverage:
@@ -30,14 +35,20 @@ class MovingAverage:
 
     def update(self, step: int) -> None:
         """Take in the network as it is after a step, counted from 1. Doesn't wait for the device."""
-        mix = get_ema_multi_avg_fn(decay_at(step, self.decay))
-        mix(self._averaged, self._current, 0)
+        foreach_lerp_(self._averaged, self._current, 1 - decay_at(step, self.decay))
 
 
 def _numbers(network: nn.Module) -> list[Tensor]:
-    """Parameters and statistics; not how many batches BatchNorm has seen, which no picture depends on."""
+    """Parameters and statistics, on the CPU in pieces; not how many batches BatchNorm has seen: no picture needs it."""
     tensors = chain(network.parameters(), network.buffers())
-    return [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+    return [piece for tensor in numbers for piece in (_pieces(tensor) if tensor.device.type == "cpu" else (tensor,))]
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Views of rows that together have at most `_PIECE` numbers, or of one row, in any memory layout."""
+    pieces: tuple[Tensor, ...] = tensor.split(max(1, _PIECE * len(tensor) // max(1, tensor.numel())))
+    return pieces
 
 
 def decay_at(step: int, decay: float) -> float:

@@ -10,6 +10,7 @@ from small_states import ARCH, fresh, load, save, train
 
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.average import RAMP, MovingAverage, decay_at, half_life
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs import checkpoint
@@ -42,6 +43,22 @@ def test_it_is_the_average_of_weights_and_statistics() -> None:
     for name in numbers:
         torch.testing.assert_close(found[name].double(), wanted[name], rtol=1e-5, atol=1e-7)
         assert not torch.equal(found[name], state.generator.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_in_pieces_it_is_bit_for_bit_what_it_is_in_one(layout: torch.memory_format) -> None:
+    network = models.build(architecture("dcgan32"), seed=0)[0].to(memory_format=layout)  # type: ignore[call-overload]
+    assert max(parameter.numel() for parameter in network.parameters()) > 10 * 32_000
+    average = MovingAverage(network, 0.9)
+    wanted = {name: tensor.clone() for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    for step in (1, 1000):
+        for name, tensor in network.state_dict().items():
+            if name in wanted:
+                tensor.add_(torch.randn_like(tensor))
+                wanted[name].lerp_(tensor, 1 - decay_at(step, 0.9))
+        average.update(step)
+    found = average.network.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
 def test_its_half_life_grows_with_the_run_up_to_that_of_the_decay() -> None:

@@ -58,6 +58,29 @@ for shape in ((128, 64, 64, 3), (128, 28, 28, 1)):
     assert threads() == before, shape
 """
 
+TELEMETRY = """
+from fastdcgan.execution.finite import weight_norms
+from fastdcgan.gan import models
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.step import StepMetrics
+from fastdcgan.telemetry.metrics import MetricsBuffer
+
+for name in ("dcgan28", "dcgan64"):
+    torch.set_num_threads(1)  # before the loop, networks may be built with threads
+    networks = models.build(architecture(name), seed=0)
+    average = MovingAverage(networks[0], 0.999)
+    torch.set_num_threads(2)
+    average.update(1)
+    assert threads() == before, name
+    weight_norms(networks)
+    assert threads() == before, name
+metrics = MetricsBuffer(10, torch.device("cpu"))
+metrics.add(StepMetrics(*torch.zeros(4)))
+metrics.take()
+assert threads() == before
+"""
+
 
 def run_counting_threads(code: str) -> None:
     """Run code in a new process of two threads; it may compare `threads()` with `before`."""
@@ -79,3 +102,7 @@ def test_noise_opens_no_parallel_region_and_each_rank_has_its_share() -> None:
 
 def test_mirrored_pictures_open_no_parallel_region() -> None:
     run_counting_threads(PICTURES)
+
+
+def test_the_average_of_g_and_the_figures_open_no_parallel_region() -> None:
+    run_counting_threads(TELEMETRY)
