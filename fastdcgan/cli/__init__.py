@@ -14,6 +14,7 @@ VERBS = {
     "your pictures": (verbs.data, verbs.pack),
     "a run's results": (verbs.report, verbs.interpolate, verbs.profile),
     "speed": (verbs.tune, verbs.roofline, verbs.scale),
+    "this machine": (verbs.doctor,),
 }
 """By what they are for, in the order in which they are met."""
 
