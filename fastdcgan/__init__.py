@@ -11,6 +11,7 @@ distributed  several processes: joining them through Accelerate, collectives, wh
 runs         a run's folder, lock and checkpoints, and pictures made from them
 telemetry    what a run shows: the terminal, the report, profiles, trackers
 training     a whole run, composed of the above: resolve, join, validate, open, build, fit
+doctor       what is here to train with, what is used, what is broken
 
 `private_torch` has all that is used of PyTorch's private names, and the versions it was checked with; `device` how to
 copy to a GPU without waiting for it. `config` is what a run can be asked for, `cli` the verbs. docs/architecture.md

@@ -34,6 +34,7 @@ PACKAGES: dict[str, set[str]] = {
         *("storage", "device", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
         *("distributed", "runs", "telemetry"),
     },
+    "doctor": {"storage", "gan", "config", "kernels", "execution", "limits", "tuning", "data", "distributed"},
 }
 TOP = {"__init__", "__main__", "cli"}
 """What a user calls: it may import all of them."""

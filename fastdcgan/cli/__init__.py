@@ -15,6 +15,7 @@ VERBS = {
     "a run's results": (verbs.report, verbs.interpolate, verbs.profile),
     "other programs": (verbs.import_weights, verbs.export),
     "speed": (verbs.tune, verbs.roofline, verbs.scale),
+    "this machine": (verbs.doctor,),
 }
 """By what they are for, in the order in which they are met."""
 

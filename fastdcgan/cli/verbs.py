@@ -251,3 +251,18 @@ def scale(
         synchronised=batch_norm == "sync",
         scalings=("strong", "weak") if scaling == "both" else (scaling,),
     )
+
+
+def doctor(speed: bool = True, json: Path | None = None) -> None:
+    """Say what is here to train with, what is used, what is broken; for bug reports.
+
+    Exit code 1: something that training needs is broken.
+
+    Args:
+        speed: Check the plans' parity with the reference, and time the default one; about ten seconds.
+        json: Write the findings to this file too. Default: no file.
+    """
+    from fastdcgan.doctor.diagnose import diagnose
+
+    if not diagnose(measure=speed, out=json):
+        raise SystemExit(1)

@@ -6,6 +6,7 @@ compilation and gradient scaling are the plan's, so that they are the same with 
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
@@ -99,9 +100,9 @@ def start_tracker(service: str, project: str, /, **settings: Any) -> GeneralTrac
     return tracker
 
 
-def with_launcher_precision(request: ExecutionConfig) -> ExecutionConfig:
+def with_launcher_precision(request: ExecutionConfig, environ: Mapping[str, str] = os.environ) -> ExecutionConfig:
     """The request, with the precision that `accelerate launch --mixed_precision` asked for where it has none."""
-    said = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    said = environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if request.precision == "auto" and said in ("bf16", "fp16"):
         return replace(request, precision=cast(PrecisionRequest, said))
     return request

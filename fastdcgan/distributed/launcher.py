@@ -8,6 +8,7 @@ plan's and the recipe's here. What asked for something else is named in a line.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import Plan
@@ -88,6 +89,27 @@ def overruled_settings(
 def wants_cpu(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the launcher was told to use the CPU though there may be GPUs."""
     return _is_true(environ.get("ACCELERATE_USE_CPU", ""))
+
+
+def configured_environment() -> dict[str, str]:
+    """What `accelerate launch` without options would set, by the user's `default_config.yaml`; empty without one.
+
+    Raises whatever Accelerate does where it can't read the file.
+    """
+    from accelerate.commands.config import config_args  # takes a second to import
+
+    if not Path(config_args.default_config_file).is_file():
+        return {}
+    settings = config_args.load_config_from_file(None).to_dict()
+    kind = settings.get("distributed_type", "NO")
+    found = {
+        "WORLD_SIZE": settings.get("num_processes"),
+        "ACCELERATE_MIXED_PRECISION": settings.get("mixed_precision"),
+        "ACCELERATE_DYNAMO_BACKEND": (settings.get("dynamo_config") or {}).get("dynamo_backend"),
+        "ACCELERATE_USE_CPU": settings.get("use_cpu") or None,
+        f"ACCELERATE_USE_{kind}": True if kind in ("DEEPSPEED", "FSDP", "MEGATRON_LM") else None,
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 @contextmanager

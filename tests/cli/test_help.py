@@ -71,6 +71,7 @@ def test_verbs_come_in_the_order_in_which_they_are_met(
         "tune",
         "roofline",
         "scale",
+        "doctor",
     ]
     assert re.search(r"your pictures +data, pack\n", text) and re.search(r"speed +tune, roofline, scale\n", text)
     assert max(map(len, lines[1:])) <= 80

@@ -144,16 +144,18 @@ def test_idle_gpus_are_pointed_at(
     ] * hint
 
 
+def configured(folder: Path, *lines: str) -> tuple[str, ...]:
+    """`accelerate launch` of two processes on the CPU, with a file of settings."""
+    file = folder / "config.yaml"
+    common = ("compute_environment: LOCAL_MACHINE", "num_machines: 1", "num_processes: 2", "use_cpu: true")
+    file.write_text("\n".join((*common, "mixed_precision: 'no'", *lines)))
+    return sys.executable, *ACCELERATE, "--config_file", str(file)
+
+
 @pytest.mark.slow
 def test_a_configuration_that_compiles(tmp_path: Path) -> None:
-    """In truth: `accelerate launch` with a file, and the module that the hint names."""
     photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
-    file = tmp_path / "config.yaml"
-    file.write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\nnum_machines: 1\nnum_processes: 2\n"
-        "use_cpu: true\nmixed_precision: 'no'\ndynamo_config: {dynamo_backend: INDUCTOR}\n"
-    )
-    launcher = (sys.executable, *ACCELERATE, "--config_file", str(file))
+    launcher = configured(tmp_path, "distributed_type: MULTI_GPU", "dynamo_config: {dynamo_backend: INDUCTOR}")
     code, said = launch("--data", photos, "--out", out, *QUICK, "--images", 16, launcher=launcher).ended(3 * PATIENCE)
     assert code == 0, said
     assert said.count("launcher  overruled: dynamo_backend INDUCTOR: nothing is compiled") == 1, said
@@ -161,13 +163,9 @@ def test_a_configuration_that_compiles(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_configuration_that_shards(tmp_path: Path) -> None:
+    """Refused; and the command that the refusal names, which is also the hint's, does what was meant."""
     photos, out = write_pictures(tmp_path / "photos"), tmp_path / "run"
-    file = tmp_path / "config.yaml"
-    file.write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nnum_machines: 1\nnum_processes: 2\n"
-        "use_cpu: true\nmixed_precision: 'no'\nfsdp_config: {fsdp_version: 2}\n"
-    )
-    launcher = (sys.executable, *ACCELERATE, "--config_file", str(file))
+    launcher = configured(tmp_path, "distributed_type: FSDP", "fsdp_config: {fsdp_version: 2}")
     asked = ("--data", photos, "--out", out, *QUICK, "--images", 16)
     code, said = launch(*asked, launcher=launcher).ended(3 * PATIENCE)
     assert code == 1 and "fastdcgan: error: the launcher asks for FSDP" in said, said

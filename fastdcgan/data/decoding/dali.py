@@ -53,6 +53,13 @@ def _dali_version() -> str:
         return str(importlib.import_module("nvidia.dali").__version__)
 
 
+def imported_dali_version() -> str:
+    """DALI's version, once all of it is imported that decoding needs. Raises whatever that does."""
+    for name in ("nvidia.dali", "nvidia.dali.fn", "nvidia.dali.types", "nvidia.dali.plugin.pytorch"):
+        importlib.import_module(name)
+    return _dali_version()
+
+
 class DaliSource:
     """An `ImageSource` that decodes into the memory of the device.
 
