@@ -13,7 +13,7 @@ from fastdcgan.data.decoding.dali import DaliSource
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.pack import Pack, PackStatus, pack_status
-from fastdcgan.data.source import ImageSource, Skipped, count_files
+from fastdcgan.data.source import ImageSource, Skipped, and_more, count_files
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
 
@@ -150,8 +150,7 @@ def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
 
 
 def _skipped_line(skip: Skipped) -> str:
-    more = f" (and {skip.count - 1:,} more in there)" if skip.count > 1 else ""
-    return f"{skip.path!a}{more}: {printable(skip.reason)}\n"
+    return f"{skip.path!a}{and_more(skip)}: {printable(skip.reason)}\n"
 
 
 def _describe_array(source: ArraySource | ResizedSource) -> ArrayInfo:

@@ -24,7 +24,8 @@ from fastdcgan.data.decoding.picture import (
     may_be_picture,
 )
 from fastdcgan.data.decoding.prefetch import prefetch_map
-from fastdcgan.data.source import Skipped, common_suffixes
+from fastdcgan.data.hidden import is_hidden, why_hidden
+from fastdcgan.data.source import Skipped, SkippedCount, common_suffixes, describe_hidden
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
@@ -110,8 +111,9 @@ class FolderIndex:
 def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> FolderIndex:
     """Find the pictures in a folder and its subfolders, and check each by decoding it.
 
-    A file's content decides whether it is a picture, not its name. Files that can't be used are listed with reasons,
-    those that are no pictures by name nor content last. Only regular files are opened. Links to folders are followed;
+    A file's content decides whether it is a picture, not its name; but hidden ones and those of tools are left out (see
+    `hidden.py`), and counted by kind. Files that can't be used are listed with reasons, those that are no pictures by
+    name nor content last. Only regular files are opened. Links to folders are followed;
     every folder is visited once.
 
     The result is cached, so that next time only new and changed files (by size and time of modification) are checked.
@@ -129,7 +131,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         raise ValueError(f"no such folder: {printable(folder)}")
     if not folder.is_dir():
         raise ValueError(f"not a folder but a file: {printable(folder)}")
-    files, skipped = _list_files(folder)
+    files, skipped, hidden = _list_files(folder)
     root = f"{folder}{os.sep}"
     entries = _check_files(folder, root, files, skipped, on_progress)
     pictures = []
@@ -140,9 +142,9 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         else:
             pictures.append(PictureFile(root + name, *entry[:-1]))
     named = [_skipped_file(folder, name, skipped[name]) for name in sorted(skipped)]
-    index = FolderIndex(
-        folder=folder, pictures=tuple(pictures), skipped=tuple(sorted(named, key=lambda skip: skip.not_a_picture))
-    )
+    named.sort(key=lambda skip: skip.not_a_picture)
+    named += [hidden_files(printable(folder / name), name, reason, count) for name, reason, count in hidden]
+    index = FolderIndex(folder=folder, pictures=tuple(pictures), skipped=tuple(named))
     if not pictures:
         message = _no_pictures_message(index)
         raise NoUsablePictureError(message, index.skipped) if index.skipped else ValueError(message)
@@ -213,6 +215,12 @@ class _IndexEntry(NamedTuple):
         return self.bytes, self.mtime_ns
 
 
+def hidden_files(path: str, name: str, reason: str, count: int) -> Skipped:
+    """Files left out for a kind of name; `name` is the first's, relative to what the user gave, and `path` says it."""
+    _, kind = why_hidden(name)
+    return Skipped(path=path, reason=reason, not_a_picture=True, count=count, hidden=kind)
+
+
 def _skipped_file(folder: Path, name: str, reason: str) -> Skipped:
     not_a_picture = reason == NOT_AN_IMAGE and not name.lower().endswith(PICTURE_SUFFIXES)
     return Skipped(path=printable(folder / name), reason=reason, not_a_picture=not_a_picture)
@@ -221,20 +229,28 @@ def _skipped_file(folder: Path, name: str, reason: str) -> Skipped:
 def _no_pictures_message(index: FolderIndex) -> str:
     """The error message for a folder without a usable picture."""
     folder = printable(index.folder)
-    others = [skip for skip in index.skipped if skip.not_a_picture]
-    damaged = len(index.skipped) - len(others)
+    others = [skip for skip in index.skipped if skip.not_a_picture and not skip.hidden]
+    hidden = describe_hidden(index.skipped)
+    damaged = sum(not skip.not_a_picture for skip in index.skipped)
     if damaged:
         more = f" (and {damaged - 1:,} more)" if damaged > 1 else ""
         return f"no usable picture in {folder}; {index.skipped[0].path}: {index.skipped[0].reason}{more}"
+    left_out = f"; left out: {hidden}" if hidden else ""
     if not others:
+        if hidden:
+            return f"no pictures ({FORMAT_NAMES}) in {folder}{left_out}"
         return f"no pictures ({FORMAT_NAMES}) in {folder}; it is empty"
     names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
     files = f"{len(others):,} other file{'s' * (len(others) != 1)}"
-    return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}"
+    return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}{left_out}"
 
 
-def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped."""
+def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
+    """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped.
+
+    Hidden files and those in hidden folders are only counted.
+    """
+    hidden = SkippedCount()
     files: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}
     visited: set[tuple[int, int]] = set()
@@ -250,6 +266,10 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
             continue
         for entry in entries:
             name = prefix + entry.name
+            if is_hidden(entry.name):
+                for file in _files_below(folder, name, entry):
+                    hidden.add(file, *why_hidden(file))
+                continue
             try:
                 if entry.is_dir():
                     queue.add(name + "/", is_link=entry.is_symlink())
@@ -261,7 +281,19 @@ def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str
                 skipped[name] = "a link to a file that does not exist"
             except OSError as error:
                 skipped[name] = os_error_reason(error)
-    return files, skipped
+    return files, skipped, hidden
+
+
+def _files_below(folder: Path, name: str, entry: os.DirEntry[str]) -> Iterator[str]:
+    """The files in a hidden folder, or the one hidden file: relative paths. Links aren't followed."""
+    if not entry.is_dir(follow_symlinks=False):
+        yield name
+        return
+    root = f"{folder}{os.sep}"
+    for path, folders, files in os.walk(root + name):
+        folders.sort()
+        for file in sorted(files):
+            yield f"{path.removeprefix(root)}/{file}"
 
 
 class _FolderQueue:

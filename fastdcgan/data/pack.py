@@ -275,11 +275,12 @@ def _build(pack: Pack, report: OnProgress) -> None:
 
 
 def _skipped_as_json(skip: Skipped) -> dict[str, Any]:
-    return {"path": skip.path, "reason": skip.reason, "foreign": skip.not_a_picture, "count": skip.count}
+    fields = {"path": skip.path, "reason": skip.reason, "foreign": skip.not_a_picture, "count": skip.count}
+    return fields | ({"hidden": skip.hidden} if skip.hidden else {})
 
 
-def _skipped_from_json(path: str, reason: str, foreign: bool = False, count: int = 1) -> Skipped:
-    return Skipped(path=path, reason=reason, not_a_picture=foreign, count=count)
+def _skipped_from_json(path: str, reason: str, foreign: bool = False, count: int = 1, hidden: str = "") -> Skipped:
+    return Skipped(path=path, reason=reason, not_a_picture=foreign, count=count, hidden=hidden)
 
 
 def _batches_in_order(count: int) -> Generator[range]:

@@ -5,17 +5,25 @@ A source is a numbered set of pictures that can be read in any order. Epochs, sh
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Protocol
 
 from torch import Tensor
 
+from fastdcgan.data.hidden import HIDDEN_FILE, IN_HIDDEN_FOLDER
+from fastdcgan.storage.printable import printable
+
+MOST_KINDS = 16
+"""Files that are left out are counted by so many kinds, and the rest together."""
+
+MOST_KINDS_NAMED = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A file that is not used, or several of one kind in an archive."""
+    """A file that is not used, or several of one kind."""
 
     path: str
     reason: str
@@ -27,6 +35,9 @@ class Skipped:
     count: int = 1
     """How many files this stands for; `path` is the first."""
 
+    hidden: str = ""
+    """For hidden files and those of tools: the kind of name they are left out for (see `hidden.py`)."""
+
 
 def count_files(skipped: Iterable[Skipped]) -> int:
     """How many files are skipped."""
@@ -35,8 +46,49 @@ def count_files(skipped: Iterable[Skipped]) -> int:
 
 def describe_skipped(skip: Skipped) -> str:
     """The path and the reason, and how many more there are, in one line."""
-    more = f" (and {skip.count - 1:,} more in there)" if skip.count > 1 else ""
-    return f"{skip.path}{more}: {skip.reason}"
+    return f"{skip.path}{and_more(skip)}: {skip.reason}"
+
+
+def and_more(skip: Skipped) -> str:
+    """How many files it stands for beside the first, in brackets; "" for none."""
+    return f" (and {skip.count - 1:,} more like it)" if skip.count > 1 else ""
+
+
+def describe_hidden(skipped: Sequence[Skipped]) -> str:
+    """ "12 files in hidden or tool folders (.git, __MACOSX), 1 hidden or tool file (._*)"; "" where there is none."""
+    said = []
+    for reason, one, several in (
+        (IN_HIDDEN_FOLDER, "file in hidden or tool folders", "files in hidden or tool folders"),
+        (HIDDEN_FILE, "hidden or tool file", "hidden or tool files"),
+    ):
+        counts: Counter[str] = Counter()
+        for skip in skipped:
+            if skip.hidden and skip.reason == reason:
+                counts[skip.hidden] += skip.count
+        if count := counts.total():
+            kinds = [kind for kind, _ in counts.most_common(MOST_KINDS_NAMED)]
+            kinds += ["..."] * (len(counts) > MOST_KINDS_NAMED)
+            said.append(f"{count:,} {one if count == 1 else several} ({', '.join(map(printable, kinds))})")
+    return ", ".join(said)
+
+
+class SkippedCount:
+    """Counts files by reason and kind: one by one, the labels of millions of pictures would take much memory."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def add(self, name: str, reason: str, kind: str) -> None:
+        """Count a file."""
+        key = (reason, kind)
+        if key not in self._found and len(self._found) >= MOST_KINDS:
+            key = (reason, "")
+        first, count = self._found.get(key, (name, 0))
+        self._found[key] = (first, count + 1)
+
+    def __iter__(self) -> Iterator[tuple[str, str, int]]:
+        """The name of the first file of a reason and kind, the reason, how many they are."""
+        return ((name, reason, count) for (reason, _), (name, count) in self._found.items())
 
 
 def common_suffixes(skipped: Sequence[Skipped], limit: int = 4) -> str:

@@ -4,7 +4,7 @@ from typing import cast
 
 import torch
 
-from fastdcgan.data.source import ImageSource, common_suffixes, count_files, describe_skipped
+from fastdcgan.data.source import ImageSource, common_suffixes, count_files, describe_hidden, describe_skipped
 from fastdcgan.distributed.launcher import launch_command, overruled_settings
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
@@ -86,9 +86,9 @@ def announce_nothing_to_do(run: Run, display: Display) -> None:
 
 
 def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> None:
-    """Name the first damaged files with reasons; count the others, and those that are no pictures."""
+    """Name the first damaged files with reasons; count the others, those that are no pictures, and hidden ones."""
     damaged = [skip for skip in source.skipped if not skip.not_a_picture]
-    others = [skip for skip in source.skipped if skip.not_a_picture]
+    others = [skip for skip in source.skipped if skip.not_a_picture and not skip.hidden]
     listed = f"all listed in {folder.skipped}"
     if damaged:
         display.say(f"skipped   {count_files(damaged):,} files that can't be used:")
@@ -100,3 +100,5 @@ def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> No
         names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "
         display.say(f"{begin} {count_files(others):,} files that are no pictures{names}, {listed}")
+    if hidden := describe_hidden(source.skipped):
+        display.say(f"left out  {hidden}, listed in {folder.skipped}")

@@ -186,7 +186,7 @@ def write_corpus(folder: Path) -> tuple[set[str], dict[str, str]]:
     reasons |= {
         "BMW.csv": "not an image",
         "sound.wav": "not an image",
-        ".hidden": "not an image",
+        ".hidden": "hidden or tool file",
         "dangling.jpg": "does not exist",
         "itself.jpg": "symbolic links",
         "dangling": "does not exist",

@@ -2,6 +2,7 @@ import json
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from fastdcgan.data import folder as folder_module
 from fastdcgan.data.folder import FolderIndex, scan_folder
-from fastdcgan.data.source import common_suffixes
+from fastdcgan.data.source import common_suffixes, describe_hidden
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
 
@@ -71,6 +72,74 @@ def test_damaged_pictures_come_before_files_that_are_no_pictures(tmp_path: Path,
     assert all(skip.reason == "not an image (JPEG, PNG, BMP, WebP or GIF)" for skip in skipped[2:])
     assert common_suffixes(skipped[2:]) == ".txt, .avi"
     assert common_suffixes(skipped[2:], limit=1) == ".txt, ..."
+
+
+HIDDEN = {
+    ".ipynb_checkpoints/a-checkpoint.jpg": ".ipynb_checkpoints",
+    "sub/.ipynb_checkpoints/x/b-checkpoint.jpg": ".ipynb_checkpoints",
+    "__MACOSX/sub/._a.jpg": "__MACOSX",
+    ".Trash-1000/files/old.jpg": ".Trash-1000",
+    ".thumbnails/normal/a.png": ".thumbnails",
+    "sub/@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg": "@eaDir",
+    ".git/objects/ab/cdef": ".git",
+    "Thumbs.db": "Thumbs.db",
+    "sub/thumbs.db": "thumbs.db",
+    "._a.jpg": "._*",
+    "sub/._b.jpg": "._*",
+    ".secret.jpg": ".*",
+}
+
+
+def test_hidden_and_tool_files_are_left_out_and_counted(photos: Path, checked: list[bytes]) -> None:
+    fingerprint = scan_folder(photos).fingerprint
+    for name in HIDDEN:
+        path = photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(JPEG)
+    for name in ("..a.jpg", "eaDir.jpg", "MACOSX.jpg"):
+        (photos / name).write_bytes(JPEG)
+    (photos / "..a.jpg").rename(photos / "a..jpg")
+    checked.clear()
+    index = scan_folder(photos)
+    assert names(index) == ["MACOSX.jpg", "a..jpg", "a.jpg", "b.jpg", "c.jpg", "eaDir.jpg"]
+    assert len(checked) == 3, "what is left out isn't read"
+    told = Counter[str]()
+    for skip in index.skipped:
+        told[skip.hidden] += skip.count
+    assert told == Counter(HIDDEN.values())
+    assert describe_hidden(index.skipped) == (
+        "7 files in hidden or tool folders (.ipynb_checkpoints, .Trash-1000, .git, .thumbnails, ...), "
+        "5 hidden or tool files (._*, .*, Thumbs.db, thumbs.db)"
+    )
+    for name in ("MACOSX.jpg", "a..jpg", "eaDir.jpg"):
+        (photos / name).unlink()
+    assert scan_folder(photos).fingerprint == fingerprint, "of the pictures alone"
+
+
+def test_a_folder_below_a_hidden_one_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "__MACOSX" / ".photos"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.jpg").write_bytes(JPEG)
+    index = scan_folder(folder)
+    assert names(index) == ["sub/a.jpg"]
+    assert not index.skipped
+
+
+def test_a_visible_link_to_hidden_pictures_is_followed(photos: Path) -> None:
+    (photos / ".store").mkdir()
+    (photos / ".store" / "d.jpg").write_bytes(JPEG)
+    (photos / ".latest").symlink_to(photos / ".store")  # counted as one file, not followed
+    (photos / "link").symlink_to(photos / ".store")
+    index = scan_folder(photos)
+    assert names(index) == ["a.jpg", "b.jpg", "c.jpg", "link/d.jpg"]
+    assert describe_hidden(index.skipped) == "1 file in hidden or tool folders (.store), 1 hidden or tool file (.*)"
+
+
+def test_a_folder_of_hidden_files_alone_says_so(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "__MACOSX").mkdir(parents=True)
+    (tmp_path / "photos" / "__MACOSX" / "a.jpg").write_bytes(JPEG)
+    with pytest.raises(ValueError, match=r"^no pictures .*; left out: 1 file in hidden or tool folders \(__MACOSX\)$"):
+        scan_folder(tmp_path / "photos")
 
 
 def test_of_files_that_are_no_pictures_only_the_beginning_is_read_and_that_once(

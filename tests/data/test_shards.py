@@ -23,7 +23,7 @@ from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import PICTURE_SUFFIXES
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.data.source import ImageSource
+from fastdcgan.data.source import ImageSource, describe_hidden
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
@@ -120,7 +120,8 @@ def test_every_bad_picture_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     assert index.read_bytes(0) == JPEG
     told = reasons(index)
     assert told.pop("good.seg.png") == shards_module.SECOND_PICTURE
-    assert told.pop("good.json") == told.pop(".jpg") == shards_module.NO_PICTURE
+    assert told.pop("good.json") == shards_module.NO_PICTURE
+    assert told.pop(".jpg") == shards_module.HIDDEN_FILE
     assert len(told) == len(bad)
     for n, (name, (_, reason)) in enumerate(bad.items()):
         assert reason in told[f"{n:02d} {name}"], name
@@ -165,6 +166,19 @@ def test_parts_of_a_sample_are_no_second_pictures(tmp_path: Path) -> None:
     ]
     again = open_shards(str(tmp_path / "s.tar"))  # from the cache
     assert (names(again), again.skipped, again.remark) == (names(index), index.skipped, index.remark)
+
+
+def test_hidden_and_tool_members_are_left_out_and_counted(tmp_path: Path) -> None:
+    hidden = ("./__MACOSX/._a.jpg", "x/.ipynb_checkpoints/a-checkpoint.jpg", "x/.ipynb_checkpoints/b.json", "x/._a.jpg")
+    members = dict.fromkeys(("./a.jpg", "x/a.jpg", *hidden, "x/../b.jpg"), JPEG)
+    index = open_shards(str(write(tmp_path / ".s.tar", members | {"Thumbs.db": b""})))
+    assert names(index) == ["./a.jpg", "x/a.jpg", "x/../b.jpg"]
+    said = "3 files in hidden or tool folders (.ipynb_checkpoints, __MACOSX), 2 hidden or tool files (._*, Thumbs.db)"
+    assert describe_hidden(index.skipped) == said
+    again = open_shards(str(tmp_path / ".s.tar"))  # from the cache
+    assert (names(again), again.skipped, again.fingerprint) == (names(index), index.skipped, index.fingerprint)
+    with pytest.raises(ValueError, match=r"^no pictures .*; left out: 1 file in hidden or tool folders \(\.git\)$"):
+        open_shards(str(write(tmp_path / "t.tar", {".git/a.jpg": JPEG})))
 
 
 def test_many_suffixes_are_counted_in_little_memory(tmp_path: Path) -> None:

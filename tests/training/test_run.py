@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fastdcgan import cli
 from fastdcgan.config import TrainConfig, flat, from_flat
+from fastdcgan.data.hidden import IN_HIDDEN_FOLDER
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.training.announce import list_skipped
@@ -123,6 +124,10 @@ def test_damaged_pictures_do_not_drown_among_labels(tmp_path: Path) -> None:
         "          0.jpg: empty file",
         f"          and 2 files that are no pictures (.txt), {listed}",
     ]
+    hidden = Skipped(path=".git/a", reason=IN_HIDDEN_FOLDER, not_a_picture=True, count=12, hidden=".git")
+    lines = Told()
+    list_skipped(SimpleNamespace(skipped=[hidden]), folder, lines)  # type: ignore[arg-type]
+    assert lines == [f"left out  12 files in hidden or tool folders (.git), {listed.removeprefix('all ')}"]
     assert told(12, 3)[-2:] == [
         f"          and 2 more, {listed}",
         f"          and 3 files that are no pictures (.txt), {listed}",

@@ -13,9 +13,8 @@ from fastdcgan.data.folder import PICTURE_SUFFIXES
 
 
 def has_picture_suffix(name: str) -> bool:
-    """Whether a member is named like a picture; hidden ones (`.a.jpg`) are not."""
-    file = name.rpartition("/")[2]
-    return not file.startswith(".") and file.lower().endswith(PICTURE_SUFFIXES)
+    """Whether a member is named like a picture."""
+    return name.lower().endswith(PICTURE_SUFFIXES)
 
 
 def second_pictures(names: Sequence[str], others: Iterable[str] = ()) -> list[int]:

@@ -33,10 +33,12 @@ from fastdcgan.data.folder import (
     PICTURE_SUFFIXES,
     NoUsablePictureError,
     OnProgress,
+    hidden_files,
     os_error_reason,
     refuse_oversized,
 )
-from fastdcgan.data.source import Skipped, count_files
+from fastdcgan.data.hidden import HIDDEN_FILE, IN_HIDDEN_FOLDER, why_hidden
+from fastdcgan.data.source import Skipped, SkippedCount, count_files, describe_hidden
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
@@ -47,17 +49,14 @@ PICTURE_DTYPE = np.dtype(
 )
 """A picture in the index of a shard, 23 bytes. `kind` is an index into `Shard.kinds`."""
 
-_FORMAT = f"fastdcgan shard 3, Pillow {PIL.__version__}"
+_FORMAT = f"fastdcgan shard 4, Pillow {PIL.__version__}"
 
 SECOND_PICTURE = "continues the name of another picture, as x.seg.png that of x.jpg, so it is no second one"
 NO_PICTURE = "no picture by its name"
 
-_MOST_SUFFIXES = 16
-"""Members that are passed over are counted by so many suffixes, and the rest together."""
-
 
 class PassedOver(NamedTuple):
-    """Members of one suffix that are left out for what they are called."""
+    """Members of one suffix, or kind of hidden name, that are left out for what they are called."""
 
     name: str
     """Of the first."""
@@ -86,7 +85,7 @@ class Shard:
     """Names of members ("" for the shard itself) and reasons."""
 
     passed_over: tuple[PassedOver, ...]
-    """Members that aren't pictures of their own, by their names: `SECOND_PICTURE` and `NO_PICTURE`."""
+    """Members that aren't pictures of their own, by their names: `SECOND_PICTURE`, `NO_PICTURE` and hidden ones."""
 
     sharing: int
     """How many pictures have the same WebDataset key as another: all are used."""
@@ -98,6 +97,14 @@ class Shard:
     def describe_member(self, name: str) -> str:
         """The shard and the name of a member, for the user."""
         return f"{printable(self.path)}: {printable(name)}" if name else printable(self.path)
+
+    def describe_passed_over(self, passed: PassedOver) -> Skipped:
+        """Members that are left out for what they are called, for the user."""
+        path = self.describe_member(passed.name)
+        if passed.reason in (HIDDEN_FILE, IN_HIDDEN_FOLDER):
+            return hidden_files(path, *passed)
+        not_a_picture = passed.reason == NO_PICTURE
+        return Skipped(path=path, reason=passed.reason, not_a_picture=not_a_picture, count=passed.members)
 
     def read(self, picture: int) -> bytes:
         """The bytes of a picture.
@@ -132,17 +139,8 @@ class ShardIndex:
             for shard in self.shards
             for name, reason in shard.skipped
         ]
-        named = [
-            Skipped(
-                path=shard.describe_member(passed.name),
-                reason=passed.reason,
-                not_a_picture=passed.reason == NO_PICTURE,
-                count=passed.members,
-            )
-            for shard in self.shards
-            for passed in shard.passed_over
-        ]
-        return tuple(bad + sorted(named, key=lambda skip: skip.not_a_picture))
+        named = [shard.describe_passed_over(passed) for shard in self.shards for passed in shard.passed_over]
+        return tuple(bad + sorted(named, key=lambda skip: (skip.not_a_picture, bool(skip.hidden))))
 
     @property
     def remark(self) -> str:
@@ -241,11 +239,14 @@ def _list_shard(path: str, size: int, mtime_ns: int) -> Shard:
     """A shard with all members that have a picture's suffix, not yet checked. Raises ValueError."""
     offsets, sizes, names = array("q"), array("q"), list[str]()
     skipped = []
-    passed_over = _PassedOverCount()
+    passed_over = SkippedCount()
     try:
         for name, offset, length, problem in list_members(path, size):
-            if name and not has_picture_suffix(name):
-                passed_over.add(name, NO_PICTURE)
+            reason, kind = why_hidden(name)
+            if name and not reason and not has_picture_suffix(name):
+                reason, kind = NO_PICTURE, _suffix(name)
+            if reason:
+                passed_over.add(name, reason, kind)
                 continue
             try:
                 refuse_oversized(length)
@@ -265,7 +266,7 @@ def _list_shard(path: str, size: int, mtime_ns: int) -> Shard:
     pictures["offset"], pictures["bytes"] = offsets, sizes
     seconds = second_pictures(names, (name for name, _ in skipped))
     for second in seconds:
-        passed_over.add(names[second], SECOND_PICTURE)
+        passed_over.add(names[second], SECOND_PICTURE, _suffix(names[second]))
     left_out = set(seconds)
     names = [name for place, name in enumerate(names) if place not in left_out]
     return Shard(
@@ -276,26 +277,13 @@ def _list_shard(path: str, size: int, mtime_ns: int) -> Shard:
         kinds=(),
         names=_CompressedLines(json.dumps(name).encode() for name in names).finish(),
         skipped=tuple(skipped),
-        passed_over=passed_over.finish(),
+        passed_over=tuple(PassedOver(*passed) for passed in passed_over),
         sharing=count_sharing(names),
     )
 
 
-class _PassedOverCount:
-    """Counts members by reason and suffix: one by one, the labels of millions of pictures would take much memory."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, str], tuple[str, int]] = {}
-
-    def add(self, name: str, reason: str) -> None:
-        key = (reason, PurePosixPath(name).suffix.lower())
-        if key not in self.found and len(self.found) >= _MOST_SUFFIXES:
-            key = (reason, "")
-        first, count = self.found.get(key, (name, 0))
-        self.found[key] = (first, count + 1)
-
-    def finish(self) -> tuple[PassedOver, ...]:
-        return tuple(PassedOver(name, reason, count) for (reason, _), (name, count) in self.found.items())
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 class _CompressedLines:
@@ -374,17 +362,19 @@ def _without_bad(shard: Shard, bad: dict[int, Exception]) -> Shard:
 
 
 def _no_pictures_message(index: ShardIndex) -> str:
-    others = [skip for skip in index.skipped if skip.not_a_picture]
+    others = [skip for skip in index.skipped if skip.not_a_picture and not skip.hidden]
+    hidden = describe_hidden(index.skipped)
     bad = [skip for skip in index.skipped if not skip.not_a_picture]
     if bad and (not others or any(name for shard in index.shards for name, _ in shard.skipped)):
         first, more = bad[0], count_files(bad) - 1
         tail = f" (and {more:,} more)" if more else ""
         return f"no usable picture in {index.origin}; {first.path}: {first.reason}{tail}"
-    seen = "; nothing is in there"
+    seen = "" if hidden else "; nothing is in there"
+    left_out = f"; left out: {hidden}" if hidden else ""
     if others:
         count = count_files(others)
         seen = f", but {count:,} other member{'s' * (count != 1)}, as {others[0].path}"
-    return f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {index.origin}{seen}"
+    return f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {index.origin}{seen}{left_out}"
 
 
 def _cache_path(shard: str) -> Path:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fastdcgan.data.describe import FileStatistics, SourceFacts, group_by_reason
 from fastdcgan.data.pack import Pack, PackResult
-from fastdcgan.data.source import Skipped, count_files, describe_skipped
+from fastdcgan.data.source import Skipped, count_files, describe_hidden, describe_skipped
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.storage.printable import printable
 
@@ -76,7 +76,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
     else:
         rate = count / max(packing.seconds, 1e-9)
         done = f"{why}built in {packing.seconds:,.1f} s: {rate:,.0f} img/s"
-    skipped = pack.original.skipped
+    skipped = [skip for skip in pack.original.skipped if not skip.hidden]
     rows = [
         ("pack", printable(pack.array)),
         ("", f"{counted(count, 'picture')}, {_arithmetic(pack)}"),
@@ -87,13 +87,16 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
         if len(skipped) > MOST:
             listed.append(f"and {count_files(skipped[MOST:]):,} more; fastdcgan data --skipped FILE lists all")
         rows.append(("skipped", "\n".join([f"{counted(count_files(skipped), 'file')} that can't be used:", *listed])))
+    rows += left_out_rows(pack.original.skipped)
     return [*rows, ("use", f"{train_command(spec, pack.resolution, pack.channels)} uses it")]
 
 
 def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     """How many files can't be used, and why: the reasons with their counts, the first files of each."""
+    left_out = left_out_rows(skipped)
+    skipped = [skip for skip in skipped if not skip.hidden]
     if not skipped:
-        return [("skipped", "nothing")]
+        return [("skipped", "nothing"), *left_out]
     lines = [f"{counted(count_files(skipped), 'file')} that can't be used:"]
     reasons = group_by_reason(skipped)
     for reason, group in reasons[:MOST]:
@@ -105,7 +108,13 @@ def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     if len(reasons) > MOST:
         rest = sum(count_files(group) for _, group in reasons[MOST:])
         lines.append(f"{rest:,} for {counted(len(reasons) - MOST, 'other reason')}")
-    return [("skipped", "\n".join(lines))]
+    return [("skipped", "\n".join(lines)), *left_out]
+
+
+def left_out_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
+    """How many hidden files and files of tools there are, and of which kinds; nothing where there are none."""
+    hidden = describe_hidden(skipped)
+    return [("left out", hidden)] if hidden else []
 
 
 def train_command(spec: str, resolution: int, channels: int) -> str:
