@@ -77,12 +77,12 @@ class ParityCheck:
     Args:
         arch: the networks.
         device: where the plans run.
+        exact_device: where the ground truth is computed. Default: there too; on the CPU for MPS, which has no fp64.
     """
 
-    def __init__(self, arch: Architecture, device: torch.device) -> None:
+    def __init__(self, arch: Architecture, device: torch.device, exact_device: torch.device | None = None) -> None:
         self._arch, self._device = arch, device
-        # MPS has no fp64.
-        self._exact_device = torch.device("cpu") if device.type == "mps" else device
+        self._exact_device = exact_device or (torch.device("cpu") if device.type == "mps" else device)
         self._start = StartState.create(arch, device)
         self._exact = reference_implementation(arch, self._exact_device, dtype=torch.float64)
         self._truth: list[Vectors] = []
