@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -98,6 +99,7 @@ def main(
     say = partial(_say, budget)
     folder = new_folder(out, where.type == "cuda", name)
     say(f"{name}, {usable_cores()} cores: results go to {folder}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was found by then is written
     with tempfile.TemporaryDirectory(prefix="fastdcgan-gpu-") as work, own_cache(Path(work) / "cache"):
         session = Session(device=where, folder=folder, work=Path(work))
         facts = machine_facts(where)
