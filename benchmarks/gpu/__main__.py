@@ -43,8 +43,8 @@ from fastdcgan.storage.files import write_replacing
 FORMAT = 1
 """Of results.json."""
 
-WRITING_SECONDS = 5.0
-"""Kept for the page."""
+WRITING_SECONDS = 10.0
+"""Kept for the page, and for removing what is not kept."""
 
 LEAST_MINUTES = 1.0
 
@@ -99,28 +99,28 @@ def main(
     say = partial(_say, budget)
     folder = new_folder(out, where.type == "cuda", name)
     say(f"{name}, {usable_cores()} cores: results go to {folder}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was found by then is written
     with tempfile.TemporaryDirectory(prefix="fastdcgan-gpu-") as work, own_cache(Path(work) / "cache"):
         session = Session(device=where, folder=folder, work=Path(work))
         facts = machine_facts(where)
         reports = run_parts(PARTS, session, budget, say)
-    results = {
-        "format": FORMAT,
-        "command": shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]]),
-        "on_gpu": where.type == "cuda",
-        "why_no_gpu": "" if where.type == "cuda" else why_no_gpu(device),
-        "device_name": name,
-        "minutes": minutes,
-        "seconds": round(budget.passed, 1),
-        "headline": str(session.axes.headline),
-        "peaks": peaks(name, reports),
-        "conditions": conditions(),
-        "facts": facts,
-        "parts": reports,
-    }
-    write_replacing(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_replacing(folder / "report.md", page(results))
-    sys.exit(conclude(results, folder, say))
+        results = {
+            "format": FORMAT,
+            "command": shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]]),
+            "on_gpu": where.type == "cuda",
+            "why_no_gpu": "" if where.type == "cuda" else why_no_gpu(device),
+            "device_name": name,
+            "minutes": minutes,
+            "seconds": round(budget.passed, 1),
+            "headline": str(session.axes.headline),
+            "peaks": peaks(name, reports),
+            "conditions": conditions(),
+            "facts": facts,
+            "parts": reports,
+        }
+        write_replacing(folder / "results.json", json.dumps(results, indent=1) + "\n")
+        write_replacing(folder / "report.md", page(results))
+        code = conclude(results, folder, say)
+    sys.exit(code)
 
 
 def conclude(results: dict[str, Any], folder: Path, say: Callable[[str], None]) -> int:
@@ -192,6 +192,7 @@ def _say(budget: Budget, line: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was found by then is written
     try:
         tyro.cli(main, prog="python -m benchmarks.gpu")
     except ValueError as problem:

@@ -31,8 +31,12 @@ class Contender:
 
     @property
     def cudnn_benchmark(self) -> bool:
-        """Whether cuDNN tries its algorithms out, as pytorch/examples asks it to."""
-        return self.name in (EXAMPLES, EXAMPLES_AMP)
+        """Whether cuDNN tries its algorithms out, as pytorch/examples asks it to and our trainer does not.
+
+        For the reference too: a process keeps the algorithm of a shape that was found first, and the loop, which has
+        the reference's shapes, must not inherit one that was never tried.
+        """
+        return self.plan is None
 
     def precision(self, of_cell: Precision) -> Precision:
         """In which it computes: the reference and the plain loop are fp32 in every cell."""

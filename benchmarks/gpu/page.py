@@ -191,7 +191,7 @@ def legend(results: Results) -> str:
         "arithmetic. GB/s: what a step moves by the model, fused. Of the roofline: the captured step as predicted from "
         f"{peaks} at {PEAK_EFFICIENCY:.0%}, by the step as measured. Launches: calls of the host that make the device "
         "work, counted in another process. Peak: beyond what was in use before. The reference and pytorch/examples "
-        "compute in fp32 in every case."
+        "compute in fp32 in every case, with cuDNN trying out its algorithms, as the latter asks it to."
     )
 
 

@@ -21,7 +21,7 @@ from fastdcgan.telemetry.metrics import Record, read_metrics
 LOOK_SECONDS = 0.02
 """Between two looks at a run."""
 
-STOPPING_SECONDS, ENDING_SECONDS = 6.0, 15.0
+STOPPING_SECONDS, ENDING_SECONDS = 6.0, 12.0
 """For a run that was asked to stop: it writes a checkpoint and its report; usually, and at most."""
 
 WARM_UP_SHARE = 0.25

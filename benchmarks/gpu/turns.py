@@ -13,7 +13,7 @@ import torch
 from benchmarks.contenders import finisher
 from benchmarks.measure import InProcess
 
-TURN_SECONDS = 0.1
+TURN_SECONDS = 0.05
 """Of a turn, about."""
 
 LEAST_WARM_UP = {"cuda": 5, "cpu": 1}

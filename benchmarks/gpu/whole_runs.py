@@ -142,7 +142,7 @@ def default_run(session: Session, case: Case, found: Found) -> None:
     begun = time.perf_counter()
     first = done = train(common, out, log, max(10.0, case.end - case.clock()))
     left, rate = case.end - case.clock(), first.images_per_sec
-    if not first.problem and not first.stopped and rate and left > LEAST_SECONDS:
+    if not first.problem and not first.stopped and rate and left > 2 * LEAST_SECONDS:
         _keep_grid(session, found, first, "default")
         more = first.records[-1].images + int(0.6 * left * rate)
         done = train([*common, "--images", str(more)], out, log, left)
