@@ -88,8 +88,8 @@ def item(cell: Cell, contender: Contender) -> str:
 
 
 def visits(axes: Axes, device: torch.device) -> list[Visit]:
-    """The headline with all contenders; then all other cells without what must be compiled, which takes longest; then
-    that, in the same order."""
+    """The headline without what must be compiled, which takes longest and may fail, and once more with all contenders;
+    then all other cells without it; then these with it."""
 
     def of(cell: Cell, *, compiled: bool) -> Visit:
         rest = [each for each in contenders_of(cell.precision, device) if each.compiles == compiled]
@@ -97,9 +97,11 @@ def visits(axes: Axes, device: torch.device) -> list[Visit]:
 
     first, *others = axes.cells()
     everything = Visit(cell=first, contenders=tuple(contenders_of(first.precision, device)))
+    compiled = any(each.compiles for each in everything.contenders)
+    headline = [of(first, compiled=False), everything] if compiled else [everything]
     quick = [of(cell, compiled=False) for cell in others]
     slow = [of(cell, compiled=True) for cell in others]
-    return [everything, *quick, *(visit for visit in slow if len(visit.contenders) > 1)]
+    return [*headline, *quick, *(visit for visit in slow if len(visit.contenders) > 1)]
 
 
 def with_reference(contenders: Iterable[Contender], cell: Cell, device: torch.device) -> tuple[Contender, ...]:

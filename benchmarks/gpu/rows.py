@@ -70,7 +70,8 @@ class Row:
 
 
 def rows(parts: Iterable[dict[str, Any]], machine: Ceilings | None) -> list[Row]:
-    """All that was timed, cell by cell in the order of measuring; what was timed twice in a cell is shown once.
+    """All that was timed, cell by cell in the order of measuring; of what was timed twice in a cell the
+    last is shown: the headline is timed with all contenders once all others are known.
 
     Args:
         parts: as `run_parts` reports them.
@@ -81,7 +82,7 @@ def rows(parts: Iterable[dict[str, Any]], machine: Ceilings | None) -> list[Row]
     counts = {each["item"]: each for each in found.get("launches", []) if each["kind"] == "launches"}
     checks = {each["item"]: each for each in found.get("parity", []) if each["kind"] == "parity"}
     by_visit = {(each["visit"], each["contender"]): each for each in speeds}
-    once = {each["item"]: each for each in reversed(speeds)}
+    once = {each["item"]: each for each in speeds}
     ordered = list(dict.fromkeys(each["item"] for each in speeds))
     cells = list(dict.fromkeys(name.partition(": ")[0] for name in ordered))
     ordered.sort(key=lambda name: cells.index(name.partition(": ")[0]))

@@ -17,8 +17,8 @@ from benchmarks.gpu.worker import Work, free_memory
 from fastdcgan.limits.memory import PeakMemory
 from fastdcgan.tuning.choice import plan_fields
 
-HEADLINE_SHARE = 0.25
-"""Of the time, that the headline's turns may take; compilation comes on top."""
+HEADLINE_SHARE = 0.1
+"""Of the time, that a visit to the headline may take turns; compilation comes on top."""
 
 VISIT_SHARE = 0.015
 """The same for every other visit."""
@@ -43,7 +43,7 @@ def time_all(work: Work) -> None:
     for number, visit in enumerate(todo):
         if not work.has_time_for(compiled=all(each.compiles for each in visit.contenders[1:])):
             continue
-        share = VISIT_SHARE if number else HEADLINE_SHARE
+        share = HEADLINE_SHARE if visit.cell == todo[0].cell else VISIT_SHARE
         time_visit(work, f"{number}, attempt {work.request.attempt}", visit, share * work.request.seconds)
 
 
