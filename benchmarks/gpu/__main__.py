@@ -69,13 +69,13 @@ def _refused(session: Session) -> list[str]:
 
 # Weights are seconds of the eight minutes.
 PARTS = (
-    Part(name="tests", title="Tests marked gpu", weight=60, run=run_tests),
+    Part(name="tests", title="Tests marked gpu", weight=70, run=run_tests),
     Part(name="parity", title="Parity of every plan", weight=70, run=_parity),
     Part(name="speed", title="Speed of the step", weight=150, run=_speed),
     Part(name="launches", title="What a step launches", weight=30, run=_launches),
-    Part(name="end to end", title="Whole runs", weight=80, run=whole_runs.end_to_end),
+    Part(name="end to end", title="Whole runs", weight=75, run=whole_runs.end_to_end),
     Part(name="profile", title="A profile", weight=30, run=whole_runs.profile),
-    Part(name="default run", title="The default run", weight=55, run=whole_runs.default_run),
+    Part(name="default run", title="The default run", weight=50, run=whole_runs.default_run),
 )
 
 

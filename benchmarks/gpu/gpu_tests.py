@@ -39,7 +39,7 @@ def run_tests(session: Session, case: Case, found: Found) -> None:
         ) as process,
     ):
         try:
-            code = process.wait(timeout=max(1.0, case.end - case.clock()))
+            code = process.wait(timeout=max(1.0, case.latest - case.clock()))
         except subprocess.TimeoutExpired:
             found.problems.append("not all tests ended in time")
             process.send_signal(signal.SIGINT)
