@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_benchmarks import Machine, within_2_percent
@@ -553,8 +554,12 @@ def test_cores_that_are_busy() -> None:
 
 @pytest.mark.slow
 def test_a_run_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
-    tiny_run = ("--arch", "dcgan16", "--width", "4", "--batch-size", "4", "--plan", "default", "--track", "none")
-    done = train([*tiny_run, "--images", "100000000"], tmp_path / "run", tmp_path / "log", limit_seconds=30)
+    pictures = tmp_path / "pictures.npy"
+    np.save(pictures, np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8))
+    tiny_run = ("--data", str(pictures), "--arch", "dcgan16", "--width", "4", "--batch-size", "4", "--track", "none")
+    done = train(
+        [*tiny_run, "--plan", "default", "--images", "100000000"], tmp_path / "run", tmp_path / "log", limit_seconds=45
+    )
     assert done.stopped and not done.problem
     assert done.images_per_sec and done.first_line_seconds and done.cores_busy
     assert done.plan == str(choose_plan(ExecutionConfig(), CPU))
