@@ -41,7 +41,7 @@ def plan() -> Finding:
     why = why_no_kernels(chosen, device)
     return Finding(
         topic="plan",
-        found=f"{chosen} on {device}, by the rules" + (f"; without our kernels: {why}" if why else ""),
+        found=f"by the rules, on {device}: {chosen}" + (f"; without our kernels: {why}" if why else ""),
         advice="fastdcgan tune measures which plan is fastest here, and train uses it from then on",
     )
 

@@ -83,9 +83,9 @@ def pillow() -> Finding:
     from PIL import features
 
     codecs = {"jpg": "JPEG", "zlib": "PNG", "webp": "WebP"}
-    built = [f"{label} ({features.version(name)})" for name, label in codecs.items() if features.check(name)]
+    built = [label for name, label in codecs.items() if features.check(name)]
     lacking = [label for name, label in codecs.items() if not features.check(name)]
-    turbo = ", libjpeg-turbo" if features.check("libjpeg_turbo") else ""
+    turbo = f", libjpeg-turbo {features.version('libjpeg_turbo')}" if features.check("libjpeg_turbo") else ""
     return Finding(
         topic="pillow",
         found=f"{PIL.__version__}: {', '.join(built)}{turbo}" + (f"; no {', '.join(lacking)}" if lacking else ""),
