@@ -1,6 +1,7 @@
 """Mistakes that cost nothing on a CPU, each to be planted in a run on the stand-in device."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -109,6 +110,11 @@ def pictures_fetched_one_by_one(patch: pytest.MonkeyPatch) -> None:
 def tensors_copied_twice(patch: pytest.MonkeyPatch) -> None:
     copies = checkpoint.cpu_copies
     patch.setattr(checkpoint, "cpu_copies", lambda tensors: copies(tensors) and copies(tensors))
+
+
+def autocast_lost(patch: pytest.MonkeyPatch) -> None:
+    """As it is by itself, with only a warning, where PyTorch finds no such device."""
+    patch.setattr(prepare, "_autocast", lambda precision, device: nullcontext)
 
 
 def overflow(patch: pytest.MonkeyPatch) -> None:

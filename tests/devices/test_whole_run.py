@@ -13,7 +13,8 @@ import planted
 import pytest
 import torch
 from learned import assert_same_weights, learned
-from whole_run import STEPS, OwnProcess, Plant, Ran, pictures, request, train
+from own_process import OwnProcess
+from whole_run import STEPS, Plant, Ran, begin, pictures, request, train
 
 from fastdcgan.config import TrainConfig
 
@@ -28,7 +29,7 @@ TICKS, GRIDS, SAVES = 4, 3, 2
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[OwnProcess]:
-    process = OwnProcess()
+    process = OwnProcess(begin)
     yield process
     process.close()
 

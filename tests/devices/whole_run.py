@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +45,6 @@ class Ran:
     def count(self, place: str) -> Counter[str]:
         """How often the host waited in a place, by reason."""
         return Counter(wait.why for wait in self.waits if wait.place == place)
-
-
-class OwnProcess:
-    """Calls functions in a process that has the stand-in device."""
-
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=begin)
-
-    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self._pool.submit(function, *args).result()
-
-    def close(self) -> None:
-        self._pool.shutdown()
 
 
 def begin() -> None:
