@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faults
+import planted
 import pytest
 import sm90
 import torch
@@ -82,7 +82,7 @@ def test_a_step_lowered_for_an_h100(
     ("plan", "plant", "seen"),
     [
         ({"channels_last": False}, None, "copied out of channels-last"),
-        ({"precision": "bf16"}, faults.autocast_lost, "bytes are moved"),
+        ({"precision": "bf16"}, planted.autocast_lost, "bytes are moved"),
     ],
     ids=["channels first", "autocast lost"],
 )
