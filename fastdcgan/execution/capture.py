@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,15 @@ class AdamState(NamedTuple):
     steps: list[Tensor]
     exp_avgs: list[Tensor]
     exp_avg_sqs: list[Tensor]
+
+
+def inductor_options() -> dict[str, Any]:
+    """Inductor's options for a captured step on CUDA."""
+    options = {"triton.cudagraphs": True}  # as mode="reduce-overhead" says
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14):
+        # 2.11 ends with an AssertionError where Adam's lists of tensors are fused (PyTorch's issue 176591).
+        options["loop_ordering_after_fusion"] = False
+    return options
 
 
 class CapturedStep:
@@ -57,7 +66,7 @@ class CapturedStep:
             backend=backend,
             fullgraph=True,
             dynamic=False,
-            mode="reduce-overhead" if on_cuda and backend == "inductor" else None,
+            options=inductor_options() if on_cuda and backend == "inductor" else None,
         )
         # The next replay of a CUDA graph overwrites the tensors that the last one returned.
         self._copy: Callable[[Tensor], Tensor] = torch.clone if on_cuda else lambda metrics: metrics

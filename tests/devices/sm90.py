@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fastdcgan.config import RecipeConfig
+from fastdcgan.execution.capture import inductor_options
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models
@@ -201,6 +202,7 @@ def _lower_graph(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[...
     """Lower one graph for the H100; returns it as it is, for the CPU, so that tracing goes on."""
     from functorch.compile import make_boxed_func
     from torch._guards import TracingContext, tracing
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.exc import InductorError
     from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -218,7 +220,8 @@ def _lower_graph(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[...
             torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=CUDA) if isinstance(x, Tensor) else x
             for x in inputs
         ]
-    with unset_fake_temporarily(), tracing(TracingContext(mode)), _cuda_is_available():
+    options = config.patch(inductor_options())
+    with unset_fake_temporarily(), tracing(TracingContext(mode)), _cuda_is_available(), options:
         FakeTensorProp(moved, mode).propagate_dont_convert_inputs(*on_cuda)
         try:
             compile_fx_inner(moved, on_cuda)
