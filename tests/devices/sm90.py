@@ -153,6 +153,7 @@ def lower(
     """Lower the step of networks by name, under a plan compiled by Inductor; perhaps with a fault planted."""
     from functorch.compile import min_cut_rematerialization_partition
     from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor import config
     from torch._inductor.decomposition import select_decomp_table
 
     backend = aot_autograd(
@@ -170,7 +171,8 @@ def lower(
         if plant:
             plant(patch)
         state = prepare(plan, *models.build(arch, 0), RecipeConfig(), torch.device("cpu"))
-        step_function(plan, state)(real_BCHW, torch.zeros(batch, arch.latent_dim))
+        with config.patch(inductor_options() if plan.capture else {}):
+            step_function(plan, state)(real_BCHW, torch.zeros(batch, arch.latent_dim))
     return list(_lowered)
 
 
@@ -202,7 +204,6 @@ def _lower_graph(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[...
     """Lower one graph for the H100; returns it as it is, for the CPU, so that tracing goes on."""
     from functorch.compile import make_boxed_func
     from torch._guards import TracingContext, tracing
-    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.exc import InductorError
     from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -220,8 +221,7 @@ def _lower_graph(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[...
             torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=CUDA) if isinstance(x, Tensor) else x
             for x in inputs
         ]
-    options = config.patch(inductor_options())
-    with unset_fake_temporarily(), tracing(TracingContext(mode)), _cuda_is_available(), options:
+    with unset_fake_temporarily(), tracing(TracingContext(mode)), _cuda_is_available():
         FakeTensorProp(moved, mode).propagate_dont_convert_inputs(*on_cuda)
         try:
             compile_fx_inner(moved, on_cuda)
