@@ -45,6 +45,17 @@ class ModelConfig:
     latent_dim: int | None = None
     """Size of the noise vector z. Default: 100; 50 for dcgan28."""
 
+    @classmethod
+    def of(cls, arch: Architecture) -> "ModelConfig":
+        """The request, without open ends, for a geometry."""
+        return cls(
+            arch=arch.name,
+            resolution=arch.resolution,
+            channels=arch.channels,
+            width=arch.width,
+            latent_dim=arch.latent_dim,
+        )
+
     def architecture(self) -> Architecture:
         """The geometry this asks for. Raises ValueError if there is none."""
         return architecture(
@@ -260,13 +271,7 @@ class TrainConfig:
         budgeted = self.run.images is not None or self.run.epochs is not None
         return replace(
             self,
-            model=ModelConfig(
-                arch=arch.name,
-                resolution=arch.resolution,
-                channels=arch.channels,
-                width=arch.width,
-                latent_dim=arch.latent_dim,
-            ),
+            model=ModelConfig.of(arch),
             data=replace(self.data, batch_size=self.data.batch_size or defaults.batch_size),
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )

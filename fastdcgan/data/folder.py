@@ -215,6 +215,11 @@ class _IndexEntry(NamedTuple):
         return self.bytes, self.mtime_ns
 
 
+def has_picture_suffix(name: str) -> bool:
+    """Whether a file is named like a picture."""
+    return name.lower().endswith(PICTURE_SUFFIXES)
+
+
 def hidden_files(path: str, name: str, reason: str, count: int) -> Skipped:
     """Files left out for a kind of name; `name` is the first's, relative to what the user gave, and `path` says it."""
     _, kind = why_hidden(name)
@@ -222,7 +227,7 @@ def hidden_files(path: str, name: str, reason: str, count: int) -> Skipped:
 
 
 def _skipped_file(folder: Path, name: str, reason: str) -> Skipped:
-    not_a_picture = reason == NOT_AN_IMAGE and not name.lower().endswith(PICTURE_SUFFIXES)
+    not_a_picture = reason == NOT_AN_IMAGE and not has_picture_suffix(name)
     return Skipped(path=printable(folder / name), reason=reason, not_a_picture=not_a_picture)
 
 
@@ -314,8 +319,7 @@ class _FolderQueue:
 def _check_file(path: str, size: int, mtime_ns: int) -> _IndexEntry:
     """Check one file by decoding it. Raises OSError where it can't be read."""
     try:
-        has_picture_suffix = path.lower().endswith(PICTURE_SUFFIXES)
-        if not has_picture_suffix and not may_be_picture(_read(path, max_bytes=SIGNATURE_BYTES) or b""):
+        if not has_picture_suffix(path) and not may_be_picture(_read(path, max_bytes=SIGNATURE_BYTES) or b""):
             raise ValueError(NOT_AN_IMAGE)
         refuse_oversized(size)
         with lock_if_large(size):

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from fastdcgan.doctor.finding import Finding
+from fastdcgan.storage.files import nearest_existing
 
 _GIB = 2**30
 
@@ -110,7 +111,7 @@ def disk() -> Finding:
 
     parts, advice = [], ""
     for label, folder in (("here", Path.cwd()), ("cache", cache_folder()), ("tmp", Path(tempfile.gettempdir()))):
-        there = _nearest(folder)
+        there = nearest_existing(folder)
         free = shutil.disk_usage(there).free
         parts.append(f"{label} {_gib(free)} free")
         if free < _GIB:
@@ -187,15 +188,10 @@ def _control_group_limit() -> int | None:
     return None
 
 
-def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above that is there."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
-
-
 def _why_not_writable(folder: Path) -> str:
     """Empty if a file can be made in it, or in the nearest folder above that is there. Leaves nothing behind."""
     try:
-        with tempfile.TemporaryFile(dir=_nearest(folder)) as probe:
+        with tempfile.TemporaryFile(dir=nearest_existing(folder)) as probe:
             probe.write(b"x")
             probe.flush()
     except OSError as error:

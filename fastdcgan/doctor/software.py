@@ -95,15 +95,13 @@ def pillow() -> Finding:
 
 def dali() -> Finding:
     """NVIDIA DALI, which decodes a folder's pictures where it is installed."""
-    from fastdcgan.data.decoding.dali import dali_available, imported_dali_version
+    from fastdcgan.data.decoding.dali import INSTALL_DALI, dali_available, imported_dali_version
 
     if not dali_available():
         return Finding(
             topic="dali",
             found="not installed: Pillow decodes pictures",
-            advice="pip install nvidia-dali-cuda130 (Linux), where decoding holds training up"
-            if platform.system() == "Linux"
-            else "",
+            advice=f"{INSTALL_DALI} (Linux), where decoding holds training up" if platform.system() == "Linux" else "",
         )
     try:
         found = imported_dali_version()

@@ -14,7 +14,7 @@ There is no other state: noise and the order of the data are functions of the st
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,12 @@ from fastdcgan.runs.checkpoint_record import (
     AVERAGE_FILE,
     DISCRIMINATOR_FILE,
     FILES,
-    FORMATS,
     GENERATOR_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
     Progress,
     check_architecture,
+    make_record,
     read_record,
 )
 from fastdcgan.runs.checkpoint_tensors import (
@@ -97,15 +97,9 @@ def snapshot(
             moments("generator", state.generator, state.optimizer_g)
             | moments("discriminator", state.discriminator, state.optimizer_d)
         ),
-        record={
-            "format": FORMATS[-1],
-            "run": run,
-            **asdict(progress),
-            "architecture": asdict(arch),
-            "plan": plan,
-            "scaler_g": state.scaler_g.state_dict(),
-            "scaler_d": state.scaler_d.state_dict(),
-        },
+        record=make_record(
+            arch, progress, run, plan, scaler_g=state.scaler_g.state_dict(), scaler_d=state.scaler_d.state_dict()
+        ),
     )
 
 

@@ -57,6 +57,27 @@ class Progress:
         return cls(**{name: record[name] for name in ("step", "images", "seconds", "rollbacks")})
 
 
+def make_record(
+    arch: Architecture,
+    progress: Progress,
+    run: str | None,
+    plan: object,
+    *,
+    scaler_g: dict[str, Any],
+    scaler_d: dict[str, Any],
+) -> dict[str, Any]:
+    """A state.json of the newest format; a gradient scaler that is not used is {}."""
+    return {
+        "format": FORMATS[-1],
+        "run": run,
+        **asdict(progress),
+        "architecture": asdict(arch),
+        "plan": plan,
+        "scaler_g": scaler_g,
+        "scaler_d": scaler_d,
+    }
+
+
 def read_record(path: Path, run: str | None) -> tuple[dict[str, Any], dict[str, FileDigest] | None]:
     """Read and check a checkpoint's state.json.
 

@@ -17,7 +17,14 @@ from safetensors import SafetensorError
 from fastdcgan import __version__
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.storage.files import make_folder, read_json, refuse_link, remove_unfinished, write_replacing
+from fastdcgan.storage.files import (
+    make_folder,
+    nearest_existing,
+    read_json,
+    refuse_link,
+    remove_unfinished,
+    write_replacing,
+)
 
 BATCH_NAMED = "batch_size_named"
 """The condition that says whether the user gave --batch-size when the run was begun."""
@@ -185,7 +192,7 @@ def as_begun(config: TrainConfig, folder: RunFolder, *, batch_named: bool = True
 
 def check_writable(folder: RunFolder) -> None:
     """Raises ValueError where `create` would fail. Nothing is made."""
-    nearest = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
+    nearest = nearest_existing(folder.path)
     if not nearest.is_dir():
         raise ValueError(f"can't write to the output folder {folder.path}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -12,6 +12,9 @@ from torchvision.utils import make_grid, save_image
 from fastdcgan.device import to_device
 from fastdcgan.storage.files import replacing
 
+SAMPLES = 64
+"""Pictures in a sample grid."""
+
 CHUNK = 64
 """Pictures generated at a time: bounds the memory of large requests."""
 

@@ -9,7 +9,6 @@ import pickle
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs import checkpoint
 from fastdcgan.runs.checkpoint_folder import read_newest
-from fastdcgan.runs.checkpoint_record import DISCRIMINATOR_FILE, FORMATS, Progress, read_record
+from fastdcgan.runs.checkpoint_record import DISCRIMINATOR_FILE, Progress, make_record, read_record
 from fastdcgan.runs.checkpoint_tensors import Tensors, like_moments, read_network, weights
 from fastdcgan.runs.folder import (
     RunFolder,
@@ -35,7 +34,7 @@ from fastdcgan.runs.folder import (
     write_config,
 )
 from fastdcgan.runs.generate import refuse_too_large, with_skipped
-from fastdcgan.runs.sampling import generate, save_grid
+from fastdcgan.runs.sampling import SAMPLES, generate, save_grid
 from fastdcgan.storage.files import open_regular, replacing
 
 NETWORK_FILES = ("netG.pth", "netD.pth")
@@ -43,9 +42,6 @@ NETWORK_FILES = ("netG.pth", "netD.pth")
 
 UNKNOWN_DATA = "unknown"
 """Stands in config.json for the pictures that imported weights were trained on."""
-
-SAMPLES = 64
-"""Pictures of the grid that an imported run begins with."""
 
 _PREFIX = re.compile(r"(?:(?:module|_orig_mod)\.)*(?:main\.(?:(?:module|_orig_mod)\.)*)?(?=\d+\.\w+$)")
 """Of a tensor's name; `module.` is of DataParallel and DDP, `_orig_mod.` of torch.compile."""
@@ -207,33 +203,18 @@ def _write_run(
     create(folder)
     identity = secrets.token_hex(8)
     like = like_moments("generator", generator) | like_moments("discriminator", discriminator)
-    scaler: dict[str, object] = {}
     snap = checkpoint.Snapshot(
         generator=weights(generator),
         discriminator=weights(discriminator),
         average=None,
         moments={name: torch.zeros(tensor.shape) for name, tensor in like.items()},
-        record={
-            "format": FORMATS[-1],
-            "run": identity,
-            **vars(Progress()),
-            "architecture": asdict(arch),
-            "plan": None,
-            "scaler_g": scaler,
-            "scaler_d": scaler,
-        },
+        record=make_record(arch, Progress(), identity, plan=None, scaler_g={}, scaler_d={}),
     )
     checkpoint.write(folder.checkpoints, snap, keep=1)
     pictures_BCHW = generate(generator, latents(0, Stream.SAMPLES, 0, SAMPLES, arch.latent_dim))
     save_grid(pictures_BCHW, folder.samples / "step-00000000.png")
     config = TrainConfig(
-        model=ModelConfig(
-            arch=arch.name,
-            resolution=arch.resolution,
-            channels=arch.channels,
-            width=arch.width,
-            latent_dim=arch.latent_dim,
-        ),
+        model=ModelConfig.of(arch),
         data=DataConfig(data=UNKNOWN_DATA),
         run=RunConfig(out=folder.path),
     )

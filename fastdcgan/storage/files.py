@@ -24,6 +24,11 @@ _COMMON = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path made absolute, or the nearest one above it that is there."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+
+
 def read_limited(path: Path, max_bytes: int) -> bytes:
     """All of a regular file.
 

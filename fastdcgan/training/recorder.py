@@ -23,7 +23,7 @@ from fastdcgan.runs.checkpoint_folder import list_checkpoints
 from fastdcgan.runs.checkpoint_record import Progress
 from fastdcgan.runs.checkpoint_tensors import moments
 from fastdcgan.runs.folder import WriteError, converting_write_errors
-from fastdcgan.runs.sampling import generate, grid, save_grid
+from fastdcgan.runs.sampling import SAMPLES, generate, grid, save_grid
 from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
 from fastdcgan.telemetry.metrics import MetricsBuffer, MetricsFile, Record, first_non_finite_step
@@ -35,9 +35,6 @@ from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.training.run import Due, Run
 from fastdcgan.tuning.choice import plan_fields
-
-SAMPLES = 64
-"""Pictures in a sample grid."""
 
 
 class NotFiniteError(ValueError):

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.execution import plan, prepare
 from fastdcgan.gan.step import TrainState
+from fastdcgan.runs.checkpoint_tensors import moments
 from fastdcgan.telemetry.report import end_of_run
 from fastdcgan.training import announce, recorder, trainer
 
@@ -128,8 +129,7 @@ def places_of(state: TrainState) -> dict[str, str]:
         ("D", state.discriminator, state.optimizer_d),
     ):
         found |= {f"{label}.{name}": tensor for name, tensor in network.state_dict().items()}
-        for name, parameter in network.named_parameters():
-            found |= {f"{label}.{name}.{key}": value for key, value in optimizer.state[parameter].items()}
+        found |= moments(label, network, optimizer)
     assert state.average is not None
     found |= {f"average.{name}": tensor for name, tensor in state.average.network.state_dict().items()}
     return {name: str(tensor.device) for name, tensor in found.items()}

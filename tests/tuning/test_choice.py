@@ -19,6 +19,7 @@ from fastdcgan.tuning import choice, tune
 from fastdcgan.tuning.choice import (
     Choice,
     choose_plan_for_run,
+    find_plan,
     load_choice,
     measurement_conditions,
     plan_fields,
@@ -215,8 +216,6 @@ def test_a_real_run_keeps_the_plan_it_was_begun_with(tmp_path: Path, capsys: pyt
 
 
 def test_a_plan_recorded_before_there_was_replay_is_found() -> None:
-    from fastdcgan.tuning.choice import find_plan, plan_fields
-
     fields = plan_fields(Plan())
     del fields["replay"]
     assert find_plan([Plan(replay=True), Plan()], fields) == Plan()

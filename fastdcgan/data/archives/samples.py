@@ -9,13 +9,6 @@ of another: `a/07.seg.png` belongs to `a/07.jpg` where there is one.
 import itertools
 from collections.abc import Iterable, Sequence
 
-from fastdcgan.data.folder import PICTURE_SUFFIXES
-
-
-def has_picture_suffix(name: str) -> bool:
-    """Whether a member is named like a picture."""
-    return name.lower().endswith(PICTURE_SUFFIXES)
-
 
 def second_pictures(names: Sequence[str], others: Iterable[str] = ()) -> list[int]:
     """Which pictures continue the name of another one, as `a/07.seg.png` does that of `a/07.jpg`.

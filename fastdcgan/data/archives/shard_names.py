@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastdcgan.data.folder import PICTURE_SUFFIXES
+from fastdcgan.data.folder import has_picture_suffix
 from fastdcgan.storage.printable import printable
 
 MAX_SHARDS = 1_000_000
@@ -75,7 +75,7 @@ def _holds_shards(folder: Path) -> bool:
     found = False
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower().endswith(PICTURE_SUFFIXES) or entry.is_dir():
+            if has_picture_suffix(entry.name) or entry.is_dir():
                 return False
             found |= entry.name.lower().endswith(".tar")
     return found

@@ -23,7 +23,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from fastdcgan.data.archives.samples import count_sharing, has_picture_suffix, second_pictures
+from fastdcgan.data.archives.samples import count_sharing, second_pictures
 from fastdcgan.data.archives.shard_names import expand_shards, make_absolute
 from fastdcgan.data.archives.tar_headers import list_members
 from fastdcgan.data.decoding.picture import MAX_PIXELS, PictureInfo, examine
@@ -33,6 +33,7 @@ from fastdcgan.data.folder import (
     PICTURE_SUFFIXES,
     NoUsablePictureError,
     OnProgress,
+    has_picture_suffix,
     hidden_files,
     os_error_reason,
     refuse_oversized,
