@@ -30,7 +30,7 @@ from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig
 from fastdcgan.distributed.accelerator import join
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.step import StepMetrics
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.signals import StopRequests
 from fastdcgan.telemetry.run_log import RunLog

@@ -12,8 +12,8 @@ from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState, train_step
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.record import Progress
 
 ARCH = architecture("dcgan16", width=4, latent_dim=6)
 

@@ -9,9 +9,9 @@ import torch
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint_folder import checkpoint_path, list_checkpoints, read_newest, step_in_name
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.folder import checkpoint_path, list_checkpoints, read_newest, step_in_name
+from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder, read_config, run_id
 from fastdcgan.runs.sampling import generate, save_each, save_grid
 

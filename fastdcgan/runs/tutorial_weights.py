@@ -20,10 +20,10 @@ from fastdcgan.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint_folder import read_newest
-from fastdcgan.runs.checkpoint_record import DISCRIMINATOR_FILE, Progress, make_record, read_record
-from fastdcgan.runs.checkpoint_tensors import Tensors, like_moments, read_network, weights
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.folder import read_newest
+from fastdcgan.runs.checkpoints.record import DISCRIMINATOR_FILE, Progress, make_record, read_record
+from fastdcgan.runs.checkpoints.tensors import Tensors, like_moments, read_network, weights
 from fastdcgan.runs.folder import (
     RunFolder,
     check_writable,

@@ -17,11 +17,11 @@ from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import StepMetrics
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint import Snapshot
-from fastdcgan.runs.checkpoint_folder import list_checkpoints
-from fastdcgan.runs.checkpoint_record import Progress
-from fastdcgan.runs.checkpoint_tensors import moments
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.checkpoint import Snapshot
+from fastdcgan.runs.checkpoints.folder import list_checkpoints
+from fastdcgan.runs.checkpoints.record import Progress
+from fastdcgan.runs.checkpoints.tensors import moments
 from fastdcgan.runs.folder import WriteError, converting_write_errors
 from fastdcgan.runs.sampling import SAMPLES, generate, grid, save_grid
 from fastdcgan.storage.background import BackgroundWorker

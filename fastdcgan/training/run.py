@@ -11,7 +11,7 @@ from fastdcgan.distributed.accelerator import Accelerator
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder
 
 GRIDS_PER_RUN, CHECKPOINTS_PER_RUN, MOST_STEPS_BETWEEN_CHECKPOINTS = 20, 10, 1000

@@ -23,9 +23,9 @@ from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
 from fastdcgan.limits.cores import usable_cores
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint_folder import checkpoint_path, read_newest
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.folder import checkpoint_path, read_newest
+from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import (
     BATCH_NAMED,
     RunFolder,

@@ -13,7 +13,8 @@ from fastdcgan.execution import prepare
 from fastdcgan.execution.finite import loss_scales
 from fastdcgan.gan import objectives
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
-from fastdcgan.runs import checkpoint, sampling
+from fastdcgan.runs import sampling
+from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.training import recorder, trainer
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.execution import plan, prepare
 from fastdcgan.gan.step import TrainState
-from fastdcgan.runs.checkpoint_tensors import moments
+from fastdcgan.runs.checkpoints.tensors import moments
 from fastdcgan.telemetry.report import end_of_run
 from fastdcgan.training import announce, recorder, trainer
 

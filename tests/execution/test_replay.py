@@ -11,7 +11,7 @@ from fastdcgan.execution.prepare import prepare
 from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.gan import models
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
-from fastdcgan.runs.checkpoint_tensors import moments, restore_moments
+from fastdcgan.runs.checkpoints.tensors import moments, restore_moments
 from tests.execution.recorded import RecordedGraph
 from tests.parity.twins import inputs, narrow
 

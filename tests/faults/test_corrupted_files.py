@@ -8,7 +8,7 @@ import pytest
 from corrupted import corrupt
 from small_states import ARCH, everything, fresh, load, same, save, train
 
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints.record import Progress
 from faults.conftest import Figure
 from faults.sitting import LONG, PIECES
 

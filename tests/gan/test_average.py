@@ -13,8 +13,8 @@ from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.average import RAMP, MovingAverage, decay_at, half_life
 from fastdcgan.gan.step import TrainState
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.record import Progress
 
 
 def with_average(state: TrainState, decay: float = 0.9) -> TrainState:

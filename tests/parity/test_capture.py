@@ -37,8 +37,8 @@ from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
-from fastdcgan.runs.checkpoint_folder import list_checkpoints
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints.folder import list_checkpoints
+from fastdcgan.runs.checkpoints.record import Progress
 
 TRACED = Plan(backend="eager", capture=True)  # Dynamo's graph, run as it is: the cheapest check of what was captured
 LOWERED = Plan(backend="aot_eager", capture=True)

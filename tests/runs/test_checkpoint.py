@@ -16,9 +16,9 @@ from fastdcgan.execution.plan import Plan
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState
-from fastdcgan.runs import checkpoint
-from fastdcgan.runs.checkpoint_folder import list_checkpoints, read_newest
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints import checkpoint
+from fastdcgan.runs.checkpoints.folder import list_checkpoints, read_newest
+from fastdcgan.runs.checkpoints.record import Progress
 
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")
 

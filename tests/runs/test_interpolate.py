@@ -9,7 +9,7 @@ from PIL import Image
 from fastdcgan.config import ModelConfig, TrainConfig
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.models import build
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder, create, write_config
 from fastdcgan.runs.generate import generate_from_run
 from fastdcgan.runs.interpolate import (

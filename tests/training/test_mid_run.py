@@ -301,7 +301,7 @@ def test_a_run_that_fails_again_and_again_ends(
 def test_noise_is_another_one_after_each_time_a_run_went_back() -> None:
     from types import SimpleNamespace
 
-    from fastdcgan.runs.checkpoint_record import Progress
+    from fastdcgan.runs.checkpoints.record import Progress
 
     def noise(step: int, rollbacks: int) -> Tensor:
         config = SimpleNamespace(

@@ -18,7 +18,7 @@ from fastdcgan.data.array import ArraySource
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
-from fastdcgan.runs.checkpoint_record import Progress
+from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder, create, write_config
 from fastdcgan.storage.signals import stop_requests
 from fastdcgan.telemetry.terminal.display import Display

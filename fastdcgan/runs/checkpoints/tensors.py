@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fastdcgan.runs.checkpoint_record import shortened
+from fastdcgan.runs.checkpoints.record import shortened
 from fastdcgan.storage import checksummed, strict_json
 from fastdcgan.storage.checksummed import FileDigest
 

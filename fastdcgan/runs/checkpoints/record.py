@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.runs.checkpoint_folder import step_in_name
+from fastdcgan.runs.checkpoints.folder import step_in_name
 from fastdcgan.storage import checksummed, strict_json
 from fastdcgan.storage.checksummed import FileDigest
 

@@ -24,8 +24,8 @@ from torch import nn
 
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
-from fastdcgan.runs.checkpoint_folder import PREFIX, checkpoint_path, list_checkpoints, step_in_name
-from fastdcgan.runs.checkpoint_record import (
+from fastdcgan.runs.checkpoints.folder import PREFIX, checkpoint_path, list_checkpoints, step_in_name
+from fastdcgan.runs.checkpoints.record import (
     AVERAGE_FILE,
     DISCRIMINATOR_FILE,
     FILES,
@@ -37,7 +37,7 @@ from fastdcgan.runs.checkpoint_record import (
     make_record,
     read_record,
 )
-from fastdcgan.runs.checkpoint_tensors import (
+from fastdcgan.runs.checkpoints.tensors import (
     Tensors,
     cpu_copies,
     like_moments,
