@@ -23,6 +23,9 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
 
+LATER = {"later": True}
+"""Marks a field that older runs don't have, but whose default is what they did."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -111,11 +114,21 @@ class RecipeConfig:
     lr: float = 2e-4
     """Adam's learning rate, for both networks."""
 
+    lr_g: float | None = field(default=None, metadata=LATER)
+    """That of G alone. Default: --lr."""
+
+    lr_d: float | None = field(default=None, metadata=LATER)
+    """That of D alone: two time scales, Heusel et al. 2017. Default: --lr."""
+
     beta1: float = 0.5
     """Adam's decay of the gradient's mean."""
 
     beta2: float = 0.999
     """Adam's decay of the gradient's square."""
+
+    d_steps: int = field(default=1, metadata=LATER)
+    """Updates of D for one of G, each with a batch of pictures and noise of its own. A step is one update of G; all of
+    its pictures count as images and towards epochs."""
 
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
@@ -276,10 +289,22 @@ class TrainConfig:
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
 
+    @property
+    def images_a_step(self) -> int:
+        """Real pictures that a step takes, over all processes: a batch for each update of D. For a resolved request."""
+        assert self.data.batch_size is not None, "the configuration is not resolved"
+        return self.data.batch_size * self.recipe.d_steps
+
+    @property
+    def parts_a_step(self) -> int:
+        """Parts that a step's pictures are taken in, one after the other: micro-batches of D's updates."""
+        return self.recipe.d_steps * self.recipe.accumulate
+
     def _check(self) -> None:
         at_least_one = {
             "--batch-size": self.data.batch_size,
             "--accumulate": self.recipe.accumulate,
+            "--d-steps": self.recipe.d_steps,
             "--data-threads": self.data.data_threads,
             "--threads": self.execution.threads,
             "--images": self.run.images,
@@ -314,8 +339,9 @@ class TrainConfig:
         if not 1 <= timeout <= 86_400:
             raise ValueError(f"--rank-timeout {timeout}: must be at least 1 second and at most a day")
         recipe = self.recipe
-        if not 0 < recipe.lr < float("inf"):
-            raise ValueError(f"--lr {recipe.lr}: must be above 0")
+        for label, rate in (("--lr", recipe.lr), ("--lr-g", recipe.lr_g), ("--lr-d", recipe.lr_d)):
+            if rate is not None and not 0 < rate < float("inf"):
+                raise ValueError(f"{label} {rate}: must be above 0")
         for label, beta in (("--beta1", recipe.beta1), ("--beta2", recipe.beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{label} {beta}: must be at least 0 and below 1")
@@ -384,8 +410,8 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 def from_flat(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `flat`, of this version or an earlier one.
 
-    An option that is free and missing came later than the table was written, and has its default: nothing learned
-    depends on it.
+    An option that is missing came later than the table was written, and has its default, if nothing learned depends on
+    it (`FREE`) or that is what was done before (`LATER`).
 
     Raises:
         ValueError: for any other field that is missing, or one that is unknown or of another kind.
@@ -400,7 +426,11 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
         rest["track"] = "tensorboard" if tensorboard else "none"
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
+        missing = [
+            f.name
+            for f in fields(cls)
+            if f.name not in rest and f.metadata.get("identity", True) and not f.metadata.get("later")
+        ]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
         known = {name: kind for name, kind in get_type_hints(cls).items() if name in rest}

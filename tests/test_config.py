@@ -107,6 +107,8 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "sample_every",
         "checkpoint_every",
         "keep_every",
+        "lr_g",
+        "lr_d",
     }
 
 
@@ -135,6 +137,7 @@ def test_from_flat_refuses_missing_and_unknown_fields_by_name() -> None:
         from_flat({**values, "weight_decay": 0.1, "colour": "red"})
     del values["lr"], values["beta2"]
     del values["keep_every"]  # free to change: a run from before there was such an option goes on
+    del values["d_steps"]  # not free, but its default is what that run did
     with pytest.raises(ValueError, match=r"lacks lr, beta2$"):
         from_flat(values)
 
@@ -145,9 +148,10 @@ def test_a_run_begun_before_there_was_track_can_be_read(before: bool, now: str) 
     assert from_flat({**values, "tensorboard": before}).run.track == now
 
 
-def test_options_that_are_free_and_newer_than_the_run_have_their_defaults() -> None:
+def test_options_that_are_newer_than_the_run_have_their_defaults() -> None:
     values = {**flat(TrainConfig()), "seed": 5}
     del values["quiet"], values["track"]
+    del values["lr_g"], values["lr_d"], values["d_steps"]
     assert from_flat(values) == TrainConfig(run=RunConfig(seed=5))
 
 
@@ -176,6 +180,9 @@ OTHER: dict[str, Any] = {
     "objective": "hinge",
     "label_smoothing": 0.2,
     "lr": 0.5,
+    "lr_g": 0.5,
+    "lr_d": 0.5,
+    "d_steps": 2,
     "beta1": 0.25,
     "beta2": 0.25,
     "batch_norm": "local",
@@ -275,6 +282,9 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"lr": -1e-3}, "--lr -0.001: must be above 0"),
         ({"lr": float("inf")}, "--lr inf"),
         ({"lr": float("nan")}, "--lr nan"),
+        ({"lr_g": 0.0}, "--lr-g 0.0: must be above 0"),
+        ({"lr_d": float("inf")}, "--lr-d inf: must be above 0"),
+        ({"d_steps": 0}, "--d-steps 0: must be at least 1"),
         ({"beta1": 1.0}, "--beta1 1.0: must be at least 0 and below 1"),
         ({"beta1": -0.1}, "--beta1 -0.1"),
         ({"beta2": 1.0}, "--beta2 1.0: must be at least 0 and below 1"),

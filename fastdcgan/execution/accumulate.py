@@ -19,8 +19,10 @@ from fastdcgan.gan.step import (
     Network,
     StepMetrics,
     TrainState,
+    batches_of_discriminator,
     discriminator_loss,
     frozen,
+    generate,
     generator_loss,
     optimizer_step,
 )
@@ -44,14 +46,15 @@ def accumulated_train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -
 
     Args:
         state: networks and optimizers; changed in place. `call_generator` takes the whole batch.
-        real_BCHW: real pictures in [-1, 1]; B is a multiple of the number of micro-batches.
+        real_BCHW: real pictures in [-1, 1]; those of each of D's updates are a multiple of the micro-batches.
         z_BL: standard normal noise.
     """
-    assert len(real_BCHW) % state.accumulate == 0, (real_BCHW.shape, state.accumulate)
-    with state.autocast(), profiler_range(ranges.GENERATOR):
-        fake_BCHW = state.call_generator(z_BL)
-    metrics_d = _update_discriminator(state, real_BCHW, fake_BCHW.detach())
-    losses_g = _update_generator(state, fake_BCHW)
+    for real_bCHW, z_bL, is_last in batches_of_discriminator(state, real_BCHW, z_BL):
+        assert len(real_bCHW) % state.accumulate == 0, (real_bCHW.shape, state.accumulate)
+        with state.autocast():
+            fake_bCHW = generate(state, z_bL, for_generator=is_last)
+        metrics_d = _update_discriminator(state, real_bCHW, fake_bCHW.detach())
+    losses_g = _update_generator(state, fake_bCHW)
     with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)

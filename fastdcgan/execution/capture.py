@@ -57,8 +57,8 @@ class CapturedStep:
         self._generator = _without_batch_counters(state.generator)
         self._discriminator = _without_batch_counters(state.discriminator)
         self._counters = (
-            _BatchCounter(state.generator, passes=state.accumulate),
-            _BatchCounter(state.discriminator, passes=3 * state.accumulate),
+            _BatchCounter(state.generator, passes=state.d_steps * state.accumulate),
+            _BatchCounter(state.discriminator, passes=(2 * state.d_steps + 1) * state.accumulate),
         )
         on_cuda = next(state.generator.parameters()).device.type == "cuda"
         self._graph = torch.compile(
@@ -83,15 +83,17 @@ class CapturedStep:
     def _iteration(self, real_BCHW: Tensor, z_BL: Tensor, adam_g: AdamState, adam_d: AdamState) -> Tensor:
         """`train_step`, or `accumulated_train_step`, in operators that trace. Returns the metrics as a tensor [4]."""
         G, D, state = self._generator, self._discriminator, self._state
-        with state.autocast():
-            fakes_bCHW = [G(z_bL) for z_bL in z_BL.chunk(state.accumulate)]
-        gradients_d, gradients_g, metrics = [], [], []
-        for real_bCHW, fake_bCHW in zip(real_BCHW.chunk(state.accumulate), fakes_bCHW, strict=True):
+        for real_uCHW, z_uL in zip(real_BCHW.chunk(state.d_steps), z_BL.chunk(state.d_steps), strict=True):
             with state.autocast():
-                loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
-            gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
-            metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
-        _adam_step(D, gradients_d, adam_d, state.optimizer_d, state.all_reduce_dtype)
+                fakes_bCHW = [G(z_bL) for z_bL in z_uL.chunk(state.accumulate)]
+            gradients_d, metrics = [], []
+            for real_bCHW, fake_bCHW in zip(real_uCHW.chunk(state.accumulate), fakes_bCHW, strict=True):
+                with state.autocast():
+                    loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
+                gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
+                metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
+            _adam_step(D, gradients_d, adam_d, state.optimizer_d, state.all_reduce_dtype)
+        gradients_g = []
         for fake_bCHW, metrics_b in zip(fakes_bCHW, metrics, strict=True):
             with state.autocast():  # a new context, which casts D's updated weights
                 loss_g = generator_loss(D, fake_bCHW, state.objective)

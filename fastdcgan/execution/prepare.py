@@ -83,14 +83,15 @@ def prepare(
         call_discriminator=wrap(call_discriminator),
         discriminate=discriminate_in_one_call if plan.stacked else discriminate_in_two_calls,
         call_frozen_discriminator=called_discriminator,
-        optimizer_g=_adam(plan, generator, recipe),
-        optimizer_d=_adam(plan, discriminator, recipe),
+        optimizer_g=_adam(plan, generator, recipe, recipe.lr_g),
+        optimizer_d=_adam(plan, discriminator, recipe, recipe.lr_d),
         scaler_g=_scaler(plan, device),
         scaler_d=_scaler(plan, device),
         autocast=_autocast(plan.precision, device),
         objective=_objective(plan, recipe),
         all_reduce_dtype=all_reduce_dtype,
         accumulate=recipe.accumulate,
+        d_steps=recipe.d_steps,
     )
 
 
@@ -128,10 +129,10 @@ def _compiled(plan: Plan, network: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))
 
 
-def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig) -> torch.optim.Adam:
+def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig, own_lr: float | None) -> torch.optim.Adam:
     return torch.optim.Adam(
         network.parameters(),
-        lr=recipe.lr,
+        lr=recipe.lr if own_lr is None else own_lr,
         betas=(recipe.beta1, recipe.beta2),
         fused=plan.fused_adam,
         capturable=plan.replay,

@@ -146,9 +146,12 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def adam(network: nn.Module) -> torch.optim.Adam:
-    """Adam as DCGAN uses it. Its usual beta1 of 0.9 looks too far back: the opponent has changed since."""
-    return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+def adam(network: nn.Module, lr: float = 2e-4) -> torch.optim.Adam:
+    """Adam as DCGAN uses it. Its usual beta1 of 0.9 looks too far back: the opponent has changed since.
+
+    The two networks may learn at different rates (the two time-scale update rule, Heusel et al. 2017).
+    """
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
 
 
 # --- What each network wants ------------------------------------------------------------------------------------------
@@ -205,36 +208,40 @@ def train_step(
     z_BL: Tensor,
     objective: str = "bce",
     label_smoothing: float = 0.0,
+    d_steps: int = 1,
 ) -> dict[str, Tensor]:
     """One iteration: D learns from a batch of real and a batch of G's pictures, then G learns from the better D.
+
+    D may learn several times before G does, as in the first GAN's algorithm 1: each time from other pictures.
 
     Args:
         G: the generator, in training mode.
         D: the discriminator, in training mode.
         optimizer_g: changes G's parameters alone.
         optimizer_d: changes D's parameters alone.
-        real_BCHW: real pictures in [-1, 1].
-        z_BL: standard normal noise. It is an argument so that two implementations can be given the same.
+        real_BCHW: real pictures in [-1, 1]: as many batches as D has steps, one after the other.
+        z_BL: standard normal noise likewise. It is an argument so that two implementations can be given the same.
         objective: bce, minimax, hinge or lsgan.
         label_smoothing: how far below 1 D's target for real pictures lies.
+        d_steps: how often D learns.
 
     Returns:
-        loss_d, loss_g, and D's mean probability for real (d_real) and for fake pictures (d_fake) before D's update.
+        loss_d, loss_g, and D's mean probability for real (d_real) and fake pictures (d_fake) before its last update.
     """
-    fake_BCHW = G(z_BL)
-
     # 1. D learns. Real and fake go through D one after the other, each batch with BatchNorm statistics of its own:
     #    mixed in one batch, the statistics themselves would tell D which half is fake.
     #    detach() cuts the fake pictures off from the graph that made them. D's loss shall change D; without the cut,
     #    backward() would run on into G and leave gradients there that *help* D.
-    D.zero_grad()
-    logits_real_B = D(real_BCHW)
-    logits_fake_B = D(fake_BCHW.detach())
-    error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
-    error_d.backward()
-    optimizer_d.step()
+    for real_bCHW, z_bL in zip(real_BCHW.chunk(d_steps), z_BL.chunk(d_steps), strict=True):
+        fake_BCHW = G(z_bL)
+        D.zero_grad()
+        logits_real_B = D(real_bCHW)
+        logits_fake_B = D(fake_BCHW.detach())
+        error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
+        error_d.backward()
+        optimizer_d.step()
 
-    # 2. G learns. The same pictures, not detached this time, judged by the D that has just been updated. backward()
+    # 2. G learns. The last pictures, not detached this time, judged by the D that has just been updated. backward()
     #    goes through D into G. It leaves gradients in D on the way, which nobody asked for: D.zero_grad() above throws
     #    them away in the next step.
     G.zero_grad()

@@ -70,6 +70,9 @@ class TrainState:
     accumulate: int = 1
     """Micro-batches of a batch (`accumulate.py`)."""
 
+    d_steps: int = 1
+    """D's updates in a step, each with pictures of its own."""
+
     average: MovingAverage | None = None
     """Of the generator. A step doesn't update it: `average.update` does, after the step."""
 
@@ -118,31 +121,31 @@ def generator_loss(D: Network, fake_BCHW: Tensor, objective: Objective) -> Tenso
 
 
 def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
-    """One iteration: D learns from real and fake pictures, then G learns from the updated D.
+    """One iteration: D learns from real and fake pictures, `state.d_steps` times, then G learns from the updated D.
 
     No random numbers are drawn, and nothing is moved to the host.
 
     Args:
         state: networks and optimizers; changed in place.
-        real_BCHW: real pictures in [-1, 1].
-        z_BL: standard normal noise.
+        real_BCHW: real pictures in [-1, 1]: the batches that D learns from, one after the other.
+        z_BL: standard normal noise likewise. G learns from the last batch's.
     """
-    # Autocast caches casts of weights until its context ends. D's weights change between the two phases, so each phase
-    # has its own context: in a common one G would learn from D before its update.
-    with state.autocast():
-        with profiler_range(ranges.GENERATOR):
-            fake_BCHW = state.call_generator(z_BL)
-        loss_d, logits_real_B, logits_fake_B = discriminator_loss(
-            state.call_discriminator, real_BCHW, fake_BCHW.detach(), state.objective, state.discriminate
-        )
-    with profiler_range(ranges.BACKWARD_D):
-        _backward(loss_d, state.optimizer_d, state.scaler_d)
-    with profiler_range(ranges.OPTIMIZER_D):
-        optimizer_step(state.optimizer_d, state.scaler_d)
+    # Autocast caches casts of weights until its context ends. D's weights change between updates, so each phase has its
+    # own context: in a common one G would learn from D before its update.
+    for real_bCHW, z_bL, is_last in batches_of_discriminator(state, real_BCHW, z_BL):
+        with state.autocast():
+            fake_bCHW = generate(state, z_bL, for_generator=is_last)
+            loss_d, logits_real_B, logits_fake_B = discriminator_loss(
+                state.call_discriminator, real_bCHW, fake_bCHW.detach(), state.objective, state.discriminate
+            )
+        with profiler_range(ranges.BACKWARD_D):
+            _backward(loss_d, state.optimizer_d, state.scaler_d)
+        with profiler_range(ranges.OPTIMIZER_D):
+            optimizer_step(state.optimizer_d, state.scaler_d)
 
     with frozen(state.discriminator):
         with state.autocast():
-            loss_g = generator_loss(state.call_frozen_discriminator, fake_BCHW, state.objective)
+            loss_g = generator_loss(state.call_frozen_discriminator, fake_bCHW, state.objective)
         with profiler_range(ranges.BACKWARD_G):
             _backward(loss_g, state.optimizer_g, state.scaler_g)
         with profiler_range(ranges.OPTIMIZER_G):
@@ -155,6 +158,22 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
             logits_real_B.detach().float().sigmoid().mean(),
             logits_fake_B.detach().float().sigmoid().mean(),
         )
+
+
+def batches_of_discriminator(
+    state: TrainState, real_BCHW: Tensor, z_BL: Tensor
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Real pictures and noise of each of D's updates in a step, and whether it is the last one."""
+    assert len(real_BCHW) % state.d_steps == 0, (real_BCHW.shape, state.d_steps)
+    batches = zip(real_BCHW.chunk(state.d_steps), z_BL.chunk(state.d_steps), strict=True)
+    for number, (real_bCHW, z_bL) in enumerate(batches, start=1):
+        yield real_bCHW, z_bL, number == state.d_steps
+
+
+def generate(state: TrainState, z_BL: Tensor, *, for_generator: bool) -> Tensor:
+    """G's pictures, under the caller's autocast. Only those that G learns from keep what its backward pass needs."""
+    with torch.set_grad_enabled(for_generator), profiler_range(ranges.GENERATOR):
+        return state.call_generator(z_BL)
 
 
 def _backward(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

@@ -115,8 +115,9 @@ def with_agreed_batch(
     if batch == usual:
         return config
     pictures = f"{count:,} picture{'s' * (count != 1)}"
+    for_each = f", for each of --d-steps {config.recipe.d_steps}" if config.recipe.d_steps > 1 else ""
     display.say(
-        f"batch     {batch} instead of {usual}: the largest power of two in {pictures} (--batch-size); "
+        f"batch     {batch} instead of {usual}: the largest power of two in {pictures}{for_each} (--batch-size); "
         "so few will be memorised: expect copies of them"
     )
     return replace(config, data=replace(config.data, batch_size=batch))
@@ -137,7 +138,7 @@ def choose_plan_for(
         accelerator.device,
         arch,
         batch // config.recipe.accumulate,
-        images=schedule.total * batch,
+        images=schedule.total * config.images_a_step,
         world_size=accelerator.num_processes,
         previous_plan=read_condition(folder, "plan_fields"),
         say=display.say,

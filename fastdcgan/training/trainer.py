@@ -3,7 +3,6 @@
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -137,10 +136,10 @@ def batches_of(run: Run) -> Generator[Tensor]:
     """This process's share of every step's pictures, from the step on with which the run goes on: real_BCHW."""
     batching = Batching(
         seed=run.config.run.seed,
-        global_batch=cast(int, run.config.data.batch_size),
+        global_batch=run.config.images_a_step,
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
-        parts=run.config.recipe.accumulate,
+        parts=run.config.parts_a_step,
         flip=run.config.data.flip,
     )
     return real_batches(run.source, batching, run.accelerator.device, start_step=run.start.step)
@@ -148,11 +147,10 @@ def batches_of(run: Run) -> Generator[Tensor]:
 
 def noise(run: Run, step: int) -> Tensor:
     """This rank's share of a step's noise: z_BL on the device. It is another one after each time a run went back."""
-    batch, accelerator = cast(int, run.config.data.batch_size), run.accelerator
+    images, accelerator = run.config.images_a_step, run.accelerator
     place_in_stream = step + (run.start.rollbacks << 32)
-    z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, batch, run.arch.latent_dim)
-    parts = run.config.recipe.accumulate
-    mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
+    z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, images, run.arch.latent_dim)
+    mine = rank_share(images, accelerator.process_index, accelerator.num_processes, run.config.parts_a_step)
     # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
     return to_device(torch.from_numpy(z_BL.numpy()[mine]), accelerator.device)
 

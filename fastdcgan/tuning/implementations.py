@@ -6,6 +6,7 @@ The only module that uses `reference.py`: plans are compared with it before one 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from fastdcgan.execution.plan import Plan, Precision
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, ConvSpec
+
+PAPERS = RecipeConfig()
+"""The recipe that plans are compared in, unless another is given."""
 
 _HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,14 +72,14 @@ class StartState:
     second_moments_d: list[float]
 
     @classmethod
-    def create(cls, arch: Architecture, device: torch.device) -> "StartState":
+    def create(cls, arch: Architecture, device: torch.device, recipe: RecipeConfig = PAPERS) -> "StartState":
         """Initial weights. The second moments are the gradients' mean squares, from a step of the reference."""
         generator, discriminator = models.build(arch, seed=0)
         weights = generator.state_dict(), discriminator.state_dict()
-        implementation = reference_implementation(arch, device)
+        implementation = reference_implementation(arch, device, recipe)
         implementation.generator.load_state_dict(weights[0])
         implementation.discriminator.load_state_dict(weights[1])
-        implementation.step(*random_batch(arch, 4, device))
+        implementation.step(*random_batch(arch, 4 * recipe.d_steps, device))
 
         def second_moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
             (group,) = optimizer.param_groups
@@ -95,6 +99,7 @@ class StartState:
 def reference_implementation(
     arch: Architecture,
     device: torch.device,
+    recipe: RecipeConfig = PAPERS,
     *,
     precision: Precision = "fp32",
     dtype: torch.dtype = torch.float32,
@@ -104,6 +109,7 @@ def reference_implementation(
     Args:
         arch: the networks.
         device: where to run.
+        recipe: how the networks learn; Adam's betas are the paper's.
         precision: bf16 and fp16 are autocast around its whole step, without autocast's cache of weights: in this one
             context the cache would hold D's weights from before its update.
         dtype: of the networks; fp64 is the ground truth for errors.
@@ -114,7 +120,8 @@ def reference_implementation(
         reference.initialise(D)
     G.to(device=device, dtype=dtype)
     D.to(device=device, dtype=dtype)
-    optimizer_g, optimizer_d = reference.adam(G), reference.adam(D)
+    optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
+    options = reference_options(recipe)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         with torch.autocast(
@@ -123,15 +130,22 @@ def reference_implementation(
             enabled=precision in _HALF_PRECISIONS,
             cache_enabled=False,
         ):
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW.to(dtype), z_BL.to(dtype))
+            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW.to(dtype), z_BL.to(dtype), **options)
 
     return Implementation(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
 
 
-def plan_implementation(plan: Plan, arch: Architecture, device: torch.device) -> Implementation:
+def reference_options(recipe: RecipeConfig) -> dict[str, Any]:
+    """What a recipe means to `reference.train_step`."""
+    return {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
+
+
+def plan_implementation(
+    plan: Plan, arch: Architecture, device: torch.device, recipe: RecipeConfig = PAPERS
+) -> Implementation:
     """The package's own step, executed as a plan says. The plan's threads are set during its steps only."""
     with _num_threads(plan.threads):
-        state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), device)
+        state = prepare(plan, *models.build(arch, seed=0), recipe, device)
     for scaler in (state.scaler_g, state.scaler_d):
         if scaler.is_enabled():
             scaler.load_state_dict({**scaler.state_dict(), "scale": _LOSS_SCALE})

@@ -12,7 +12,7 @@ import forked
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from twins import CPU, inputs, moments, reference_twin
+from twins import CPU, PAPERS, inputs, moments, reference_twin
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
@@ -40,7 +40,11 @@ class Training:
     double: bool = False
     batch_norm: str = "sync"
     compressed: bool = False
-    accumulate: int = 1
+    recipe: RecipeConfig = PAPERS
+
+    @property
+    def images_a_step(self) -> int:
+        return self.batch * self.recipe.d_steps
 
 
 Result = dict[str, Tensor]
@@ -57,12 +61,12 @@ def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) 
         if work.batch_norm == "sync":
             sync_batch_norm.install(network, ranks)
     cross_as = torch.bfloat16 if work.compressed else None
-    recipe = RecipeConfig(accumulate=work.accumulate)
-    return prepare(work.plan, G, D, recipe, CPU, wrap=around, all_reduce_dtype=cross_as)
+    return prepare(work.plan, G, D, work.recipe, CPU, wrap=around, all_reduce_dtype=cross_as)
 
 
 def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:
-    mine = tensor[torch.from_numpy(rank_share(work.batch, rank, ranks, work.accumulate))]
+    parts = work.recipe.d_steps * work.recipe.accumulate
+    mine = tensor[torch.from_numpy(rank_share(len(tensor), rank, ranks, parts))]
     return mine.double() if work.double else mine
 
 
@@ -78,7 +82,7 @@ def train(work: Training, accelerator: Accelerator | None = None) -> Result:
     layout = torch.channels_last if work.plan.channels_last else torch.contiguous_format
     losses = []
     for number in range(work.steps):
-        real_BCHW, z_BL = (share(tensor, work, rank, ranks) for tensor in inputs(work.arch, number, work.batch))
+        real_BCHW, z_BL = (share(tensor, work, rank, ranks) for tensor in inputs(work.arch, number, work.images_a_step))
         metrics = step(real_BCHW.contiguous(memory_format=layout), z_BL)
         both = torch.stack([metrics.loss_d, metrics.loss_g])
         losses.append(accelerator.reduce(both, "mean") if accelerator else both)

@@ -46,8 +46,8 @@ FAULTS = (
         "gan/step.py",
         (
             (
-                "    with profiler_range(ranges.OPTIMIZER_D):\n"
-                "        optimizer_step(state.optimizer_d, state.scaler_d)\n",
+                "        with profiler_range(ranges.OPTIMIZER_D):\n"
+                "            optimizer_step(state.optimizer_d, state.scaler_d)\n",
                 "",
             ),
             (
@@ -88,6 +88,16 @@ FAULTS = (
                 'reduction="none").mean(1).sum()',
             ),
         ),
+    ),
+    Fault(
+        "every update of D from the first pictures",
+        "gan/step.py",
+        (("real_BCHW.chunk(state.d_steps)", "real_BCHW.chunk(state.d_steps)[:1] * state.d_steps"),),
+    ),
+    Fault(
+        "one learning rate for both networks",
+        "execution/prepare.py",
+        (("recipe.lr if own_lr is None else own_lr", "recipe.lr"),),
     ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from fastdcgan.config import ObjectiveName, RecipeConfig
+from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
@@ -22,6 +22,8 @@ ARCHITECTURES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
 WIDTHS = {"dcgan28": 32, "dcgan32": 8, "dcgan64": 8, "dcgan128": 4}
 
 BATCH = 8
+
+PAPERS = RecipeConfig()
 
 
 def narrow(name: str) -> Architecture:
@@ -46,34 +48,33 @@ class Twin:
     step: Callable[[Tensor, Tensor], dict[str, Tensor]]
     gradients: dict[str, Tensor]
     state: TrainState | None = None
+    batch: int = BATCH
+    """Pictures a step."""
 
 
-def reference_twin(
-    arch: Architecture, objective: ObjectiveName = "bce", label_smoothing: float = 0.0, autocast: bool = False
-) -> Twin:
+def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: bool = False) -> Twin:
     generator_layers, discriminator_layers = reference_layers(arch)
     G, D = reference.Generator(generator_layers), reference.Discriminator(discriminator_layers)
     torch.manual_seed(1)
     reference.initialise(G)
     reference.initialise(D)
-    optimizer_g, optimizer_d = reference.adam(G), reference.adam(D)
+    optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
+    options = {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, objective, label_smoothing)
+            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options)
 
-    return Twin(G, D, step, watch(("G", G, optimizer_g), ("D", D, optimizer_d)))
+    networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
+    return Twin(G, D, step, watch(*networks), batch=BATCH * recipe.d_steps)
 
 
-def plan_twin(
-    arch: Architecture, start: Twin, plan: Plan, objective: ObjectiveName = "bce", label_smoothing: float = 0.0
-) -> Twin:
+def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig = PAPERS) -> Twin:
     """The fast path as `trainer.py` builds it, from the weights of another twin."""
     G, D = models.build(arch, seed=0)
     G.load_state_dict(start.G.state_dict())
     D.load_state_dict(start.D.state_dict())
-    recipe = RecipeConfig(objective=objective, label_smoothing=label_smoothing)
     state = prepare(plan, G, D, recipe, CPU)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     take_step = cache(lambda: step_function(plan, state))  # only when called: a test may change the precision first
@@ -84,12 +85,13 @@ def plan_twin(
         before = moments(*networks) if plan.capture else {}
         metrics = take_step()(real_BCHW.contiguous(memory_format=layout), z_BL)
         if plan.capture:  # there is no .grad: what Adam's running mean took in
-            for name, mean in moments(*networks).items():
+            # Of several updates of D the running mean doesn't tell the last one's gradient.
+            for name, mean in moments(*(networks if recipe.d_steps == 1 else networks[:1])).items():
                 beta1 = state.optimizer_g.param_groups[0]["betas"][0]
                 gradients[name] = (mean - beta1 * before.get(name, torch.zeros(()))) / (1 - beta1)
         return metrics._asdict()
 
-    return Twin(G, D, step, gradients, state)
+    return Twin(G, D, step, gradients, state, BATCH * recipe.d_steps)
 
 
 def moments(*networks: tuple[str, nn.Module, torch.optim.Optimizer], key: str = "exp_avg") -> dict[str, Tensor]:
