@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
+AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 
 MAX_DATA_THREADS = 1024
@@ -115,10 +116,10 @@ class RecipeConfig:
     """Adam's learning rate, for both networks."""
 
     lr_g: float | None = field(default=None, metadata=LATER)
-    """That of G alone. Default: --lr."""
+    """That of G alone. Default: that of both."""
 
     lr_d: float | None = field(default=None, metadata=LATER)
-    """That of D alone: two time scales, Heusel et al. 2017. Default: --lr."""
+    """That of D alone: two time scales, Heusel et al. 2017. Default: that of both."""
 
     beta1: float = 0.5
     """Adam's decay of the gradient's mean."""
@@ -129,6 +130,10 @@ class RecipeConfig:
     d_steps: int = field(default=1, metadata=LATER)
     """Updates of D for one of G, each with a batch of pictures and noise of its own. A step is one update of G; all of
     its pictures count as images and towards epochs."""
+
+    augment: str = field(default="none", metadata=LATER)
+    """Random changes of every picture that D sees, real or fake, so that it can't learn a few real ones by heart
+    (DiffAugment, Zhao et al. 2020): colour, translation, cutout, joined by commas; or none."""
 
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
@@ -141,6 +146,16 @@ class RecipeConfig:
     accumulate: int = 1
     """Parts that the global batch is taken in, for less memory: gradients are averaged over them, and each network is
     updated once. BatchNorm normalises over a part."""
+
+    def augmentation(self) -> tuple[AugmentName, ...]:
+        """The names in `augment`, in the order of their use. Raises ValueError if there are others."""
+        known: tuple[AugmentName, ...] = get_args(AugmentName)
+        names = {name.strip() for name in self.augment.split(",")}
+        if names == {"none"}:
+            return ()
+        if names - set(known):
+            raise ValueError(f"--augment {self.augment}: must be {', '.join(known)}, joined by commas, or none")
+        return tuple(name for name in known if name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +366,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        recipe.augmentation()
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()

@@ -168,6 +168,11 @@ def test_trackers_are_named_with_commas(track: str, names: tuple[str, ...]) -> N
     assert RunConfig(track=track).trackers() == names
 
 
+def test_augmentations_are_named_with_commas_in_any_order() -> None:
+    assert RecipeConfig(augment="cutout, colour,cutout").augmentation() == ("colour", "cutout")
+    assert RecipeConfig(augment="none").augmentation() == () == RecipeConfig().augmentation()
+
+
 OTHER: dict[str, Any] = {
     "arch": "dcgan16",
     "resolution": 16,
@@ -183,6 +188,7 @@ OTHER: dict[str, Any] = {
     "lr_g": 0.5,
     "lr_d": 0.5,
     "d_steps": 2,
+    "augment": "cutout",
     "beta1": 0.25,
     "beta2": 0.25,
     "batch_norm": "local",
@@ -285,6 +291,9 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"lr_g": 0.0}, "--lr-g 0.0: must be above 0"),
         ({"lr_d": float("inf")}, "--lr-d inf: must be above 0"),
         ({"d_steps": 0}, "--d-steps 0: must be at least 1"),
+        ({"augment": "color"}, "--augment color: must be colour, translation, cutout, joined by commas, or none"),
+        ({"augment": "none,cutout"}, "--augment none,cutout: must be"),
+        ({"augment": ""}, "--augment : must be"),
         ({"beta1": 1.0}, "--beta1 1.0: must be at least 0 and below 1"),
         ({"beta1": -0.1}, "--beta1 -0.1"),
         ({"beta2": 1.0}, "--beta2 1.0: must be at least 0 and below 1"),

@@ -19,12 +19,12 @@ from fastdcgan.gan.step import (
     Network,
     StepMetrics,
     TrainState,
-    batches_of_discriminator,
     discriminator_loss,
     frozen,
     generate,
     generator_loss,
     optimizer_step,
+    updates_of_discriminator,
 )
 
 
@@ -41,19 +41,22 @@ class MicroBatched(nn.Module):
         return torch.cat([self.network(x_b) for x_b in x.chunk(self.count)])
 
 
-def accumulated_train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+def accumulated_train_step(
+    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None
+) -> StepMetrics:
     """One iteration as `step.train_step`, in `state.accumulate` micro-batches; metrics are means over them.
 
     Args:
         state: networks and optimizers; changed in place. `call_generator` takes the whole batch.
         real_BCHW: real pictures in [-1, 1]; those of each of D's updates are a multiple of the micro-batches.
         z_BL: standard normal noise.
+        draws_BN: as there.
     """
-    for real_bCHW, z_bL, is_last in batches_of_discriminator(state, real_BCHW, z_BL):
-        assert len(real_bCHW) % state.accumulate == 0, (real_bCHW.shape, state.accumulate)
+    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+        assert len(update.real) % state.accumulate == 0, (update.real.shape, state.accumulate)
         with state.autocast():
-            fake_bCHW = generate(state, z_bL, for_generator=is_last)
-        metrics_d = _update_discriminator(state, real_bCHW, fake_bCHW.detach())
+            fake_bCHW = generate(state, update)
+        metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach())
     losses_g = _update_generator(state, fake_bCHW)
     with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))

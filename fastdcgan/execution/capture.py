@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from fastdcgan import private_torch
 from fastdcgan.execution.accumulate import mean_probability
 from fastdcgan.gan.ranges import CAPTURED_STEP, profiler_range
-from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss
+from fastdcgan.gan.step import (
+    StepMetrics,
+    TrainState,
+    as_discriminator_sees,
+    chunks,
+    discriminator_loss,
+    generator_loss,
+    updates_of_discriminator,
+)
 
 
 class AdamState(NamedTuple):
@@ -71,23 +79,26 @@ class CapturedStep:
         # The next replay of a CUDA graph overwrites the tensors that the last one returned.
         self._copy: Callable[[Tensor], Tensor] = torch.clone if on_cuda else lambda metrics: metrics
 
-    def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+    def __call__(self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> StepMetrics:
         """As `train_step`."""
         adam_g, adam_d = _adam_state(self._state.optimizer_g), _adam_state(self._state.optimizer_d)
         with private_torch.autograd_in_graphs(), profiler_range(CAPTURED_STEP):
-            metrics = self._graph(real_BCHW, z_BL, adam_g, adam_d)
+            metrics = self._graph(real_BCHW, z_BL, draws_BN, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
         return StepMetrics(*self._copy(metrics).unbind())
 
-    def _iteration(self, real_BCHW: Tensor, z_BL: Tensor, adam_g: AdamState, adam_d: AdamState) -> Tensor:
+    def _iteration(
+        self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None, adam_g: AdamState, adam_d: AdamState
+    ) -> Tensor:
         """`train_step`, or `accumulated_train_step`, in operators that trace. Returns the metrics as a tensor [4]."""
         G, D, state = self._generator, self._discriminator, self._state
-        for real_uCHW, z_uL in zip(real_BCHW.chunk(state.d_steps), z_BL.chunk(state.d_steps), strict=True):
+        for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+            of_fakes = zip(update.z.chunk(state.accumulate), chunks(update.draws, state.accumulate), strict=True)
             with state.autocast():
-                fakes_bCHW = [G(z_bL) for z_bL in z_uL.chunk(state.accumulate)]
+                fakes_bCHW = [as_discriminator_sees(state, G(z_bL), draws_bN) for z_bL, draws_bN in of_fakes]
             gradients_d, metrics = [], []
-            for real_bCHW, fake_bCHW in zip(real_uCHW.chunk(state.accumulate), fakes_bCHW, strict=True):
+            for real_bCHW, fake_bCHW in zip(update.real.chunk(state.accumulate), fakes_bCHW, strict=True):
                 with state.autocast():
                     loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
                 gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution import exact_sums
@@ -36,8 +36,8 @@ INSTALL_KERNELS: dict[KernelName, Callable[[nn.Module], int]] = {
 }
 """Each replaces layers of a network in place and returns how many."""
 
-TakeStep = Callable[[Tensor, Tensor], StepMetrics]
-"""(real_BCHW, z_BL) to metrics: `train_step` of a certain state."""
+TakeStep = Callable[..., StepMetrics]
+"""(real_BCHW, z_BL), and draws_BN where there is an augmentation, to metrics: `train_step` of a certain state."""
 
 
 def _identity(network: nn.Module) -> nn.Module:
@@ -92,6 +92,7 @@ def prepare(
         all_reduce_dtype=all_reduce_dtype,
         accumulate=recipe.accumulate,
         d_steps=recipe.d_steps,
+        augmentation=recipe.augmentation(),
     )
 
 

@@ -13,6 +13,7 @@ from fastdcgan.private_torch import profiler_is_active, record_operator
 
 DATA_WAIT = "data wait"
 NOISE = "noise"
+AUGMENTATION = "augmentation"
 GENERATOR = "generator"
 DISCRIMINATOR_REAL = "discriminator real"
 DISCRIMINATOR_FAKE = "discriminator fake"
@@ -37,6 +38,7 @@ CHECKPOINT = "checkpoint"
 ALL_RANGES = (
     DATA_WAIT,
     NOISE,
+    AUGMENTATION,
     GENERATOR,
     DISCRIMINATOR_REAL,
     DISCRIMINATOR_FAKE,

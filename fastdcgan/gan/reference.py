@@ -196,6 +196,49 @@ def loss_g(objective: str, logits_fake_B: Tensor) -> Tensor:
     raise ValueError(f"unknown objective {objective!r}")
 
 
+# --- What D sees ------------------------------------------------------------------------------------------------------
+
+
+def augment(pictures_BCHW: Tensor, uniform_BN: Tensor, names: tuple[str, ...]) -> Tensor:
+    """DiffAugment (Zhao et al. 2020): each picture changed at random, so that D can't learn the real ones by heart.
+
+    Every operation has a gradient, and G's pictures are changed in the same ways: so G learns through the change, and
+    does not learn to draw it.
+
+    Args:
+        pictures_BCHW: real or fake, in [-1, 1].
+        uniform_BN: seven random numbers in [0, 1) for each.
+        names: colour, translation, cutout, or some of them.
+    """
+    if pictures_BCHW.dtype == torch.bfloat16:
+        pictures_BCHW = pictures_BCHW.float()
+    changed = []
+    for picture_CHW, numbers in zip(pictures_BCHW, uniform_BN.tolist(), strict=True):
+        brightness, saturation, contrast, down, right, top, left = numbers
+        _, height, width = picture_CHW.shape
+        if "colour" in names:
+            picture_CHW = picture_CHW + (brightness - 0.5)
+            grey = picture_CHW.mean(dim=0, keepdim=True)
+            picture_CHW = grey + (picture_CHW - grey) * (2 * saturation)
+            mean = picture_CHW.mean()
+            picture_CHW = mean + (picture_CHW - mean) * (contrast + 0.5)
+        if "translation" in names:
+            # Up to an eighth of the side, in whole pixels. What comes in from outside is 0.
+            y, x = round(height / 8), round(width / 8)
+            dy, dx = int(down * (2 * y + 1)) - y, int(right * (2 * x + 1)) - x
+            padded = F.pad(picture_CHW, (x, x, y, y))
+            picture_CHW = padded[:, y - dy : y - dy + height, x - dx : x - dx + width]
+        if "cutout" in names:
+            # A window of half the side, wherever its centre falls, is 0.
+            h, w = round(height / 2), round(width / 2)
+            y, x = int(top * (height + 1 - h % 2)) - h // 2, int(left * (width + 1 - w % 2)) - w // 2
+            mask = torch.ones_like(picture_CHW)
+            mask[:, max(0, y) : y + h, max(0, x) : x + w] = 0
+            picture_CHW = picture_CHW * mask
+        changed.append(picture_CHW)
+    return torch.stack(changed)
+
+
 # --- One step ---------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +252,8 @@ def train_step(
     objective: str = "bce",
     label_smoothing: float = 0.0,
     d_steps: int = 1,
+    augmentation: tuple[str, ...] = (),
+    uniform_BN: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One iteration: D learns from a batch of real and a batch of G's pictures, then G learns from the better D.
 
@@ -224,6 +269,8 @@ def train_step(
         objective: bce, minimax, hinge or lsgan.
         label_smoothing: how far below 1 D's target for real pictures lies.
         d_steps: how often D learns.
+        augmentation: how what D sees is changed (`augment`).
+        uniform_BN: random numbers for it: seven for each real picture, then seven for the fake one beside it.
 
     Returns:
         loss_d, loss_g, and D's mean probability for real (d_real) and fake pictures (d_fake) before its last update.
@@ -232,8 +279,13 @@ def train_step(
     #    mixed in one batch, the statistics themselves would tell D which half is fake.
     #    detach() cuts the fake pictures off from the graph that made them. D's loss shall change D; without the cut,
     #    backward() would run on into G and leave gradients there that *help* D.
-    for real_bCHW, z_bL in zip(real_BCHW.chunk(d_steps), z_BL.chunk(d_steps), strict=True):
+    for number, (real_bCHW, z_bL) in enumerate(zip(real_BCHW.chunk(d_steps), z_BL.chunk(d_steps), strict=True)):
         fake_BCHW = G(z_bL)
+        if augmentation:
+            assert uniform_BN is not None
+            for_real, for_fake = uniform_BN.chunk(d_steps)[number].chunk(2, dim=1)
+            real_bCHW = augment(real_bCHW, for_real, augmentation)
+            fake_BCHW = augment(fake_BCHW, for_fake, augmentation)
         D.zero_grad()
         logits_real_B = D(real_bCHW)
         logits_fake_B = D(fake_BCHW.detach())

@@ -5,7 +5,7 @@ thrown away: 1 of 12 convolution passes), forward passes may run under autocast 
 stay on the device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastdcgan.config import AugmentName
 from fastdcgan.gan import ranges
+from fastdcgan.gan.augment import augment
 from fastdcgan.gan.average import MovingAverage
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.ranges import profiler_range
@@ -73,6 +75,9 @@ class TrainState:
     d_steps: int = 1
     """D's updates in a step, each with pictures of its own."""
 
+    augmentation: tuple[AugmentName, ...] = ()
+    """How the pictures that D sees are changed (`augment.py`)."""
+
     average: MovingAverage | None = None
     """Of the generator. A step doesn't update it: `average.update` does, after the step."""
 
@@ -120,7 +125,23 @@ def generator_loss(D: Network, fake_BCHW: Tensor, objective: Objective) -> Tenso
         return objective.generator(D(fake_BCHW))
 
 
-def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+class Update(NamedTuple):
+    """What D learns from in one update."""
+
+    real: Tensor
+    """[B, C, H, W], as D sees them."""
+
+    z: Tensor
+    """[B, L], of the fake pictures."""
+
+    draws: Tensor | None
+    """[B, N]: random numbers by which fake pictures are changed before D sees them; None: they aren't."""
+
+    is_last: bool
+    """Of the step: G learns from its fake pictures."""
+
+
+def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> StepMetrics:
     """One iteration: D learns from real and fake pictures, `state.d_steps` times, then G learns from the updated D.
 
     No random numbers are drawn, and nothing is moved to the host.
@@ -129,14 +150,16 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
         state: networks and optimizers; changed in place.
         real_BCHW: real pictures in [-1, 1]: the batches that D learns from, one after the other.
         z_BL: standard normal noise likewise. G learns from the last batch's.
+        draws_BN: uniform numbers for the augmentation, if there is one: `augment.NUMBERS` for each real picture, then
+            as many for the fake one.
     """
     # Autocast caches casts of weights until its context ends. D's weights change between updates, so each phase has its
     # own context: in a common one G would learn from D before its update.
-    for real_bCHW, z_bL, is_last in batches_of_discriminator(state, real_BCHW, z_BL):
+    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
         with state.autocast():
-            fake_bCHW = generate(state, z_bL, for_generator=is_last)
+            fake_bCHW = generate(state, update)
             loss_d, logits_real_B, logits_fake_B = discriminator_loss(
-                state.call_discriminator, real_bCHW, fake_bCHW.detach(), state.objective, state.discriminate
+                state.call_discriminator, update.real, fake_bCHW.detach(), state.objective, state.discriminate
             )
         with profiler_range(ranges.BACKWARD_D):
             _backward(loss_d, state.optimizer_d, state.scaler_d)
@@ -160,20 +183,49 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
         )
 
 
-def batches_of_discriminator(
-    state: TrainState, real_BCHW: Tensor, z_BL: Tensor
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Real pictures and noise of each of D's updates in a step, and whether it is the last one."""
+def updates_of_discriminator(
+    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None
+) -> list[Update]:
+    """What D learns from in a step, update by update."""
     assert len(real_BCHW) % state.d_steps == 0, (real_BCHW.shape, state.d_steps)
-    batches = zip(real_BCHW.chunk(state.d_steps), z_BL.chunk(state.d_steps), strict=True)
-    for number, (real_bCHW, z_bL) in enumerate(batches, start=1):
-        yield real_bCHW, z_bL, number == state.d_steps
+    draws_of_fake_BN = None
+    if state.augmentation:
+        assert draws_BN is not None, "what D sees is changed by random numbers"
+        draws_of_real_BN, draws_of_fake_BN = draws_BN.chunk(2, dim=1)
+        with profiler_range(ranges.AUGMENTATION):
+            real_BCHW = augment(real_BCHW, draws_of_real_BN, state.augmentation)
+    updates = zip(
+        real_BCHW.chunk(state.d_steps),
+        z_BL.chunk(state.d_steps),
+        chunks(draws_of_fake_BN, state.d_steps),
+        range(state.d_steps),
+        strict=True,
+    )
+    return [Update(real_bCHW, z_bL, draws_bN, n == state.d_steps - 1) for real_bCHW, z_bL, draws_bN, n in updates]
 
 
-def generate(state: TrainState, z_BL: Tensor, *, for_generator: bool) -> Tensor:
-    """G's pictures, under the caller's autocast. Only those that G learns from keep what its backward pass needs."""
-    with torch.set_grad_enabled(for_generator), profiler_range(ranges.GENERATOR):
-        return state.call_generator(z_BL)
+def generate(state: TrainState, update: Update) -> Tensor:
+    """G's pictures, as D sees them, under the caller's autocast.
+
+    Only those that G learns from keep what its backward pass needs.
+    """
+    with torch.set_grad_enabled(update.is_last):
+        with profiler_range(ranges.GENERATOR):
+            fake_BCHW = state.call_generator(update.z)
+        return as_discriminator_sees(state, fake_BCHW, update.draws)
+
+
+def as_discriminator_sees(state: TrainState, fake_BCHW: Tensor, draws_BN: Tensor | None) -> Tensor:
+    """Fake pictures, changed by these numbers if there are any."""
+    if draws_BN is None:
+        return fake_BCHW
+    with profiler_range(ranges.AUGMENTATION):
+        return augment(fake_BCHW, draws_BN, state.augmentation)
+
+
+def chunks(tensor: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    """Equal parts of a tensor, or as many None."""
+    return [None] * count if tensor is None else tensor.chunk(count)
 
 
 def _backward(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

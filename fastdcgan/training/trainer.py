@@ -15,8 +15,8 @@ from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects, lost_ranks_as_one_line
 from fastdcgan.distributed.rank_log import rank_log
 from fastdcgan.execution.prepare import TakeStep, step_function
-from fastdcgan.gan import ranges
-from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.gan import augment, ranges
+from fastdcgan.gan.randomness import Stream, latents, uniform
 from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
@@ -106,8 +106,8 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                 with recorder.waiting_for_data():
                     real_BCHW = next(batches)
                 with profiler_range(ranges.NOISE):
-                    z_BL = noise(run, step + 1)
-                recorder.add(take_step(real_BCHW, z_BL))
+                    drawn = noise(run, step + 1), *draws(run, step + 1)
+                recorder.add(take_step(real_BCHW, *drawn))
                 step += 1
                 if run.state.average is not None:
                     run.state.average.update(step)
@@ -153,12 +153,29 @@ def batches_of(run: Run) -> Generator[Tensor]:
 
 def noise(run: Run, step: int) -> Tensor:
     """This rank's share of a step's noise: z_BL on the device. It is another one after each time a run went back."""
-    images, accelerator = run.config.images_a_step, run.accelerator
-    place_in_stream = step + (run.start.rollbacks << 32)
-    z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, images, run.arch.latent_dim)
-    mine = rank_share(images, accelerator.process_index, accelerator.num_processes, run.config.parts_a_step)
+    seed, images = run.config.run.seed, run.config.images_a_step
+    return _own_share(run, latents(seed, Stream.NOISE, _place_in_stream(run, step), images, run.arch.latent_dim))
+
+
+def draws(run: Run, step: int) -> tuple[Tensor, ...]:
+    """This rank's share of what a step's augmentation draws, as `noise`: draws_BN, or nothing where there is none."""
+    if not run.state.augmentation:
+        return ()
+    seed, images = run.config.run.seed, run.config.images_a_step
+    drawn_BN = uniform(seed, Stream.AUGMENT, _place_in_stream(run, step), images, 2 * augment.NUMBERS)
+    return (_own_share(run, drawn_BN),)
+
+
+def _place_in_stream(run: Run, step: int) -> int:
+    return step + (run.start.rollbacks << 32)
+
+
+def _own_share(run: Run, drawn_B: Tensor) -> Tensor:
+    """This rank's rows, on the device."""
+    ranks, parts = run.accelerator.num_processes, run.config.parts_a_step
+    mine = rank_share(len(drawn_B), run.accelerator.process_index, ranks, parts)
     # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
-    return to_device(torch.from_numpy(z_BL.numpy()[mine]), accelerator.device)
+    return to_device(torch.from_numpy(drawn_B.numpy()[mine]), run.accelerator.device)
 
 
 @contextmanager

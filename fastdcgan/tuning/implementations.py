@@ -16,6 +16,8 @@ from fastdcgan.execution.plan import Plan, Precision
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, ConvSpec
+from fastdcgan.gan.augment import NUMBERS
+from fastdcgan.gan.randomness import Stream, uniform
 
 PAPERS = RecipeConfig()
 """The recipe that plans are compared in, unless another is given."""
@@ -130,14 +132,21 @@ def reference_implementation(
             enabled=precision in _HALF_PRECISIONS,
             cache_enabled=False,
         ):
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW.to(dtype), z_BL.to(dtype), **options)
+            inputs = real_BCHW.to(dtype), z_BL.to(dtype)
+            drawn_BN = _draws(z_BL)
+            return reference.train_step(G, D, optimizer_g, optimizer_d, *inputs, **options, uniform_BN=drawn_BN)
 
     return Implementation(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
 
 
 def reference_options(recipe: RecipeConfig) -> dict[str, Any]:
     """What a recipe means to `reference.train_step`."""
-    return {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
+    return {
+        "objective": recipe.objective,
+        "label_smoothing": recipe.label_smoothing,
+        "d_steps": recipe.d_steps,
+        "augmentation": recipe.augmentation(),
+    }
 
 
 def plan_implementation(
@@ -156,7 +165,8 @@ def plan_implementation(
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Pictures in the plan's layout are not copied.
         with _num_threads(plan.threads):
-            return take_step(real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
+            drawn = (_draws(z_BL),) if recipe.augmentation() else ()
+            return take_step(real_BCHW.contiguous(memory_format=layout), z_BL, *drawn)._asdict()
 
     return Implementation(
         generator=state.generator,
@@ -179,6 +189,11 @@ def _num_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _draws(z_BL: Tensor) -> Tensor:
+    """The augmentation's random numbers, the same for all implementations."""
+    return uniform(0, Stream.AUGMENT, 0, len(z_BL), 2 * NUMBERS).to(z_BL.device)
 
 
 def random_batch(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import forked
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from twins import CPU, PAPERS, inputs, moments, reference_twin
+from twins import CPU, PAPERS, draws, inputs, moments, reference_twin
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
@@ -82,8 +82,10 @@ def train(work: Training, accelerator: Accelerator | None = None) -> Result:
     layout = torch.channels_last if work.plan.channels_last else torch.contiguous_format
     losses = []
     for number in range(work.steps):
-        real_BCHW, z_BL = (share(tensor, work, rank, ranks) for tensor in inputs(work.arch, number, work.images_a_step))
-        metrics = step(real_BCHW.contiguous(memory_format=layout), z_BL)
+        whole = inputs(work.arch, number, work.images_a_step)
+        drawn = (draws(whole[1]),) if work.recipe.augmentation() else ()
+        real_BCHW, *others = (share(tensor, work, rank, ranks) for tensor in (*whole, *drawn))
+        metrics = step(real_BCHW.contiguous(memory_format=layout), *others)
         both = torch.stack([metrics.loss_d, metrics.loss_g])
         losses.append(accelerator.reduce(both, "mean") if accelerator else both)
     means = moments(("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))

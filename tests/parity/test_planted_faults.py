@@ -35,7 +35,7 @@ FAULTS = (
             ),
         ),
     ),
-    Fault("a missing detach", "gan/step.py", (("fake_BCHW.detach()", "fake_BCHW"),)),
+    Fault("a missing detach", "gan/step.py", (("fake_bCHW.detach()", "fake_bCHW"),)),
     Fault(
         "a flipped label",
         "gan/objectives.py",

@@ -12,6 +12,8 @@ from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.augment import NUMBERS
+from fastdcgan.gan.randomness import Stream, uniform
 from fastdcgan.gan.step import TrainState
 
 CPU = torch.device("cpu")
@@ -60,11 +62,13 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
     reference.initialise(D)
     optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
     options = {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
+    options["augmentation"] = recipe.augmentation()
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options)
+            drawn = {"uniform_BN": draws(z_BL)}
+            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, **drawn)
 
     networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
     return Twin(G, D, step, watch(*networks), batch=BATCH * recipe.d_steps)
@@ -83,7 +87,8 @@ def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig 
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         before = moments(*networks) if plan.capture else {}
-        metrics = take_step()(real_BCHW.contiguous(memory_format=layout), z_BL)
+        drawn = (draws(z_BL),) if recipe.augmentation() else ()
+        metrics = take_step()(real_BCHW.contiguous(memory_format=layout), z_BL, *drawn)
         if plan.capture:  # there is no .grad: what Adam's running mean took in
             # Of several updates of D the running mean doesn't tell the last one's gradient.
             for name, mean in moments(*(networks if recipe.d_steps == 1 else networks[:1])).items():
@@ -126,6 +131,12 @@ def inputs(arch: Architecture, step: int = 0, batch: int = BATCH) -> tuple[Tenso
     rng = torch.Generator().manual_seed(100 + step)
     real_BCHW = torch.rand(batch, arch.channels, arch.resolution, arch.resolution, generator=rng) * 2 - 1
     return real_BCHW, torch.randn(batch, arch.latent_dim, generator=rng)
+
+
+def draws(z_BL: Tensor) -> Tensor:
+    """The augmentation's random numbers for a step with this noise, the same for all twins."""
+    place = int(z_BL[0, 0].abs().item() * 1e6)
+    return uniform(0, Stream.AUGMENT, place, len(z_BL), 2 * NUMBERS)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

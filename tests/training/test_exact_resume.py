@@ -143,7 +143,7 @@ def test_whenever_it_is_killed(
     assert_same(left_behind(tmp_path), wanted)
 
 
-RECIPES = {"D learns twice": RecipeConfig(d_steps=2, lr_d=4e-4)}
+RECIPES = {"D learns twice, augmented": RecipeConfig(d_steps=2, lr_d=4e-4, augment="colour,translation,cutout")}
 
 
 @pytest.mark.parametrize("name", RECIPES)
