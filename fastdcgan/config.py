@@ -135,6 +135,10 @@ class RecipeConfig:
     """Random changes of every picture that D sees, real or fake, so that it can't learn a few real ones by heart
     (DiffAugment, Zhao et al. 2020): colour, translation, cutout, joined by commas; or none."""
 
+    spectral_norm: bool = field(default=False, metadata=LATER)
+    """Divide each of D's weights by its largest singular value, so that D is steep nowhere (Miyato et al. 2018). D then
+    has no BatchNorm, which would undo it."""
+
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
     that its half-life is at most a twentieth of the steps so far. 0: with G itself. What is learned is the same."""
@@ -384,6 +388,7 @@ class TrainConfig:
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
+            (self.recipe.spectral_norm, "--spectral-norm"),
             ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):
             if said:

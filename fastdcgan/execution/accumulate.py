@@ -54,6 +54,7 @@ def accumulated_train_step(
     """
     for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
         assert len(update.real) % state.accumulate == 0, (update.real.shape, state.accumulate)
+        state.discriminator.before_update()
         with state.autocast():
             fake_bCHW = generate(state, update)
         metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach())

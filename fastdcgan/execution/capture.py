@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ from fastdcgan.gan.step import (
     generator_loss,
     updates_of_discriminator,
 )
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class AdamState(NamedTuple):
@@ -94,6 +96,7 @@ class CapturedStep:
         """`train_step`, or `accumulated_train_step`, in operators that trace. Returns the metrics as a tensor [4]."""
         G, D, state = self._generator, self._discriminator, self._state
         for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+            D.before_update()
             of_fakes = zip(update.z.chunk(state.accumulate), chunks(update.draws, state.accumulate), strict=True)
             with state.autocast():
                 fakes_bCHW = [as_discriminator_sees(state, G(z_bL), draws_bN) for z_bL, draws_bN in of_fakes]
@@ -196,7 +199,7 @@ def _adam_state(optimizer: torch.optim.Optimizer) -> AdamState:
     return adam
 
 
-def _without_batch_counters(network: nn.Module) -> nn.Module:
+def _without_batch_counters(network: Network) -> Network:
     """A copy of a network that shares its parameters and statistics; its BatchNorms don't count their batches."""
     shared: Iterable[Tensor] = chain(network.parameters(), network.buffers())
     shallow = copy.deepcopy(network, memo={id(tensor): tensor for tensor in shared})

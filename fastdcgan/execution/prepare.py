@@ -47,7 +47,7 @@ def _identity(network: nn.Module) -> nn.Module:
 def prepare(
     plan: Plan,
     generator: nn.Module,
-    discriminator: nn.Module,
+    discriminator: Discriminator,
     recipe: RecipeConfig,
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module] = _identity,
@@ -75,7 +75,7 @@ def prepare(
         called_generator = MicroBatched(called_generator, recipe.accumulate)
     call_discriminator = called_discriminator
     if plan.stacked:
-        call_discriminator = StackedDiscriminator(cast(Discriminator, discriminator))
+        call_discriminator = StackedDiscriminator(discriminator)
     return TrainState(
         generator=generator,
         discriminator=discriminator,

@@ -15,6 +15,7 @@ come to look like the real ones.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 # --- The layers -------------------------------------------------------------------------------------------------------
 #
@@ -134,6 +135,32 @@ class Discriminator(nn.Module):
         """Pictures [B, C, H, W] to logits [B]."""
         logits_B: Tensor = self.layers(pictures_BCHW).reshape(-1)
         return logits_B
+
+
+class Shift(nn.Module):
+    """A number added to each channel: all that is left of BatchNorm in a D with spectral normalisation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to the same."""
+        return x_BCHW + self.bias.reshape(1, -1, 1, 1)
+
+
+def normalise_spectrally(discriminator: Discriminator) -> None:
+    """Spectral normalisation (Miyato et al. 2018): each weight is divided by its largest singular value.
+
+    No layer can then stretch the difference between two pictures: D is steep nowhere. BatchNorm would undo it, as its
+    result does not depend on a weight's scale; so it is replaced by its shift alone. To be called after `initialise`.
+    """
+    layers = discriminator.layers
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[number] = Shift(layer.num_features)
+        elif isinstance(layer, nn.Conv2d):
+            parametrizations.spectral_norm(layer)
 
 
 def initialise(network: nn.Module) -> None:
@@ -279,6 +306,8 @@ def train_step(
     #    mixed in one batch, the statistics themselves would tell D which half is fake.
     #    detach() cuts the fake pictures off from the graph that made them. D's loss shall change D; without the cut,
     #    backward() would run on into G and leave gradients there that *help* D.
+    #    With spectral normalisation a weight in training mode takes a step of the power iteration whenever it is used;
+    #    cached() makes that once an update, for real and fake together.
     for number, (real_bCHW, z_bL) in enumerate(zip(real_BCHW.chunk(d_steps), z_BL.chunk(d_steps), strict=True)):
         fake_BCHW = G(z_bL)
         if augmentation:
@@ -287,8 +316,9 @@ def train_step(
             real_bCHW = augment(real_bCHW, for_real, augmentation)
             fake_BCHW = augment(fake_BCHW, for_fake, augmentation)
         D.zero_grad()
-        logits_real_B = D(real_bCHW)
-        logits_fake_B = D(fake_BCHW.detach())
+        with parametrize.cached():
+            logits_real_B = D(real_bCHW)
+            logits_fake_B = D(fake_BCHW.detach())
         error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
         error_d.backward()
         optimizer_d.step()
@@ -296,10 +326,15 @@ def train_step(
     # 2. G learns. The last pictures, not detached this time, judged by the D that has just been updated. backward()
     #    goes through D into G. It leaves gradients in D on the way, which nobody asked for: D.zero_grad() above throws
     #    them away in the next step.
+    has_spectral_norm = any(parametrize.is_parametrized(layer) for layer in D.modules())
+    if has_spectral_norm:
+        D.eval()  # no step of the power iteration here; nothing else in such a D depends on the mode
     G.zero_grad()
     error_g = loss_g(objective, D(fake_BCHW))
     error_g.backward()
     optimizer_g.step()
+    if has_spectral_norm:
+        D.train()
 
     return {
         "loss_d": error_d.detach(),

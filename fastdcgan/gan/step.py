@@ -17,6 +17,7 @@ from fastdcgan.config import AugmentName
 from fastdcgan.gan import ranges
 from fastdcgan.gan.augment import augment
 from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.ranges import profiler_range
 
@@ -42,7 +43,7 @@ class TrainState:
     generator: nn.Module
     """The plain module: it owns the parameters, and is what samples and is saved."""
 
-    discriminator: nn.Module
+    discriminator: Discriminator
 
     call_generator: Network
     """The generator as a step calls it: compiled, wrapped in DDP, or the plain module itself."""
@@ -156,6 +157,7 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Ten
     # Autocast caches casts of weights until its context ends. D's weights change between updates, so each phase has its
     # own context: in a common one G would learn from D before its update.
     for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+        state.discriminator.before_update()
         with state.autocast():
             fake_bCHW = generate(state, update)
             loss_d, logits_real_B, logits_fake_B = discriminator_loss(

@@ -16,9 +16,9 @@ from fastdcgan.distributed.agreement import check_same_pictures, check_same_star
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
-from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
@@ -148,7 +148,7 @@ def choose_plan_for(
 
 def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator: Accelerator) -> TrainState:
     """New networks and optimizers under a plan, on the device, wrapped for several processes."""
-    generator, discriminator = models.build(arch, config.run.seed)
+    generator, discriminator = build_for(config.recipe, arch, config.run.seed)
     if config.recipe.batch_norm == "sync":
         for network in (generator, discriminator):
             sync_batch_norm.install(network, accelerator.num_processes)

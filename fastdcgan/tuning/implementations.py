@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan, Precision
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan import models, reference
+from fastdcgan.gan import reference
 from fastdcgan.gan.architecture import Architecture, ConvSpec
 from fastdcgan.gan.augment import NUMBERS
 from fastdcgan.gan.randomness import Stream, uniform
+from fastdcgan.gan.spectral import build_for
 
 PAPERS = RecipeConfig()
 """The recipe that plans are compared in, unless another is given."""
@@ -50,7 +51,8 @@ class Implementation:
             (self.generator, self.optimizer_g, start.generator, start.second_moments_g),
             (self.discriminator, self.optimizer_d, start.discriminator, start.second_moments_d),
         ):
-            network.load_state_dict(weights)
+            # The reference's parametrized layers name the same tensors, in the same order, otherwise.
+            network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
             for parameter, second_moment in zip(network.parameters(), second_moments, strict=True):
                 if not optimizer.state[parameter]:
                     optimizer.state[parameter] = {
@@ -76,11 +78,11 @@ class StartState:
     @classmethod
     def create(cls, arch: Architecture, device: torch.device, recipe: RecipeConfig = PAPERS) -> "StartState":
         """Initial weights. The second moments are the gradients' mean squares, from a step of the reference."""
-        generator, discriminator = models.build(arch, seed=0)
+        generator, discriminator = build_for(recipe, arch, seed=0)
         weights = generator.state_dict(), discriminator.state_dict()
         implementation = reference_implementation(arch, device, recipe)
-        implementation.generator.load_state_dict(weights[0])
-        implementation.discriminator.load_state_dict(weights[1])
+        for network, own in zip((implementation.generator, implementation.discriminator), weights, strict=True):
+            network.load_state_dict(dict(zip(network.state_dict(), own.values(), strict=True)))
         implementation.step(*random_batch(arch, 4 * recipe.d_steps, device))
 
         def second_moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
@@ -120,6 +122,8 @@ def reference_implementation(
         G, D = reference.Generator(_layers(arch.generator)), reference.Discriminator(_layers(arch.discriminator))
         reference.initialise(G)
         reference.initialise(D)
+        if recipe.spectral_norm:
+            reference.normalise_spectrally(D)
     G.to(device=device, dtype=dtype)
     D.to(device=device, dtype=dtype)
     optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
@@ -154,7 +158,7 @@ def plan_implementation(
 ) -> Implementation:
     """The package's own step, executed as a plan says. The plan's threads are set during its steps only."""
     with _num_threads(plan.threads):
-        state = prepare(plan, *models.build(arch, seed=0), recipe, device)
+        state = prepare(plan, *build_for(recipe, arch, seed=0), recipe, device)
     for scaler in (state.scaler_g, state.scaler_d):
         if scaler.is_enabled():
             scaler.load_state_dict({**scaler.state_dict(), "scale": _LOSS_SCALE})

@@ -12,15 +12,15 @@ import forked
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from twins import CPU, PAPERS, draws, inputs, moments, reference_twin
+from twins import CPU, PAPERS, draws, inputs, moments, own_name, reference_twin
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
 from fastdcgan.distributed.accelerator import Accelerator, join, wrap
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 
@@ -52,10 +52,10 @@ Result = dict[str, Tensor]
 
 
 def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) -> TrainState:
-    start = reference_twin(work.arch)
-    G, D = models.build(work.arch, seed=0)
+    start = reference_twin(work.arch, work.recipe)
+    G, D = build_for(work.recipe, work.arch, seed=0)
     for network, twin in ((G, start.G), (D, start.D)):
-        network.load_state_dict(twin.state_dict())
+        network.load_state_dict({own_name(name): tensor for name, tensor in twin.state_dict().items()})
         if work.double:
             network.double()
         if work.batch_norm == "sync":

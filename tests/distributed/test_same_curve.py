@@ -52,12 +52,12 @@ EXACT = {
 BRIEF = {name: Training(arch=TINY, plan=plan, steps=3, batch=8, double=True) for name, plan in PLANS.items()}
 IN_PARTS = {f"{name}, in parts": replace(work, recipe=RecipeConfig(accumulate=2)) for name, work in BRIEF.items()}
 EVERYTHING = "colour,translation,cutout"
-TWICE = RecipeConfig(d_steps=2, lr_d=4e-4, augment=EVERYTHING)
+TOGETHER = RecipeConfig(d_steps=2, lr_d=4e-4, augment=EVERYTHING, spectral_norm=True)
 AUGMENTED = RecipeConfig(augment=EVERYTHING, accumulate=2)
 STABILISED = {
     f"{name}, {plan}": Training(arch=TINY, plan=PLANS[plan], steps=3, batch=8, double=True, recipe=recipe)
     for plan in ("stacked", "captured")
-    for name, recipe in {"D learns twice": TWICE, "augmented, in parts": AUGMENTED}.items()
+    for name, recipe in {"all together": TOGETHER, "in parts": AUGMENTED}.items()
 }
 EXACT |= {"augmented, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=RecipeConfig(augment=EVERYTHING))}
 LOCAL = {

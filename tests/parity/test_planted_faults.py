@@ -99,6 +99,27 @@ FAULTS = (
         "execution/prepare.py",
         (("recipe.lr if own_lr is None else own_lr", "recipe.lr"),),
     ),
+    Fault("no power iteration", "gan/step.py", (("        state.discriminator.before_update()\n", ""),)),
+    Fault(
+        "a singular value that no gradient passes",
+        "gan/spectral.py",
+        (
+            (
+                "torch.dot(left, layer.weight.flatten(1) @ right)",
+                "torch.dot(left, layer.weight.flatten(1) @ right).detach()",
+            ),
+        ),
+    ),
+    Fault(
+        "fake pictures that D sees as they are",
+        "gan/step.py",
+        (("        return augment(fake_BCHW, draws_BN, state.augmentation)\n", "        return fake_BCHW\n"),),
+    ),
+    Fault(
+        "real pictures changed by the fake ones' numbers",
+        "gan/step.py",
+        (("augment(real_BCHW, draws_of_real_BN,", "augment(real_BCHW, draws_of_fake_BN,"),),
+    ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )
 

@@ -18,6 +18,8 @@ RECIPES = {
     "D learns three times, faster": RecipeConfig(d_steps=3, lr_d=4e-4),
     "augmented": RecipeConfig(augment="colour,translation,cutout"),
     "augmented, D learns twice": RecipeConfig(augment="cutout,translation", d_steps=2),
+    "spectral norm": RecipeConfig(spectral_norm=True),
+    "all together": RecipeConfig(spectral_norm=True, d_steps=2, augment="colour,translation", objective="hinge"),
 }
 
 CHEAP = {name: recipe for name, recipe in RECIPES.items() if name in ("two time scales", "D learns twice")}
@@ -35,6 +37,11 @@ TINY = architecture("dcgan16", width=4, latent_dim=6)
 """What stabilises does not depend on the geometry, and tracing takes most of the time."""
 
 OWN_KERNELS = tuple(INSTALL_KERNELS) if winograd.available() else ("ends",)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_stabilised_training_is_the_reference_in_fp64(name: str) -> None:
+    check_in_fp64(TINY, PLAIN, steps=3, recipe=RECIPES[name])
 
 
 @pytest.mark.parametrize("name", [*CHEAP, "augmented, D learns twice"])

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan import models, reference
+from fastdcgan.gan import reference
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.augment import NUMBERS
 from fastdcgan.gan.randomness import Stream, uniform
+from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
 
 CPU = torch.device("cpu")
@@ -60,6 +61,8 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
     torch.manual_seed(1)
     reference.initialise(G)
     reference.initialise(D)
+    if recipe.spectral_norm:
+        reference.normalise_spectrally(D)
     optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
     options = {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
     options["augmentation"] = recipe.augmentation()
@@ -76,9 +79,9 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
 
 def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig = PAPERS) -> Twin:
     """The fast path as `trainer.py` builds it, from the weights of another twin."""
-    G, D = models.build(arch, seed=0)
-    G.load_state_dict(start.G.state_dict())
-    D.load_state_dict(start.D.state_dict())
+    G, D = build_for(recipe, arch, seed=0)
+    for network, begun in ((G, start.G), (D, start.D)):
+        network.load_state_dict({own_name(name): tensor for name, tensor in begun.state_dict().items()})
     state = prepare(plan, G, D, recipe, CPU)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     take_step = cache(lambda: step_function(plan, state))  # only when called: a test may change the precision first
@@ -117,7 +120,7 @@ def watch(*pairs: tuple[str, nn.Module, torch.optim.Optimizer]) -> dict[str, Ten
         def remember(*_: object) -> None:
             for name, parameter in network.named_parameters():
                 assert parameter.grad is not None, f"{label}.{name} is updated without a gradient"
-                seen[f"{label}.{name}"] = parameter.grad.clone()
+                seen[f"{label}.{own_name(name)}"] = parameter.grad.clone()
 
         optimizer.register_step_pre_hook(remember)
 
@@ -139,6 +142,13 @@ def draws(z_BL: Tensor) -> Tensor:
     return uniform(0, Stream.AUGMENT, place, len(z_BL), 2 * NUMBERS)
 
 
+def own_name(name: str) -> str:
+    """Of a tensor of the reference, whose parametrized layers name it otherwise."""
+    for theirs, ours in {"weight.original": "weight", "weight.0._u": "left", "weight.0._v": "right"}.items():
+        name = name.replace(f"parametrizations.{theirs}", ours)
+    return name
+
+
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     """Distance over length, of the whole tensor: one number that no single tiny element can dominate."""
     length = wanted.double().norm().item()
@@ -148,7 +158,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 def numbers(twin: Twin) -> dict[str, Tensor]:
     """All that a twin is made of: parameters and BatchNorm buffers."""
     return {
-        f"{label}.{name}": tensor
+        f"{label}.{own_name(name)}": tensor
         for label, network in (("G", twin.G), ("D", twin.D))
         for name, tensor in network.state_dict().items()
     }

@@ -56,12 +56,12 @@ def kill_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def killing(plan: Plan, state: TrainState) -> TakeStep:
         take, taken = step_function(plan, state), 0
 
-        def step_or_die(real_BCHW: torch.Tensor, z_BL: torch.Tensor) -> StepMetrics:
+        def step_or_die(*inputs: torch.Tensor) -> StepMetrics:
             nonlocal taken
             taken += 1
             if taken == step:
                 raise Killed
-            return take(real_BCHW, z_BL)
+            return take(*inputs)
 
         return step_or_die
 
@@ -143,7 +143,9 @@ def test_whenever_it_is_killed(
     assert_same(left_behind(tmp_path), wanted)
 
 
-RECIPES = {"D learns twice, augmented": RecipeConfig(d_steps=2, lr_d=4e-4, augment="colour,translation,cutout")}
+RECIPES = {
+    "all together": RecipeConfig(d_steps=2, lr_d=4e-4, augment="colour,translation,cutout", spectral_norm=True),
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -304,11 +304,7 @@ def test_noise_is_another_one_after_each_time_a_run_went_back() -> None:
     from fastdcgan.runs.checkpoints.record import Progress
 
     def noise(step: int, rollbacks: int) -> Tensor:
-        config = SimpleNamespace(
-            data=SimpleNamespace(batch_size=2),
-            run=SimpleNamespace(seed=3),
-            recipe=SimpleNamespace(accumulate=1),
-        )
+        config = TrainConfig(data=DataConfig(batch_size=2), run=RunConfig(seed=3))
         accelerator = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
         start = Progress(rollbacks=rollbacks)
         run: Any = SimpleNamespace(
