@@ -72,7 +72,7 @@ class DataConfig:
     """The pictures."""
 
     data: str = "faces"
-    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), WebDataset shards
+    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), a .zip or .tar of images, in shards too
     (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; or `cifar10`, `celeba` or
     `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
 

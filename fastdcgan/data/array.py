@@ -2,7 +2,7 @@
 
 import hashlib
 import mmap
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 import PIL
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastdcgan.data.decoding.picture import as_channels, fit
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.device import to_device
 
@@ -21,6 +22,12 @@ PREFETCH_BATCHES = 2
 
 _CHUNK = 4096
 """Pictures hashed, or copied to a device, at a time."""
+
+FindLabels = Callable[[], Labels | None]
+
+
+def no_labels() -> None:
+    """For pictures without classes."""
 
 
 class ArraySource:
@@ -32,6 +39,7 @@ class ArraySource:
         origin: see `ImageSource`.
         fingerprint: see `ImageSource`; without it, made from the pixels.
         skipped: see `ImageSource`.
+        find_labels: gives what `ImageSource.labels` is.
     """
 
     description: str
@@ -53,12 +61,14 @@ class ArraySource:
         origin: str,
         fingerprint: str | None = None,
         skipped: Sequence[Skipped] = (),
+        find_labels: FindLabels = no_labels,
     ) -> None:
         assert pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
         assert pictures_NHWC.ndim == 4, pictures_NHWC.shape
         self.description, self.origin, self.skipped = description, origin, skipped
         self.pictures_NHWC = pictures_NHWC
         self._fingerprint = fingerprint
+        self._find_labels = find_labels
         self._map = _mapped_file(pictures_NHWC)
         self._size = self._map.size() if self._map else 0
 
@@ -67,6 +77,11 @@ class ArraySource:
         if self._map is not None and self._map.size() < self._size:
             file = getattr(self.pictures_NHWC, "filename", None) or self.origin
             raise ValueError(f"{file}: the file was cut off while training read it")
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._find_labels()
 
     @property
     def fingerprint(self) -> str:
@@ -110,6 +125,7 @@ class ResizedSource:
         description: see `ImageSource`.
         origin: see `ImageSource`.
         fingerprint: of the array; without it, made from the pixels.
+        find_labels: gives what `ImageSource.labels` is.
     """
 
     description: str
@@ -126,10 +142,18 @@ class ResizedSource:
         description: str,
         origin: str,
         fingerprint: str | None = None,
+        find_labels: FindLabels = no_labels,
     ) -> None:
         self.description, self.origin = description, origin
-        self._source = ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
+        self._source = ArraySource(
+            pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
+        )
         self._resolution, self._channels, self._threads = resolution, channels, threads
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._source.labels
 
     @property
     def fingerprint(self) -> str:
@@ -181,6 +205,11 @@ class DeviceSource:
             self._pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
 
     @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._source.labels
+
+    @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
         return self._source.fingerprint
@@ -205,10 +234,13 @@ def make_array_source(
     description: str,
     origin: str,
     fingerprint: str | None = None,
+    find_labels: FindLabels = no_labels,
 ) -> ImageSource:
     """An `ArraySource` where the pictures have the size and channels asked for, else a `ResizedSource`."""
     if pictures_NHWC.shape[1:] == (resolution, resolution, channels):
-        return ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
+        return ArraySource(
+            pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
+        )
     return ResizedSource(
         pictures_NHWC,
         resolution=resolution,
@@ -217,6 +249,7 @@ def make_array_source(
         description=description,
         origin=origin,
         fingerprint=fingerprint,
+        find_labels=find_labels,
     )
 
 

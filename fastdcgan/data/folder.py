@@ -6,6 +6,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,19 @@ from fastdcgan.data.decoding.picture import (
 )
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.hidden import is_hidden, why_hidden
+from fastdcgan.data.labels import (
+    DATASET_JSON,
+    MAX_DATASET_JSON,
+    Labels,
+    labels_from_numbers,
+    labels_from_paths,
+    read_dataset_json,
+)
 from fastdcgan.data.source import Skipped, SkippedCount, common_suffixes, describe_hidden
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
+from fastdcgan.storage.files import read_limited
 from fastdcgan.storage.printable import printable
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
@@ -77,6 +87,17 @@ class FolderIndex:
     def origin(self) -> str:
         """See `EncodedPictures.origin`."""
         return printable(self.folder.resolve())
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """See `EncodedPictures.labels`."""
+        start = len(f"{self.folder}{os.sep}")
+        names = [picture.path[start:].replace(os.sep, "/") for picture in self.pictures]
+        with suppress(OSError, ValueError):
+            numbers_N = read_dataset_json(read_limited(self.folder / DATASET_JSON, MAX_DATASET_JSON), names)
+            if numbers_N is not None:
+                return labels_from_numbers(numbers_N)
+        return labels_from_paths(names)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,7 +17,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdcgan.data.array import make_array_source
+from fastdcgan.data.array import make_array_source, no_labels
+from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.files import open_regular
 from fastdcgan.storage.printable import printable
@@ -29,6 +30,9 @@ MAX_BYTES = 2**33
 
 PREFERRED_NAMES = ("images", "x", "train_images", "x_train", "arr_0")
 """Names, in lower case, that decide which array is meant where a `.npz` holds several of pictures."""
+
+LABEL_NAMES = ("labels", "label", "y", "train_labels", "y_train")
+"""Names, in lower case, of a `.npz`'s array of classes."""
 
 _CHANNELS = (1, 3, 4)
 _CHUNK = 2**24
@@ -111,6 +115,7 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
         description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]",
         origin=printable(path.resolve()),
         fingerprint=hashlib.sha256(stamp).hexdigest(),
+        find_labels=(lambda: _read_npz_labels(path, count)) if path.suffix.lower() == ".npz" else no_labels,
     )
 
 
@@ -167,6 +172,24 @@ def _read_npz(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
                     raise EOFError
                 part[:] = np.frombuffer(data, np.uint8)
     return pixels.reshape(header.shape), axes, key
+
+
+def _read_npz_labels(path: Path, count: int) -> Labels | None:
+    """The array of `LABEL_NAMES` in a `.npz`; None where there is none that gives each picture a whole number."""
+    try:
+        with path.open("rb") as raw, _raising_value_error("damaged"), zipfile.ZipFile(raw) as archive:
+            names = [name for name in archive.namelist() if name.lower().removesuffix(".npy") in LABEL_NAMES]
+            for name in names:
+                with archive.open(name) as file:
+                    header = _read_header(file)
+                if header.dtype.kind in "iu" and header.shape in ((count,), (count, 1)):
+                    with archive.open(name) as file:
+                        file.read(header.offset)
+                        data = file.read(count * header.dtype.itemsize)
+                    return labels_from_numbers(np.frombuffer(data, header.dtype, count))
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def _read_header(file: IO[bytes]) -> _Header:

@@ -54,7 +54,7 @@ def open_source(
 
     Args:
         spec: "faces" (drawn by the package, no download), "cifar10", "celeba" or "fashion-mnist"; a folder of
-            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or WebDataset tar shards (see
+            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or tar and zip files (see
             `shards.py`).
         resolution: side of the pictures given out, in pixels.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
@@ -105,7 +105,7 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     if spec in _FILE_DATASETS:
         return _with_decoder(_FILE_DATASETS[spec](options.on_progress), options, to_pack=to_pack)
     path = _path_of_spec(spec)
-    if names_shards(spec):
+    if names_shards(spec) and not (holds_idx(path) or holds_cifar10(path)):
         shards = open_shards(spec, options.on_progress)
         source = _with_decoder(shards, options, to_pack=to_pack)
         source.description += shards.remark

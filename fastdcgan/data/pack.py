@@ -144,6 +144,7 @@ def open_packed(
         origin=original.origin,
         fingerprint=original.fingerprint,
         skipped=original.skipped,
+        find_labels=lambda: original.labels,
     )
 
 

@@ -46,7 +46,7 @@ def python2_pickle(planes: np.ndarray, dtype: str = "u1", order: str = "I00\n") 
 
 
 def python3_pickle(planes: np.ndarray) -> bytes:
-    return pickle.dumps({"labels": [1, 2], "data": planes}, protocol=4)
+    return pickle.dumps({"labels": [9] * len(planes), "data": planes}, protocol=4)
 
 
 def binary(planes: np.ndarray) -> bytes:
@@ -100,6 +100,11 @@ def test_every_layout_is_recognised_and_gives_the_same(form: str, tmp_path: Path
     assert isinstance(source, ArraySource)
     assert torch.equal(everything(source), torch.from_numpy(PICTURES))
     assert source.description.startswith("20 pictures of 32x32 from ")
+    if form in ("python folder", "python archive"):  # two labels for four pictures
+        assert source.labels is None
+    else:
+        assert source.labels is not None
+        assert (source.labels.classes, source.labels.counts()) == (("truck",), [20])
     assert source.origin.startswith(str(tmp_path))
     if "folder" in form:
         inner = opened(tmp_path / next(iter(FORMS[form])).split("/")[0])

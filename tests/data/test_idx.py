@@ -93,12 +93,16 @@ class TestDownload:
             assert download
             downloads.append(root)
             print("Downloading...")
-            write(Path(root) / "FashionMNIST" / "raw" / "train-images-idx3-ubyte.gz", gzip.compress(idx()))
+            raw = Path(root) / "FashionMNIST" / "raw"
+            write(raw / "train-images-idx3-ubyte.gz", gzip.compress(idx()))
+            write(raw / "train-labels-idx1-ubyte.gz", gzip.compress(struct.pack(">II", 0x801, 7) + bytes(range(7))))
 
         monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
         for _ in range(2):
             source = open_source("fashion-mnist", resolution=28, channels=1, device="cpu", threads=1)
             assert len(source) == 7
+            assert source.labels is not None
+            assert source.labels.classes[6] == "shirt"
         assert len(downloads) == 1
         assert [path.name for path in self.cache.iterdir()] == ["FashionMNIST"]
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
-from fastdcgan.data.datasets.cifar10 import _pixels_from_pickle, open_cifar10
+from fastdcgan.data.datasets.cifar10 import _batch_from_pickle, open_cifar10
 from fastdcgan.data.open import open_source
 from fastdcgan.kernels import native
 from fastdcgan.kernels.native.build import compiler
@@ -225,7 +225,7 @@ def test_small_pickles_ask_for_neither_gigabytes_nor_ages(bomb: bytes) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((pickle.UnpicklingError, TypeError, ValueError, LookupError)):
-        _pixels_from_pickle(bomb)
+        _batch_from_pickle(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "a GiB"
 
 
@@ -238,7 +238,7 @@ def test_a_count_that_is_a_list_is_not_multiplied() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cifar10._SafeUnpickler, "load", lambda self: {b"data": recorded})
         with pytest.raises(ValueError, match="another size"):
-            _pixels_from_pickle(b"")
+            _batch_from_pickle(b"")
 
 
 # --- Libraries --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from torch import Tensor
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.picture import fit_box, lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
 
 INSTALL_DALI = "pip install nvidia-dali-cuda130"
@@ -97,6 +98,11 @@ class DaliSource:
     def __len__(self) -> int:
         """How many usable pictures there are."""
         return len(self.encoded)
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self.encoded.labels
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
 
 
@@ -38,6 +39,11 @@ class PillowSource:
     def __len__(self) -> int:
         """How many usable pictures there are."""
         return len(self.encoded)
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self.encoded.labels
 
     @property
     def fingerprint(self) -> str:
