@@ -4,6 +4,7 @@ import itertools
 import json
 import stat
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from contextlib import closing
@@ -269,6 +270,11 @@ def test_inflating_is_bounded() -> None:
     for size in (0, 1, 2**26 - 1, 2**26 + 1):
         with pytest.raises(ValueError, match="damaged in the archive"):
             inflate(bomb, size)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="damaged in the archive"):
+        inflate(bomb, 1000)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
     assert len(inflate(bomb, 2**26)) == 2**26
     empty = zlib.compressobj(9, zlib.DEFLATED, -15)
     assert inflate(empty.flush(), 0) == b""
