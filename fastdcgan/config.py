@@ -72,9 +72,9 @@ class DataConfig:
     """The pictures."""
 
     data: str = "faces"
-    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), a .zip or .tar of images, in shards too
-    (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; or `cifar10`, `celeba` or
-    `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
+    """A folder of images (searched recursively for JPEG, PNG, WebP, GIF, TIFF, AVIF ...), a .zip or .tar of images,
+    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; `cifar10`,
+    `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
 
     flip: bool = False
     """Mirror each picture left to right with probability one half."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan.data.decoding.picture import PictureInfo
+from fastdcgan.data.decoding.picture import NOT_AN_IMAGE, PictureInfo
 from fastdcgan.data.describe import contact_sheet, describe, describe_files, group_by_reason, write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, PackStatus, ensure_packed, pack_status
@@ -70,7 +70,7 @@ def test_facts_of_a_folder(folder: Path) -> None:
     assert facts.pack_status == "missing"
     assert [(Path(skip.path).name, skip.reason) for skip in facts.skipped] == [
         ("empty.jpg", "empty file"),
-        ("text.jpg", "not an image (JPEG, PNG, BMP, WebP or GIF)"),
+        ("text.jpg", NOT_AN_IMAGE),
     ]
 
 

@@ -21,8 +21,8 @@ from fastdcgan.data.archives.listing import NO_PICTURE
 from fastdcgan.data.archives.shard import PICTURE_DTYPE, Shard
 from fastdcgan.data.archives.shards import ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.decoding.formats import FORMAT_NAMES, PICTURE_SUFFIXES
 from fastdcgan.data.decoding.pillow import PillowSource
-from fastdcgan.data.folder import PICTURE_SUFFIXES
 from fastdcgan.data.hidden import HIDDEN_FILE
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
@@ -344,7 +344,7 @@ def test_what_is_no_tar_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compressed by gzip"):
         source(tmp_path / "s.tar.gz")
     shard.write_bytes(bytes(10240))
-    assert complaint(shard) == f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {shard}; nothing is in there"
+    assert complaint(shard) == f"no pictures ({FORMAT_NAMES}) in {shard}; nothing is in there"
     write(shard, {"a/1.txt": b"", "a/1.cls": b"3"})
     assert complaint(shard).endswith(f"in {shard}, but 2 other members, as {shard}: a/1.txt")
     write(shard, {"a/1.jpg": b"", "a/1.cls": b"3"})

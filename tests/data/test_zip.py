@@ -19,7 +19,7 @@ from PIL import Image
 from fastdcgan.data.archives import listing, zip_headers
 from fastdcgan.data.archives.shards import ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
-from fastdcgan.data.folder import PICTURE_SUFFIXES
+from fastdcgan.data.decoding.formats import PICTURE_SUFFIXES
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches

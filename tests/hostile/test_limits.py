@@ -242,7 +242,7 @@ INDEXES: list[object] = [
 def test_an_index_in_the_cache_that_is_none_is_made_anew(index: object, photo_folder: Path) -> None:
     whole = folders.scan_folder(photo_folder)
     path = folders._cache_path(photo_folder)
-    for found in (index, {"format": folders._FORMAT, **index} if isinstance(index, dict) else index):
+    for found in (index, {"format": folders._format(), **index} if isinstance(index, dict) else index):
         write_cached(path, json.dumps(found).encode())
         assert folders.scan_folder(photo_folder) == whole
     write_cached(path, DEEP.encode())

@@ -18,9 +18,10 @@ from fastdcgan.data.archives.shard import PICTURE_DTYPE, CompressedLines, Passed
 from fastdcgan.data.archives.shard_cache import save_cached
 from fastdcgan.data.archives.tar_headers import list_tar_members
 from fastdcgan.data.archives.zip_headers import BEGINNINGS, list_zip_members
+from fastdcgan.data.decoding.formats import has_picture_suffix
 from fastdcgan.data.decoding.picture import PictureInfo, examine, lock_if_large
 from fastdcgan.data.decoding.prefetch import Item, Result, prefetch_map
-from fastdcgan.data.folder import OnProgress, has_picture_suffix, os_error_reason, refuse_oversized
+from fastdcgan.data.folder import OnProgress, os_error_reason, refuse_oversized
 from fastdcgan.data.hidden import why_hidden
 from fastdcgan.data.labels import DATASET_JSON, MAX_DATASET_JSON, read_dataset_json
 from fastdcgan.data.source import SECOND_PICTURE, SkippedCount

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from fastdcgan.data.archives.shard import PICTURE_DTYPE, PassedOver, Shard
+from fastdcgan.data.decoding.formats import decoder_versions
 from fastdcgan.data.decoding.picture import MAX_PIXELS
 from fastdcgan.data.folder import MAX_BYTES
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
-
-_FORMAT = f"fastdcgan shard 5, Pillow {PIL.__version__}"
 
 
 def cache_path(shard: str) -> Path:
@@ -26,12 +24,16 @@ def cache_path(shard: str) -> Path:
     return cache_folder() / "shards" / name
 
 
+def _format() -> str:
+    return f"fastdcgan shard 6, {decoder_versions()}"
+
+
 def load_cached(path: str, size: int, mtime_ns: int) -> Shard | None:
     """The cached index of a shard; None where it is missing, damaged, of another version or of a changed shard."""
     line, _, body = (read_cached(cache_path(path)) or b"{}").partition(b"\n")
     try:
         found = strict_json.parse(line)
-        if found.get("format") != _FORMAT or found["stamp"] != [size, mtime_ns]:
+        if found.get("format") != _format() or found["stamp"] != [size, mtime_ns]:
             return None
         pictures = np.frombuffer(body, PICTURE_DTYPE, found["pictures"])
         _check_cached(found, pictures, size)
@@ -91,7 +93,7 @@ def _shard_from_cache(
 def save_cached(shard: Shard) -> None:
     """Cache a shard's index: a line of JSON, the array, the labels if there are any, the names."""
     found = {
-        "format": _FORMAT,
+        "format": _format(),
         "stamp": [shard.size, shard.mtime_ns],
         "pictures": len(shard.pictures),
         "labels": 0 if shard.labels is None else len(shard.labels),

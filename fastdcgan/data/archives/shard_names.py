@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastdcgan.data.folder import has_picture_suffix
+from fastdcgan.data.decoding.formats import has_picture_suffix
 from fastdcgan.storage.printable import printable
 
 MAX_SHARDS = 1_000_000

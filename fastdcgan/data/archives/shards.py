@@ -21,8 +21,9 @@ from fastdcgan.data.archives.listing import NESTED, check_shards, list_shard, ma
 from fastdcgan.data.archives.shard import Shard
 from fastdcgan.data.archives.shard_cache import load_cached
 from fastdcgan.data.archives.shard_names import expand_shards, make_absolute
+from fastdcgan.data.decoding.formats import FORMAT_NAMES
 from fastdcgan.data.decoding.picture import PictureInfo
-from fastdcgan.data.folder import PICTURE_SUFFIXES, NoUsablePictureError, OnProgress, os_error_reason
+from fastdcgan.data.folder import NoUsablePictureError, OnProgress, os_error_reason
 from fastdcgan.data.labels import Labels, labels_from_numbers, labels_from_paths
 from fastdcgan.data.source import Skipped, count_files, describe_hidden
 from fastdcgan.storage.printable import printable
@@ -156,4 +157,4 @@ def _no_pictures_message(index: ShardIndex) -> str:
         count = count_files(others)
         seen = f", but {count:,} other member{'s' * (count != 1)}, as {others[0].path}"
         seen += f" ({NESTED})" * (others[0].reason == NESTED)
-    return f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {index.origin}{seen}{left_out}"
+    return f"no pictures ({FORMAT_NAMES}) in {index.origin}{seen}{left_out}"
