@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.device import to_device
@@ -104,7 +105,7 @@ class ResizedSource:
 
     Args:
         pictures_NHWC: uint8, C of 1, 3 or 4.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4: of the pictures given out.
         threads: how many batches are converted at a time.
         description: see `ImageSource`.
@@ -120,7 +121,7 @@ class ResizedSource:
         self,
         pictures_NHWC: NDArray[np.uint8],
         *,
-        resolution: int,
+        frame: Frame,
         channels: int,
         threads: int,
         description: str,
@@ -129,7 +130,7 @@ class ResizedSource:
     ) -> None:
         self.description, self.origin = description, origin
         self._source = ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
-        self._resolution, self._channels, self._threads = resolution, channels, threads
+        self._frame, self._channels, self._threads = frame, channels, threads
 
     @property
     def fingerprint(self) -> str:
@@ -151,11 +152,11 @@ class ResizedSource:
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         self._source.check_not_truncated()
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._source.pictures_NHWC[number]
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
-            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
 
 
@@ -199,7 +200,7 @@ class DeviceSource:
 def make_array_source(
     pictures_NHWC: NDArray[np.uint8],
     *,
-    resolution: int,
+    frame: Frame,
     channels: int,
     threads: int,
     description: str,
@@ -207,11 +208,11 @@ def make_array_source(
     fingerprint: str | None = None,
 ) -> ImageSource:
     """An `ArraySource` where the pictures have the size and channels asked for, else a `ResizedSource`."""
-    if pictures_NHWC.shape[1:] == (resolution, resolution, channels):
+    if pictures_NHWC.shape[1:] == (*frame.size, channels):
         return ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
     return ResizedSource(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=description,

@@ -19,6 +19,7 @@ from PIL import Image
 from fastdcgan.data.archives import shards as shards_module
 from fastdcgan.data.archives.shards import PICTURE_DTYPE, ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import PICTURE_SUFFIXES
 from fastdcgan.data.open import open_source
@@ -385,7 +386,7 @@ def test_a_shard_that_changes_or_vanishes_after_the_check_is_named(four: str) ->
     assert index.read_bytes(39)
     os.utime(folder / "03.tar", ns=(1, 1))
     with pytest.raises(ValueError, match=r"/03\.tar: 039\.png: the shard was changed"):
-        list(PillowSource(index, resolution=8, channels=3, threads=1).read([[0], [39]]))
+        list(PillowSource(index, frame=Frame.of(8), channels=3, threads=1).read([[0], [39]]))
 
 
 def test_an_interrupted_check_keeps_the_shards_it_has_finished(four: str, checked: list[bytes]) -> None:
