@@ -33,9 +33,9 @@ class ModelConfig:
     """The networks."""
 
     arch: str | None = None
-    """dcgan28, dcgan64, dcgan96, dcgan128x64 ...: dcganR or dcganHxW for what --resolution can be. Default: dcgan64;
-    dcgan32 for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28 for
-    fashion-mnist."""
+    """dcgan28, dcgan64, dcgan96, dcgan128x64 ...: dcganR or dcganHxW for every size that pictures can have. Default:
+    dcgan64; dcgan32 for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28
+    for fashion-mnist."""
 
     resolution: int | str | None = None
     """Size of the pictures in pixels: 96 for squares, 128x64 (height x width) for rectangles. A side is 4 to 7 pixels
