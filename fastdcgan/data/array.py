@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import ImageSource, Skipped
@@ -119,7 +120,7 @@ class ResizedSource:
 
     Args:
         pictures_NHWC: uint8, C of 1, 3 or 4.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4: of the pictures given out.
         threads: how many batches are converted at a time.
         description: see `ImageSource`.
@@ -136,7 +137,7 @@ class ResizedSource:
         self,
         pictures_NHWC: NDArray[np.uint8],
         *,
-        resolution: int,
+        frame: Frame,
         channels: int,
         threads: int,
         description: str,
@@ -148,7 +149,7 @@ class ResizedSource:
         self._source = ArraySource(
             pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
         )
-        self._resolution, self._channels, self._threads = resolution, channels, threads
+        self._frame, self._channels, self._threads = frame, channels, threads
 
     @property
     def labels(self) -> Labels | None:
@@ -175,11 +176,11 @@ class ResizedSource:
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         self._source.check_not_truncated()
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._source.pictures_NHWC[number]
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
-            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
 
 
@@ -228,7 +229,7 @@ class DeviceSource:
 def make_array_source(
     pictures_NHWC: NDArray[np.uint8],
     *,
-    resolution: int,
+    frame: Frame,
     channels: int,
     threads: int,
     description: str,
@@ -237,13 +238,13 @@ def make_array_source(
     find_labels: FindLabels = no_labels,
 ) -> ImageSource:
     """An `ArraySource` where the pictures have the size and channels asked for, else a `ResizedSource`."""
-    if pictures_NHWC.shape[1:] == (resolution, resolution, channels):
+    if pictures_NHWC.shape[1:] == (*frame.size, channels):
         return ArraySource(
             pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
         )
     return ResizedSource(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=description,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import make_array_source, no_labels
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.files import open_regular
@@ -74,7 +75,7 @@ def is_numpy_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int) -> ImageSource:
+def open_numpy_file(path: Path, *, frame: Frame, channels: int, threads: int) -> ImageSource:
     """The pictures of a `.npy` or `.npz`: uint8 [N, H, W, C] with C of 1, 3 or 4, [N, H, W] or [N, C, H, W].
 
     An array is [N, C, H, W] where its second axis has 1, 3 or 4 entries and its last has not. Of a `.npz` the only
@@ -82,7 +83,7 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
 
     Args:
         path: the file. It must not change while the source is in use.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
 
@@ -109,7 +110,7 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
     stamp = b"%s\0%d\0%d" % (os.fsencode(path.resolve()), info.st_size, info.st_mtime_ns)
     return make_array_source(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]",
