@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastdcgan import cli
-from fastdcgan.config import RecipeConfig
+from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.execution import capture
 from fastdcgan.execution.finite import (
     MIN_LOSS_SCALE,
