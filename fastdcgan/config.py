@@ -148,6 +148,13 @@ class RecipeConfig:
     """Divide each of D's weights by its largest singular value, so that D is steep nowhere (Miyato et al. 2018). D then
     has no BatchNorm, which would undo it."""
 
+    r1: float = field(default=0.0, metadata=AS_BEFORE)
+    """Weight gamma of the R1 penalty, which holds D flat around real pictures (Mescheder et al. 2018): gamma / 2 times
+    the mean squared length of D's gradient there. 0: none."""
+
+    r1_every: int = field(default=16, metadata=AS_BEFORE)
+    """Steps between updates of D by that penalty, each as much stronger (Karras et al. 2020)."""
+
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
     that its half-life is at most a twentieth of the steps so far. 0: with G itself. What is learned is the same."""
@@ -333,6 +340,7 @@ class TrainConfig:
             "--batch-size": self.data.batch_size,
             "--accumulate": self.recipe.accumulate,
             "--d-steps": self.recipe.d_steps,
+            "--r1-every": self.recipe.r1_every,
             "--data-threads": self.data.data_threads,
             "--threads": self.execution.threads,
             "--images": self.run.images,
@@ -380,6 +388,8 @@ class TrainConfig:
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
         recipe.augmentation()
+        if not 0 <= recipe.r1 < float("inf"):
+            raise ValueError(f"--r1 {recipe.r1}: must be at least 0")
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -398,6 +408,7 @@ class TrainConfig:
             (self.recipe.batch_norm == "local", "--batch-norm local"),
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
             (self.recipe.spectral_norm, "--spectral-norm"),
+            (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
             ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):
             if said:

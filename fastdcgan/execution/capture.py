@@ -129,7 +129,7 @@ def _adam_step(
     `optimizer.step()` doesn't trace; these are its operations and its hyperparameters.
     """
     parameters: list[Tensor] = list(network.parameters())
-    gradients = _all_reduce_mean(_mean_gradients(gradients_of_micro_batches), all_reduce_dtype)
+    gradients = all_reduce_mean(_mean_gradients(gradients_of_micro_batches), all_reduce_dtype)
     options = optimizer.param_groups[0]
     beta1, beta2 = options["betas"]
     with torch.no_grad():
@@ -159,7 +159,7 @@ def _mean_gradients(gradients_of_micro_batches: list[tuple[Tensor, ...]]) -> lis
     return [sum(gradients[1:], gradients[0]) / count for gradients in zip(*gradients_of_micro_batches, strict=True)]
 
 
-def _all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
+def all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
     """The mean over all processes, in one all-reduce of this dtype; None: of the gradients' own."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return gradients

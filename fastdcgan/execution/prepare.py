@@ -12,10 +12,11 @@ from fastdcgan.config import RecipeConfig
 from fastdcgan.execution import exact_sums
 from fastdcgan.execution.accumulate import MicroBatched, accumulated_train_step
 from fastdcgan.execution.allocator import keep_freed_memory
-from fastdcgan.execution.capture import CapturedStep
+from fastdcgan.execution.capture import CapturedStep, all_reduce_mean
 from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
 from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.execution.stacked import StackedDiscriminator
+from fastdcgan.gan.gradient_penalty import GradientPenalty
 from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective, objective
 from fastdcgan.gan.step import (
@@ -67,7 +68,14 @@ def prepare(
     """
     _configure_process(plan)
     for network in (generator, discriminator):
-        _configure_network(plan, network, device)
+        _place(plan, network, device)
+    optimizer_d = _adam(plan, discriminator, recipe, recipe.lr_d)
+    penalty = None
+    if recipe.r1:  # before layers are replaced by ours, which have no second derivative
+        reduce = partial(all_reduce_mean, dtype=all_reduce_dtype)
+        penalty = GradientPenalty(discriminator, optimizer_d, recipe.r1, recipe.r1_every, reduce)
+    for network in (generator, discriminator):
+        _install_layers(plan, network)
     if plan.capture:
         wrap = _identity
     called_generator, called_discriminator = _compiled(plan, generator), _compiled(plan, discriminator)
@@ -84,7 +92,7 @@ def prepare(
         discriminate=discriminate_in_one_call if plan.stacked else discriminate_in_two_calls,
         call_frozen_discriminator=called_discriminator,
         optimizer_g=_adam(plan, generator, recipe, recipe.lr_g),
-        optimizer_d=_adam(plan, discriminator, recipe, recipe.lr_d),
+        optimizer_d=optimizer_d,
         scaler_g=_scaler(plan, device),
         scaler_d=_scaler(plan, device),
         autocast=_autocast(plan.precision, device),
@@ -93,6 +101,7 @@ def prepare(
         accumulate=recipe.accumulate,
         d_steps=recipe.d_steps,
         augmentation=recipe.augmentation(),
+        penalty=penalty,
     )
 
 
@@ -114,9 +123,12 @@ def _configure_process(plan: Plan) -> None:
         torch.set_num_threads(plan.threads)
 
 
-def _configure_network(plan: Plan, network: nn.Module, device: torch.device) -> None:
+def _place(plan: Plan, network: nn.Module, device: torch.device) -> None:
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def _install_layers(plan: Plan, network: nn.Module) -> None:
     for name in plan.kernels:
         INSTALL_KERNELS[name](network)
     if plan.shares:

@@ -27,6 +27,7 @@ GENERATOR_LOSS = "generator loss"
 
 BACKWARD_G = "backward G"
 OPTIMIZER_G = "optimizer G"
+PENALTY = "gradient penalty"
 CAPTURED_STEP = "captured step"
 """The whole iteration, where it is one graph."""
 
@@ -48,6 +49,7 @@ ALL_RANGES = (
     GENERATOR_LOSS,
     BACKWARD_G,
     OPTIMIZER_G,
+    PENALTY,
     CAPTURED_STEP,
     ALL_REDUCE,
     METRICS,

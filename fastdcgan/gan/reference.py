@@ -346,3 +346,33 @@ def train_step(
         "d_real": torch.sigmoid(logits_real_B).mean().detach(),
         "d_fake": torch.sigmoid(logits_fake_B).mean().detach(),
     }
+
+
+def r1_step(
+    D: nn.Module, optimizer_d: torch.optim.Optimizer, real_BCHW: Tensor, gamma: float = 1.0, every: int = 16
+) -> None:
+    """An update of D by the R1 penalty (Mescheder et al. 2018): gamma / 2 times the squared length of D's gradient.
+
+    A D that is flat around real pictures does not drive G past them. One such update, as much stronger, is enough every
+    16 steps (Karras et al. 2020).
+
+    Args:
+        D: the discriminator, in training mode.
+        optimizer_d: changes D's parameters alone.
+        real_BCHW: the step's last real pictures, as D saw them.
+        gamma: weight of the penalty.
+        every: in how many steps it is taken once.
+    """
+    has_spectral_norm = any(parametrize.is_parametrized(layer) for layer in D.modules())
+    if has_spectral_norm:
+        D.eval()  # no step of the power iteration
+    real_BCHW = real_BCHW.detach().requires_grad_()
+    slopes_BCHW = torch.autograd.grad(D(real_BCHW).sum(), real_BCHW, create_graph=True)[0]
+    penalty = gamma / 2 * slopes_BCHW.square().sum(dim=(1, 2, 3)).mean()
+    parameters = list(D.parameters())
+    gradients = torch.autograd.grad(every * penalty, parameters, materialize_grads=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer_d.step()
+    if has_spectral_norm:
+        D.train()

@@ -17,6 +17,7 @@ from fastdcgan.config import AugmentName
 from fastdcgan.gan import ranges
 from fastdcgan.gan.augment import augment
 from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.gradient_penalty import GradientPenalty
 from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.ranges import profiler_range
@@ -78,6 +79,9 @@ class TrainState:
 
     augmentation: tuple[AugmentName, ...] = ()
     """How the pictures that D sees are changed (`augment.py`)."""
+
+    penalty: GradientPenalty | None = None
+    """On D's gradient. A step doesn't apply it: `penalise` does, after the step."""
 
     average: MovingAverage | None = None
     """Of the generator. A step doesn't update it: `average.update` does, after the step."""
@@ -228,6 +232,17 @@ def as_discriminator_sees(state: TrainState, fake_BCHW: Tensor, draws_BN: Tensor
 def chunks(tensor: Tensor | None, count: int) -> Sequence[Tensor | None]:
     """Equal parts of a tensor, or as many None."""
     return [None] * count if tensor is None else tensor.chunk(count)
+
+
+def penalise(state: TrainState, step: int, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> None:
+    """Update D by the penalty on its gradient, if there is one and it is due after this step, counted from 1.
+
+    The others are the step's inputs.
+    """
+    if state.penalty is not None and state.penalty.is_due(step):
+        with profiler_range(ranges.PENALTY):
+            *_, last = updates_of_discriminator(state, real_BCHW, z_BL, draws_BN)
+            state.penalty.update(last.real, state.accumulate)
 
 
 def _backward(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

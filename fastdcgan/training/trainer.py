@@ -18,6 +18,7 @@ from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.gan import augment, ranges
 from fastdcgan.gan.randomness import Stream, latents, uniform
 from fastdcgan.gan.ranges import profiler_range
+from fastdcgan.gan.step import penalise
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests
@@ -109,6 +110,7 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                     drawn = noise(run, step + 1), *draws(run, step + 1)
                 recorder.add(take_step(real_BCHW, *drawn))
                 step += 1
+                penalise(run.state, step, real_BCHW, *drawn)
                 if run.state.average is not None:
                     run.state.average.update(step)
                 due = run.schedule.due(step)

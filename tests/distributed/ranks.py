@@ -21,7 +21,7 @@ from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.spectral import build_for
-from fastdcgan.gan.step import TrainState
+from fastdcgan.gan.step import TrainState, penalise
 from fastdcgan.kernels import sync_batch_norm
 
 ALONE = ExecutionConfig(device="cpu", threads=1)
@@ -85,7 +85,9 @@ def train(work: Training, accelerator: Accelerator | None = None) -> Result:
         whole = inputs(work.arch, number, work.images_a_step)
         drawn = (draws(whole[1]),) if work.recipe.augmentation() else ()
         real_BCHW, *others = (share(tensor, work, rank, ranks) for tensor in (*whole, *drawn))
-        metrics = step(real_BCHW.contiguous(memory_format=layout), *others)
+        real_BCHW = real_BCHW.contiguous(memory_format=layout)
+        metrics = step(real_BCHW, *others)
+        penalise(state, number + 1, real_BCHW, *others)
         both = torch.stack([metrics.loss_d, metrics.loss_g])
         losses.append(accelerator.reduce(both, "mean") if accelerator else both)
     means = moments(("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.augment import NUMBERS
 from fastdcgan.gan.randomness import Stream, uniform
 from fastdcgan.gan.spectral import build_for
-from fastdcgan.gan.step import TrainState
+from fastdcgan.gan.step import TrainState, penalise
 
 CPU = torch.device("cpu")
 
@@ -66,12 +67,21 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
     optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
     options = {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
     options["augmentation"] = recipe.augmentation()
+    taken = count(1)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-            drawn = {"uniform_BN": draws(z_BL)}
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, **drawn)
+            drawn_BN = draws(z_BL)
+            metrics = reference.train_step(
+                G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN
+            )
+        if recipe.r1 and next(taken) % recipe.r1_every == 0:
+            last_BCHW, numbers_BN = (tensor.chunk(recipe.d_steps)[-1] for tensor in (real_BCHW, drawn_BN))
+            if recipe.augmentation():
+                last_BCHW = reference.augment(last_BCHW, numbers_BN.chunk(2, dim=1)[0], recipe.augmentation())
+            reference.r1_step(D, optimizer_d, last_BCHW, recipe.r1, recipe.r1_every)
+        return metrics
 
     networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
     return Twin(G, D, step, watch(*networks), batch=BATCH * recipe.d_steps)
@@ -84,14 +94,17 @@ def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig 
         network.load_state_dict({own_name(name): tensor for name, tensor in begun.state_dict().items()})
     state = prepare(plan, G, D, recipe, CPU)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+    taken = count(1)
     take_step = cache(lambda: step_function(plan, state))  # only when called: a test may change the precision first
     networks = (("G", G, state.optimizer_g), ("D", D, state.optimizer_d))
     gradients = {} if plan.capture else watch(*networks)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         before = moments(*networks) if plan.capture else {}
-        drawn = (draws(z_BL),) if recipe.augmentation() else ()
-        metrics = take_step()(real_BCHW.contiguous(memory_format=layout), z_BL, *drawn)
+        drawn = (z_BL, draws(z_BL)) if recipe.augmentation() else (z_BL,)
+        real_BCHW = real_BCHW.contiguous(memory_format=layout)
+        metrics = take_step()(real_BCHW, *drawn)
+        penalise(state, next(taken), real_BCHW, *drawn)
         if plan.capture:  # there is no .grad: what Adam's running mean took in
             # Of several updates of D the running mean doesn't tell the last one's gradient.
             for name, mean in moments(*(networks if recipe.d_steps == 1 else networks[:1])).items():
