@@ -405,7 +405,8 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
         known = {name: kind for name, kind in get_type_hints(cls).items() if name in rest}
         if wrong := [name for name, kind in known.items() if not _is_of(rest[name], kind)]:
-            raise ValueError(f"the configuration's {wrong[0]} can't be {_shown(rest[wrong[0]])}")
+            may_be = _described(known[wrong[0]])
+            raise ValueError(f"the configuration's {wrong[0]} can't be {_shown(rest[wrong[0]])}: it is {may_be}")
         groups[group.name] = cls(**{name: rest.pop(name) for name in known})
     if rest:
         raise ValueError(f"the configuration has unknown fields {', '.join(sorted(rest))}")
@@ -422,6 +423,15 @@ def _is_of(value: object, kind: Any) -> bool:
         return isinstance(value, Path)
     # not isinstance: True is an int to it
     return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _described(kind: Any) -> str:
+    """What a field is declared to be, for people."""
+    if get_origin(kind) in (Literal, UnionType):
+        parts = [one if get_origin(kind) is Literal else _described(one) for one in get_args(kind)]
+        return f"{', '.join(parts[:-1])} or {parts[-1]}"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
+    return names.get(kind, "None")
 
 
 def _shown(value: object) -> str:

@@ -6,13 +6,15 @@ compilation and gradient scaling are the plan's, so that they are the same with 
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import (
     DDPCommunicationHookType,
@@ -29,7 +31,15 @@ from fastdcgan.distributed.launcher import check_launcher, hidden_settings, want
 from fastdcgan.execution import exact_sums
 from fastdcgan.limits.cores import usable_cores
 
-__all__ = ["Accelerator", "default_threads", "join", "start_tracker", "with_launcher_precision", "wrap"]
+__all__ = [
+    "Accelerator",
+    "apart_from_the_program",
+    "default_threads",
+    "join",
+    "start_tracker",
+    "with_launcher_precision",
+    "wrap",
+]
 
 SEVERAL_BUCKETS = 25
 """MiB of gradients that cross together, DDP's default, which also sends the first one at 1 MiB: a network of more than
@@ -80,6 +90,29 @@ def join(request: ExecutionConfig) -> Accelerator:
     if accelerator.device.type == "cpu":
         torch.set_num_threads(request.threads or default_threads())
     return accelerator
+
+
+@contextmanager
+def apart_from_the_program() -> Iterator[None]:
+    """Let a program `join` more than once, on another device too, and keep an `Accelerator` and threads of its own.
+
+    Accelerate has one state a process, and the first `Accelerator` decides the device of all later ones. Several
+    processes have joined for good: there all is left as it is.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        yield
+        return
+    states = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    former, threads = [dict(state) for state in states], torch.get_num_threads()
+    for state in states:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, content in zip(states, former, strict=True):
+            state.clear()
+            state.update(content)
+        torch.set_num_threads(threads)
 
 
 def wrap(accelerator: Accelerator, network: nn.Module, in_one_order: bool = False) -> nn.Module:

@@ -172,10 +172,11 @@ def measure_ceilings(seconds: float = 0.5) -> Ceilings:
         seconds: how long to run each of five kernels.
     """
     flops = {}
+    randn = partial(torch.randn, generator=torch.Generator())  # the global random state is the caller's
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-        x_BCHW = torch.randn(32, 128, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
-        w = torch.randn(256, 128, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
+        a, b = (randn(1024, 1024).to(dtype) for _ in range(2))
+        x_BCHW = randn(32, 128, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
+        w = randn(256, 128, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
         matrices = _best_rate(2 * 1024**3, partial(torch.mm, a, b), seconds)
         spec = ConvSpec(128, 256, 4, 2, 1)
         convolution = _best_rate(32 * _layer_flops(spec, 8), partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)

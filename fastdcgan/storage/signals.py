@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 STOP_SIGNALS = tuple(int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -49,6 +49,10 @@ class StopRequests:
     def defer(self) -> None:
         """From now on work would be lost: signals are only recorded, and the caller has to look, save and leave."""
         self._deferred = True
+
+    def request(self, number: int) -> None:
+        """Ask from within the process, as if it had been sent this signal while work would be lost. Any thread may."""
+        self._handled.number = self._handled.number or number
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """The signal handler, in the main thread.
@@ -101,7 +105,7 @@ class _FirstSignal:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequests]:
+def stop_requests(*, may_end_process: bool = True) -> Iterator[StopRequests]:
     """Handle the signals that ask to stop.
 
     Until `defer` is called, nothing would be lost, and the first one raises `Stopped` in the main thread. After that
@@ -109,24 +113,44 @@ def stop_requests() -> Iterator[StopRequests]:
     is not seen half written, for it is renamed into place.
 
     Python lets only the main thread handle signals: in another one they stay with whoever has them.
+
+    Args:
+        may_end_process: whether the process is ended where its main thread doesn't answer. False: of a program that has
+            more to lose than the run, such as a notebook's kernel.
     """
     requests = StopRequests(DUPLICATE_WINDOW_S if is_launched() else 0.0)
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
+    with _watched(requests) if may_end_process else nullcontext(), _handled(requests):
+        yield requests
+
+
+@contextmanager
+def _handled(requests: StopRequests) -> Iterator[None]:
+    """Python's handlers of the signals, and the former ones at the end."""
+    former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        for number in former:
+            signal.signal(number, requests.handle)
+        yield
+    finally:
+        for number, handler in former.items():
+            if handler is not None:  # it was installed from C, and Python can't put it back
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _watched(requests: StopRequests) -> Iterator[None]:
+    """A thread that learns of signals while the main thread can't handle them."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     former_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watcher = threading.Thread(target=requests.watch, args=(reading,), name="fastdcgan-signals", daemon=True)
     watcher.start()
-    for number in handlers:
-        signal.signal(number, requests.handle)
     try:
-        yield requests
+        yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         signal.set_wakeup_fd(former_fd)
         requests.mark_done()
         os.close(writing)

@@ -21,11 +21,12 @@ from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
-from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
+from fastdcgan.storage.signals import Stopped, StopRequests
 from fastdcgan.telemetry.report.end_of_run import reporting
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.announce import announce, announce_end, announce_nothing_to_do
+from fastdcgan.training.caller import Caller
 from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
 from fastdcgan.training.setup import load_last_checkpoint, setup
@@ -33,21 +34,26 @@ from fastdcgan.training.stop_vote import StopVote
 from fastdcgan.training.validate import validate
 
 
-def train(request: TrainConfig) -> RunFolder:
+def train(request: TrainConfig, caller: Caller | None = None) -> RunFolder:
     """Train a DCGAN as asked and leave a run's folder behind.
+
+    Args:
+        request: what is asked for.
+        caller: who asks. Default: the command line.
 
     Raises:
         ValueError: for what the user can fix, in one line; and when a loss stops being a finite number.
         Stopped: after SIGINT, SIGTERM or SIGUSR1, once a checkpoint is written, or where there is nothing to save yet.
     """
-    with stop_requests() as stop, ExitStack() as session:
+    caller = caller or Caller()
+    with caller.stop_requests() as stop, ExitStack() as session:
         config, batch_named = request.resolved(), request.data.batch_size is not None
         accelerator = join(config.execution)
         timeout = config.execution.rank_timeout
         with lost_ranks_as_one_line(accelerator, timeout):
             config, folder = validate(config, accelerator, batch_named=batch_named)
             session.enter_context(locked_by_main_process(folder, accelerator))
-        display = session.enter_context(opened_display(config, folder, accelerator))
+        display = session.enter_context(opened_display(config, folder, accelerator, caller))
         # Again, inside the display, so that it shows that line.
         session.enter_context(lost_ranks_as_one_line(accelerator, timeout))
         run = setup(config, folder, accelerator, display, batch_named=batch_named)
@@ -158,12 +164,15 @@ def noise(run: Run, step: int) -> Tensor:
 
 
 @contextmanager
-def opened_display(config: TrainConfig, folder: RunFolder, accelerator: Accelerator) -> Iterator[Display]:
+def opened_display(
+    config: TrainConfig, folder: RunFolder, accelerator: Accelerator, caller: Caller
+) -> Iterator[Display]:
     """What the main process shows and keeps in run.log; the others' words go to files of their own."""
     with rank_log(folder.logs, accelerator.process_index, accelerator.num_processes):
         first = accelerator.is_main_process
         log = RunLog(folder.log, may_create=folder.config.exists) if first else None
-        with Display(visible=first, quiet=config.run.quiet, log=log) as display:
+        with caller.display(folder, first=first, quiet=config.run.quiet, log=log) as display:
+            display.on_record = caller.tick
             yield display
 
 

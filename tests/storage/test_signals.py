@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_before_defer_a_signal_raises_stopped(number: int) -> None:
         except Exception:  # noqa: BLE001 (as libraries do)
             pytest.fail("a library may go on after an Exception")
     assert stop.value.args[1] == number
+
+
+def test_a_program_is_not_watched_and_may_ask_by_itself() -> None:
+    threads, wakeup_fd = threading.active_count(), signal.set_wakeup_fd(-1)
+    with stop_requests(may_end_process=False) as asked:
+        assert threading.active_count() == threads and signal.set_wakeup_fd(-1) == -1
+        asked.request(signal.SIGINT)
+        assert asked() == signal.SIGINT
+    signal.set_wakeup_fd(wakeup_fd)
 
 
 def test_the_first_signal_counts() -> None:

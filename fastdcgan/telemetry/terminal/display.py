@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +42,8 @@ class Display:
         self._tasks: dict[str, TaskID] = {}
         self._started_at: dict[str, tuple[float, int]] = {}
         self._last_plain_line = time.monotonic()
+        self.on_record: Callable[[Record, int], None] | None = None
+        """Called with new figures and the number of steps of the run, once they are shown."""
 
     def __enter__(self) -> Self:
         self._log_line(f"$ {shlex.join(sys.argv)}")
@@ -96,6 +99,8 @@ class Display:
                 f"D {record.loss_d:.2f}  G {record.loss_g:.2f}  D(x) {record.d_real:.2f}  D(G(z)) {record.d_fake:.2f}  "
                 f"{self._seconds_left(record, step, total)}"
             )
+        if self.on_record is not None:
+            self.on_record(record, total)
 
     def show_samples(self, pictures_BCHW: Tensor, step: int) -> None:
         """Show new samples, in [-1, 1] on the CPU, on terminals with colours."""

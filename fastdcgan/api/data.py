@@ -1,0 +1,58 @@
+"""Pictures as training sees them."""
+
+import os
+from typing import Literal
+
+from fastdcgan.config import MAX_DATA_THREADS
+from fastdcgan.data.open import open_source
+from fastdcgan.data.source import ImageSource
+from fastdcgan.gan.architecture import architecture
+from fastdcgan.limits.cores import usable_cores
+
+
+def open_data(
+    data: str | os.PathLike[str],
+    *,
+    resolution: int = 64,
+    channels: int | None = None,
+    decoder: Literal["auto", "dali", "pillow"] = "auto",
+    data_cache: Literal["auto", "on", "off"] = "auto",
+    data_threads: int | None = None,
+) -> ImageSource:
+    """Open pictures as `train` does, to look at them or to use them elsewhere.
+
+    >>> pictures = open_data("photos", resolution=32)
+    >>> len(pictures), [skip.reason for skip in pictures.skipped]
+    (24, [])
+    >>> first_NHWC, = pictures.read([range(8)])
+    >>> first_NHWC.shape, first_NHWC.dtype
+    (torch.Size([8, 32, 32, 3]), torch.uint8)
+
+    Args:
+        data: as `fastdcgan train --data`: a folder, tar shards, a NumPy file, or the name of a data set.
+        resolution: side of the pictures in pixels: 28, or a power of two from 16 to 512.
+        channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        decoder: as for `train`.
+        data_cache: likewise.
+        data_threads: likewise.
+
+    Returns:
+        `len`, `description`, `skipped`, and `read(batches)`, which yields uint8 [B, H, W, C] tensors on the CPU for
+        batches of picture numbers.
+
+    Raises:
+        ValueError: they can't be opened; in one line.
+    """
+    if data_threads is not None and not 1 <= data_threads <= MAX_DATA_THREADS:
+        raise ValueError(f"data_threads {data_threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
+    name = "dcgan28" if resolution == 28 else "dcgan64"
+    geometry = architecture(name, resolution=resolution, channels=channels)
+    return open_source(
+        os.fspath(data),
+        resolution=geometry.resolution,
+        channels=geometry.channels,
+        device="cpu",
+        threads=data_threads or min(8, usable_cores()),
+        decoder=decoder,
+        cache=data_cache,
+    )
