@@ -231,6 +231,7 @@ def _open_source(config: TrainConfig, arch: Architecture, spec: str, on_stage: O
         spec,
         resolution=arch.resolution,
         channels=arch.channels,
+        fit=config.data.fit,
         device="cpu",
         threads=config.data.data_threads or min(8, usable_cores()),
         decoder=config.data.decoder,
