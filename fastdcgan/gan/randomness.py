@@ -20,7 +20,9 @@ class Stream(IntEnum):
     FLIP = 3
     SAMPLES = 4
     GENERATE = 5
-    AUGMENT = 6
+    EVALUATE = 6
+    EVALUATE_REAL = 7
+    AUGMENT = 8
 
 
 def rng(seed: int, stream: Stream, position: int = 0) -> np.random.Generator:
