@@ -21,6 +21,7 @@ follows an image and an option through.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 if TYPE_CHECKING:
     from fastdcgan.api.data import open_data as open_data
@@ -48,7 +49,9 @@ __all__ = ["Run", "StopTraining", "Tick", "TrainConfig", "open_data", "train"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with catch_warnings():  # in a notebook without ipywidgets Accelerate's progress bars, which aren't used, regret it
+        filterwarnings("ignore", "IProgress not found")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
