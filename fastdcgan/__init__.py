@@ -12,7 +12,7 @@ runs         a run's folder, lock and checkpoints, and pictures made from them
 telemetry    what a run shows: the terminal, the report, profiles, trackers
 training     a whole run, composed of the above: resolve, join, validate, open, build, fit
 doctor       what is here to train with, what is used, what is broken
-api          all of that from Python: `train`, `Run`, `open_data`, as docs/api.md shows them
+api          all of that from Python: `train`, `Run`, `Generator`, `open_data`, as docs/api.md shows them
 
 `private_torch` has all that is used of PyTorch's private names, and the versions it was checked with; `device` how to
 copy to a GPU without waiting for it. `config` is what a run can be asked for, `cli` the verbs. docs/architecture.md
@@ -25,6 +25,7 @@ from warnings import catch_warnings, filterwarnings
 
 if TYPE_CHECKING:
     from fastdcgan.api.data import open_data as open_data
+    from fastdcgan.api.generator import Generator as Generator
     from fastdcgan.api.run import Run as Run
     from fastdcgan.api.training import StopTraining as StopTraining
     from fastdcgan.api.training import Tick as Tick
@@ -38,12 +39,13 @@ _HOMES = {
     "Tick": "fastdcgan.api.training",
     "StopTraining": "fastdcgan.api.training",
     "Run": "fastdcgan.api.run",
+    "Generator": "fastdcgan.api.generator",
     "open_data": "fastdcgan.api.data",
     "TrainConfig": "fastdcgan.config",
 }
 """Where each public name is. They are imported when they are first used: PyTorch alone takes seconds."""
 
-__all__ = ["Run", "StopTraining", "Tick", "TrainConfig", "open_data", "train"]
+__all__ = ["Generator", "Run", "StopTraining", "Tick", "TrainConfig", "open_data", "train"]
 
 
 def __getattr__(name: str) -> Any:
