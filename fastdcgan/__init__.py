@@ -12,6 +12,7 @@ runs         a run's folder, lock and checkpoints, and pictures made from them
 telemetry    what a run shows: the terminal, the report, profiles, trackers
 training     a whole run, composed of the above: resolve, join, validate, open, build, fit
 doctor       what is here to train with, what is used, what is broken
+export       a run's networks for other programs, and from them: ONNX, torch.export, the Hub, PyTorch's tutorial
 api          all of that from Python: `train`, `Run`, `Generator`, `open_data`, as docs/api.md shows them
 
 `private_torch` has all that is used of PyTorch's private names, and the versions it was checked with; `device` how to

@@ -21,6 +21,7 @@ from torchvision.utils import make_grid
 from fastdcgan.api.run import Run
 from fastdcgan.config import ModelConfig, TrainConfig, flat, from_flat
 from fastdcgan.gan import models
+from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.checkpoints.tensors import cpu_copies, weights
 from fastdcgan.runs.generate import check_request, load_generator
@@ -102,7 +103,12 @@ class Generator(
         network, arch, _, skipped = load_generator(folder, raw=weights == "last", checkpoint=checkpoint)
         for line in skipped:
             warnings.warn(f"passed over: {line}", stacklevel=2)
-        return cls._of(asdict(ModelConfig.of(arch)), network.state_dict())
+        return cls.of(arch, network.state_dict())
+
+    @classmethod
+    def of(cls, arch: Architecture, tensors: dict[str, Tensor]) -> Self:
+        """The generator of an architecture with these weights and buffers, which stay where they are."""
+        return cls._of(asdict(ModelConfig.of(arch)), tensors)
 
     def sample(
         self, count: int, seed: int = 0, *, truncation: float | None = None, kind: Kind = "array"
