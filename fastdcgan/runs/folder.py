@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -233,7 +233,7 @@ def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, con
     """Write config.json: the request, its architecture, and the conditions of the run."""
     record = {
         "config": flat(config),
-        "architecture": asdict(arch),
+        "architecture": arch.record(),
         "conditions": conditions,
         "versions": _versions(),
         "command": sys.argv,
@@ -254,6 +254,8 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
     try:
         config = from_flat(read_json(folder.config)["config"])
+        if config.data.data is None:
+            raise ValueError("its data can't be None")
         config.resolved()  # raises ValueError for impossible values
         return config
     except (OSError, ValueError, TypeError, KeyError) as error:

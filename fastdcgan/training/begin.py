@@ -54,8 +54,8 @@ def check_ancestor(config: TrainConfig) -> None:
     checkpoint_named(folder, named)
     if differing := _first_difference(theirs, ours):
         raise ValueError(
-            f"--init-from {config.run.init_from} does not fit: {differing}; its networks are those of --arch "
-            f"{theirs.name} --width {theirs.width} --channels {theirs.channels} --latent-dim {theirs.latent_dim}"
+            f"--init-from {config.run.init_from} does not fit: {differing}; its networks are those of "
+            f"--arch {theirs.name} --width {theirs.width} --channels {theirs.channels} --latent-dim {theirs.latent_dim}"
         )
 
 
@@ -123,4 +123,4 @@ def _first_difference(theirs: Architecture, ours: Architecture) -> str:
 def _described(layer: ConvSpec | None) -> str:
     if layer is None:
         return "missing"
-    return f"{layer.in_channels} to {layer.out_channels} channels, kernel {layer.kernel}, stride {layer.stride}"
+    return f"{layer.in_channels} to {layer.out_channels} channels, kernel {layer.kernel.short}, stride {layer.stride}"
