@@ -1,6 +1,5 @@
 """What a run has learned to draw with: a network to sample from, in PyTorch's and the Hugging Face Hub's ways."""
 
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from fastdcgan.runs.generate import check_request, load_generator
 from fastdcgan.runs.interpolate import closed_path, waypoints
 from fastdcgan.runs.pictures.latents import SeedLatents
 from fastdcgan.runs.pictures.stream import picture_batches
-from fastdcgan.runs.sampling import generate_uint8
+from fastdcgan.runs.sampling import generate_uint8, grid_columns
 from fastdcgan.storage.files import replacing
 
 Kind = Literal["array", "tensor", "pil"]
@@ -163,7 +162,9 @@ class Generator(
         """
         check_request(count, seed, None, None, truncation)
         pictures_BCHW = torch.stack(list(self.sample(count, seed, truncation=truncation, kind="tensor")))
-        grid_CHW = make_grid(pictures_BCHW, nrow=math.ceil(math.sqrt(count)), padding=2)[: self.arch.channels]
+        grid_CHW = make_grid(pictures_BCHW, nrow=grid_columns(count, self.arch.resolution), padding=2)[
+            : self.arch.channels
+        ]
         return cast(Image.Image, _as("pil", grid_CHW.permute(1, 2, 0).numpy()))
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import mmap
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 import PIL
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.device import to_device
 
@@ -21,6 +23,12 @@ PREFETCH_BATCHES = 2
 
 _CHUNK = 4096
 """Pictures hashed, or copied to a device, at a time."""
+
+FindLabels = Callable[[], Labels | None]
+
+
+def no_labels() -> None:
+    """For pictures without classes."""
 
 
 class ArraySource:
@@ -32,6 +40,7 @@ class ArraySource:
         origin: see `ImageSource`.
         fingerprint: see `ImageSource`; without it, made from the pixels.
         skipped: see `ImageSource`.
+        find_labels: gives what `ImageSource.labels` is.
     """
 
     description: str
@@ -53,12 +62,14 @@ class ArraySource:
         origin: str,
         fingerprint: str | None = None,
         skipped: Sequence[Skipped] = (),
+        find_labels: FindLabels = no_labels,
     ) -> None:
         assert pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
         assert pictures_NHWC.ndim == 4, pictures_NHWC.shape
         self.description, self.origin, self.skipped = description, origin, skipped
         self.pictures_NHWC = pictures_NHWC
         self._fingerprint = fingerprint
+        self._find_labels = find_labels
         self._map = _mapped_file(pictures_NHWC)
         self._size = self._map.size() if self._map else 0
 
@@ -67,6 +78,11 @@ class ArraySource:
         if self._map is not None and self._map.size() < self._size:
             file = getattr(self.pictures_NHWC, "filename", None) or self.origin
             raise ValueError(f"{file}: the file was cut off while training read it")
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._find_labels()
 
     @property
     def fingerprint(self) -> str:
@@ -104,12 +120,13 @@ class ResizedSource:
 
     Args:
         pictures_NHWC: uint8, C of 1, 3 or 4.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4: of the pictures given out.
         threads: how many batches are converted at a time.
         description: see `ImageSource`.
         origin: see `ImageSource`.
         fingerprint: of the array; without it, made from the pixels.
+        find_labels: gives what `ImageSource.labels` is.
     """
 
     description: str
@@ -120,16 +137,24 @@ class ResizedSource:
         self,
         pictures_NHWC: NDArray[np.uint8],
         *,
-        resolution: int,
+        frame: Frame,
         channels: int,
         threads: int,
         description: str,
         origin: str,
         fingerprint: str | None = None,
+        find_labels: FindLabels = no_labels,
     ) -> None:
         self.description, self.origin = description, origin
-        self._source = ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
-        self._resolution, self._channels, self._threads = resolution, channels, threads
+        self._source = ArraySource(
+            pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
+        )
+        self._frame, self._channels, self._threads = frame, channels, threads
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._source.labels
 
     @property
     def fingerprint(self) -> str:
@@ -151,11 +176,11 @@ class ResizedSource:
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         self._source.check_not_truncated()
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._source.pictures_NHWC[number]
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
-            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
 
 
@@ -181,6 +206,11 @@ class DeviceSource:
             self._pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
 
     @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._source.labels
+
+    @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
         return self._source.fingerprint
@@ -199,24 +229,28 @@ class DeviceSource:
 def make_array_source(
     pictures_NHWC: NDArray[np.uint8],
     *,
-    resolution: int,
+    frame: Frame,
     channels: int,
     threads: int,
     description: str,
     origin: str,
     fingerprint: str | None = None,
+    find_labels: FindLabels = no_labels,
 ) -> ImageSource:
     """An `ArraySource` where the pictures have the size and channels asked for, else a `ResizedSource`."""
-    if pictures_NHWC.shape[1:] == (resolution, resolution, channels):
-        return ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
+    if pictures_NHWC.shape[1:] == (*frame.size, channels):
+        return ArraySource(
+            pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
+        )
     return ResizedSource(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=description,
         origin=origin,
         fingerprint=fingerprint,
+        find_labels=find_labels,
     )
 
 

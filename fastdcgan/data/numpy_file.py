@@ -17,7 +17,9 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdcgan.data.array import make_array_source
+from fastdcgan.data.array import make_array_source, no_labels
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.files import open_regular
 from fastdcgan.storage.printable import printable
@@ -29,6 +31,9 @@ MAX_BYTES = 2**33
 
 PREFERRED_NAMES = ("images", "x", "train_images", "x_train", "arr_0")
 """Names, in lower case, that decide which array is meant where a `.npz` holds several of pictures."""
+
+LABEL_NAMES = ("labels", "label", "y", "train_labels", "y_train")
+"""Names, in lower case, of a `.npz`'s array of classes."""
 
 _CHANNELS = (1, 3, 4)
 _CHUNK = 2**24
@@ -70,7 +75,7 @@ def is_numpy_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int) -> ImageSource:
+def open_numpy_file(path: Path, *, frame: Frame, channels: int, threads: int) -> ImageSource:
     """The pictures of a `.npy` or `.npz`: uint8 [N, H, W, C] with C of 1, 3 or 4, [N, H, W] or [N, C, H, W].
 
     An array is [N, C, H, W] where its second axis has 1, 3 or 4 entries and its last has not. Of a `.npz` the only
@@ -78,7 +83,7 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
 
     Args:
         path: the file. It must not change while the source is in use.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
 
@@ -105,12 +110,13 @@ def open_numpy_file(path: Path, *, resolution: int, channels: int, threads: int)
     stamp = b"%s\0%d\0%d" % (os.fsencode(path.resolve()), info.st_size, info.st_mtime_ns)
     return make_array_source(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]",
         origin=printable(path.resolve()),
         fingerprint=hashlib.sha256(stamp).hexdigest(),
+        find_labels=(lambda: _read_npz_labels(path, count)) if path.suffix.lower() == ".npz" else no_labels,
     )
 
 
@@ -167,6 +173,24 @@ def _read_npz(path: Path, name: str) -> tuple[NDArray[np.uint8], str, str]:
                     raise EOFError
                 part[:] = np.frombuffer(data, np.uint8)
     return pixels.reshape(header.shape), axes, key
+
+
+def _read_npz_labels(path: Path, count: int) -> Labels | None:
+    """The array of `LABEL_NAMES` in a `.npz`; None where there is none that gives each picture a whole number."""
+    try:
+        with path.open("rb") as raw, _raising_value_error("damaged"), zipfile.ZipFile(raw) as archive:
+            names = [name for name in archive.namelist() if name.lower().removesuffix(".npy") in LABEL_NAMES]
+            for name in names:
+                with archive.open(name) as file:
+                    header = _read_header(file)
+                if header.dtype.kind in "iu" and header.shape in ((count,), (count, 1)):
+                    with archive.open(name) as file:
+                        file.read(header.offset)
+                        data = file.read(count * header.dtype.itemsize)
+                    return labels_from_numbers(np.frombuffer(data, header.dtype, count))
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def _read_header(file: IO[bytes]) -> _Header:

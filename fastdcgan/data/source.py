@@ -13,12 +13,15 @@ from typing import Protocol
 from torch import Tensor
 
 from fastdcgan.data.hidden import HIDDEN_FILE, IN_HIDDEN_FOLDER
+from fastdcgan.data.labels import Labels
 from fastdcgan.storage.printable import printable
 
 MOST_KINDS = 16
 """Files that are left out are counted by so many kinds, and the rest together."""
 
 MOST_KINDS_NAMED = 4
+
+SECOND_PICTURE = "continues the name of another picture, as x.seg.png that of x.jpg, so it is no second one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,11 @@ class ImageSource(Protocol):
 
     skipped: Sequence[Skipped]
     """Files that can't be used, those with `not_a_picture` last."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """Classes of the pictures, where they have some; found when they are first asked for."""
+        ...
 
     @property
     def fingerprint(self) -> str:

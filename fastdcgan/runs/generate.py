@@ -77,12 +77,12 @@ def generate_from_run(
         chosen = LatentOfEachSeed.parsed(seeds, arch.latent_dim)
     else:
         chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
-    size = batch_size(arch)
+    at_once = batch_size(arch)
     what = Pictures(
         count=len(chosen),
-        side=arch.resolution,
+        size=arch.resolution,
         channels=arch.channels,
-        batch=size,
+        batch=at_once,
         batches=lambda start: picture_batches(generator, arch, chosen, truncation=truncation, start=start),
         name=chosen.name,
         request={
@@ -92,7 +92,7 @@ def generate_from_run(
             "truncation": truncation,
             "device": next(generator.parameters()).device.type,  # another one rounds in another way
         },
-        on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > size else None,
+        on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > at_once else None,
     )
     try:
         WRITERS[kind](what, out)
@@ -143,7 +143,7 @@ def with_skipped(skipped: Sequence[str], message: str) -> str:
 
 def refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
     """Raises ValueError where config.json asks for a network that is large, and larger than all that was saved."""
-    weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
+    weights = sum(layer.weights for layer in arch.generator)
     saved_bytes = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors") if file.is_file())
     if 4 * weights > max(saved_bytes, ALWAYS_BUILT_BYTES):
         raise ValueError(

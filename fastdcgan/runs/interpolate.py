@@ -74,7 +74,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
 
 def waypoints(arch: Architecture, seed: int) -> Tensor:
     """The latents [W, B, L] that walks pass through, of as many walks as are shown beside each other."""
-    paths = min(4, max(1, MAX_SIDE // arch.resolution)) ** 2
+    paths = min(4, max(1, MAX_SIDE // max(arch.resolution))) ** 2
     return latents(seed, Stream.GENERATE, 0, WAYPOINTS * paths, arch.latent_dim).view(WAYPOINTS, paths, -1)
 
 

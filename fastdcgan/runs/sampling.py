@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastdcgan.device import to_device
+from fastdcgan.gan.architecture import Size
 from fastdcgan.storage.files import replacing
 
 SAMPLES = 64
@@ -52,7 +53,7 @@ def generate_uint8(generator: nn.Module, z_BL: Tensor) -> NDArray[np.uint8]:
 
 
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
-    """Write pictures in [-1, 1] as one PNG: a grid, as square as their number allows. Raises OSError."""
+    """Write pictures in [-1, 1] as one PNG: a grid, about as high as wide. Raises OSError."""
     from torchvision.utils import save_image  # takes 165 MB, which many pictures are made without
 
     with replacing(path) as file:
@@ -70,12 +71,18 @@ def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
 
 
 def grid(pictures_BCHW: Tensor) -> Tensor:
-    """A grid of pictures in [-1, 1], as square as their number allows: fp32 [C, H, W] in [0, 1]."""
+    """A grid of pictures in [-1, 1], about as high as wide: fp32 [C, H, W] in [0, 1]."""
     from torchvision.utils import make_grid
 
-    columns = math.ceil(math.sqrt(len(pictures_BCHW)))
+    columns = grid_columns(len(pictures_BCHW), Size(*pictures_BCHW.shape[2:]))
     tiled: Tensor = make_grid(pictures_BCHW.clamp(-1, 1).add(1).div(2), nrow=columns, padding=2)
     return tiled
+
+
+def grid_columns(count: int, size: Size) -> int:
+    """Columns of a grid: as many as rows; twice as many where pictures are about 4 times as high as wide, or half."""
+    wider = 2.0 ** round(math.log2(size.height / size.width) / 2)
+    return min(count, math.ceil(math.sqrt(count) * wider))
 
 
 @contextmanager

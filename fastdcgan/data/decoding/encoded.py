@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fastdcgan.data.decoding.picture import PictureInfo
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
 
 
@@ -18,6 +19,11 @@ class EncodedPictures(Protocol):
     @property
     def skipped(self) -> Sequence[Skipped]:
         """See `ImageSource.skipped`."""
+        ...
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
         ...
 
     @property

@@ -119,8 +119,11 @@ def locked(path: Path, lock_file: Path) -> Iterator[None]:
     """One process at a time writes `path`. Raises ValueError where another one does."""
     try:
         with FileLock(lock_file, blocking=False):
-            yield
-            lock_file.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no file that is open
+                    lock_file.unlink()
     except Timeout as error:
         raise ValueError(f"another process is writing {path}: wait for it, or choose another --out") from error
 
