@@ -131,6 +131,49 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     rewrite_report(run)
 
 
+def evaluate(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
+    images: int = 10_000,
+    checkpoint: str = "latest",
+    weights: Literal["both", "average", "last"] = "both",
+    extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
+    inception_weights: Path | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure how near a run's pictures come to those that it was trained on.
+
+    Args:
+        runs: Runs' folders. Of several, mean and spread are shown too.
+        images: How many pictures are compared with as many real ones; all real ones where there are fewer.
+        checkpoint: latest: the newest that is whole; a step; or all that there are.
+        weights: average: those of G's moving average. last: as the last step left them. both.
+        extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
+            inception where --inception-weights are given, else efficientnet-lite0.
+        inception_weights: torch-fidelity's file of FID's Inception. Default: downloaded, if inception is asked for.
+        data: Compare with these pictures, which are named as for train. Default: those that the run was trained on.
+        seed: The pictures are a function of this.
+        repeats: How many sets of pictures are drawn and measured, for mean and spread.
+        json: Write the figures to this file too. Default: no file.
+    """
+    from fastdcgan.evaluation.evaluate import Request, parse_checkpoint
+    from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
+
+    request = Request(
+        images=images,
+        checkpoint=parse_checkpoint(checkpoint),
+        weights=weights,
+        extractor=extractor,
+        inception_weights=inception_weights,
+        data=data,
+        seed=seed,
+        repeats=repeats,
+    )
+    evaluate(runs, request, out=json)
+
+
 def interpolate(
     run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
 ) -> None:

@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """A JSON line each time that the quality of pictures was measured."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def losses(self) -> Path:
         """The plot of the losses."""
         return self.path / "losses.png"
