@@ -134,7 +134,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
 def evaluate(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
     images: int = 10_000,
-    checkpoint: str = "latest",
+    checkpoint: Literal["latest", "best", "all"] | int = "latest",
     weights: Literal["both", "average", "last"] = "both",
     extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
     inception_weights: Path | None = None,
@@ -148,7 +148,8 @@ def evaluate(
     Args:
         runs: Runs' folders. Of several, mean and spread are shown too.
         images: How many pictures are compared with as many real ones; all real ones where there are fewer.
-        checkpoint: latest: the newest that is whole; a step; or all that there are.
+        checkpoint: latest: the newest that is whole. best: by the evaluations so far. all: each that there is, and the
+            best of them becomes the run's best. Or a step.
         weights: average: those of G's moving average. last: as the last step left them. both.
         extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
             inception where --inception-weights are given, else efficientnet-lite0.
@@ -158,12 +159,12 @@ def evaluate(
         repeats: How many sets of pictures are drawn and measured, for mean and spread.
         json: Write the figures to this file too. Default: no file.
     """
-    from fastdcgan.evaluation.evaluate import Request, parse_checkpoint
+    from fastdcgan.evaluation.evaluate import Request
     from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
 
     request = Request(
         images=images,
-        checkpoint=parse_checkpoint(checkpoint),
+        checkpoint=checkpoint,
         weights=weights,
         extractor=extractor,
         inception_weights=inception_weights,
