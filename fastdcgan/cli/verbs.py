@@ -219,7 +219,7 @@ def export(
     weights: Literal["average", "last"] = "average",
     precision: Literal["fp32", "fp16"] = "fp32",
 ) -> None:
-    """Write what a run has learned for other programs, and check that they make the same pictures of it.
+    """Write what a run has learned for other programs, checked to draw the same.
 
     Args:
         run: The run's folder.
