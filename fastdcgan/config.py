@@ -23,6 +23,9 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
 
+LATER = {"later": True}
+"""Marks a field that older runs don't have, but whose default is what they did."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -73,7 +76,7 @@ class DataConfig:
 
     data: str = "faces"
     """A folder of images (searched recursively for JPEG, PNG, WebP, GIF, TIFF, AVIF ...), a .zip or .tar of images,
-    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; `cifar10`,
+    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy, .npz or folder of .npy; `cifar10`,
     `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
 
     flip: bool = False
@@ -82,6 +85,10 @@ class DataConfig:
     batch_size: int | None = None
     """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
     of fewer pictures the largest power of two."""
+
+    value_range: str = field(default="auto", metadata=LATER)
+    """Of .npy and .npz files: LO,HI are the values that become black and white; what lies outside is clipped. auto:
+    bytes as they are, other numbers from their least to their greatest, without what lies far out."""
 
     decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
     """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""
@@ -325,6 +332,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        parse_value_range(self.data.value_range)
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -346,6 +354,19 @@ class TrainConfig:
         ):
             if said:
                 raise ValueError(f"--exact-ranks {shares} does not go with {what}")
+
+
+def parse_value_range(text: str) -> tuple[float, float] | None:
+    """--value-range: None for auto. Raises ValueError."""
+    if text == "auto":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = float("nan")
+    if not float("-inf") < low < high < float("inf"):
+        raise ValueError(f"--value-range {text}: must be auto or LO,HI, two numbers, the lower one first")
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,8 +405,8 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 def from_flat(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `flat`, of this version or an earlier one.
 
-    An option that is free and missing came later than the table was written, and has its default: nothing learned
-    depends on it.
+    An option that is missing came later than the table was written, and has its default, if nothing learned depends on
+    it (`FREE`) or that is what was done before (`LATER`).
 
     Raises:
         ValueError: for any other field that is missing, or one that is unknown or of another kind.
@@ -400,7 +421,11 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
         rest["track"] = "tensorboard" if tensorboard else "none"
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
+        missing = [
+            f.name
+            for f in fields(cls)
+            if f.name not in rest and f.metadata.get("identity", True) and not f.metadata.get("later")
+        ]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
         known = {name: kind for name, kind in get_type_hints(cls).items() if name in rest}

@@ -48,6 +48,7 @@ def data(
     out: Path = Path("contact-sheet.png"),
     skipped: Path | None = None,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
+    value_range: str = "auto",
 ) -> None:
     """Describe pictures: number, kinds, sizes, what can't be used; a contact sheet.
 
@@ -58,10 +59,19 @@ def data(
         out: A PNG of up to 64 pictures, evenly spread over the source, as training sees them.
         skipped: List all files that can't be used in this file too, with reasons. Default: no file.
         decoder: As for train.
+        value_range: As for train.
     """
     from fastdcgan.telemetry.terminal.data_commands import describe_data
 
-    describe_data(source, resolution=resolution, channels=channels, out=out, skipped=skipped, decoder=decoder)
+    describe_data(
+        source,
+        resolution=resolution,
+        channels=channels,
+        out=out,
+        skipped=skipped,
+        decoder=decoder,
+        value_range=value_range,
+    )
 
 
 def pack(
@@ -70,6 +80,7 @@ def pack(
     channels: int | None = None,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     threads: int | None = None,
+    value_range: str = "auto",
 ) -> None:
     """Decode pictures once, into a pack of pixels that training at this size reads.
 
@@ -81,10 +92,13 @@ def pack(
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
         decoder: As for train.
         threads: Threads that decode pictures. Default: as many as there are cores, at most 8.
+        value_range: As for train.
     """
     from fastdcgan.telemetry.terminal.data_commands import pack_data
 
-    pack_data(source, resolution=resolution, channels=channels, decoder=decoder, threads=threads)
+    pack_data(
+        source, resolution=resolution, channels=channels, decoder=decoder, threads=threads, value_range=value_range
+    )
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:

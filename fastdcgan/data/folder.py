@@ -149,7 +149,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         raise ValueError(f"no such folder: {printable(folder)}")
     if not folder.is_dir():
         raise ValueError(f"not a folder but a file: {printable(folder)}")
-    files, skipped, hidden = _list_files(folder)
+    files, skipped, hidden = list_files(folder)
     root = f"{folder}{os.sep}"
     entries = _check_files(folder, root, files, skipped, on_progress)
     pictures = []
@@ -263,7 +263,7 @@ def _no_pictures_message(index: FolderIndex) -> str:
     return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}{left_out}"
 
 
-def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
+def list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
     """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped.
 
     Hidden files and those in hidden folders are only counted.

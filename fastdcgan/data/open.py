@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -12,6 +12,8 @@ import torch
 from fastdcgan.data.archives.shard_names import names_shards
 from fastdcgan.data.archives.shards import open_shards
 from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.arrays.numpy_folder import NumpyFolderSource, holds_numpy_files
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.datasets.celeba import scan_celeba
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist
@@ -36,6 +38,7 @@ class _Options:
     threads: int
     decoder: Literal["auto", "dali", "pillow"]
     on_progress: OnProgress | None
+    value_range: ValueRange | None
 
 
 def open_source(
@@ -49,12 +52,14 @@ def open_source(
     cache: Literal["off", "auto", "on"] = "off",
     device_memory: float | None = None,
     on_progress: OnProgress | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> ImageSource:
     """Open a source of pictures.
 
     Args:
         spec: "faces" (drawn by the package, no download), "cifar10", "celeba" or "fashion-mnist"; a folder of
-            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or tar and zip files (see
+            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures, or a folder of
+            them; or tar and zip files (see
             `shards.py`).
         resolution: side of the pictures given out, in pixels.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
@@ -67,6 +72,8 @@ def open_source(
             are kept there if they fit.
         on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
             images", done, total).
+        value_range: of NumPy files: the values that become 0 and 255. None: bytes stay as they are, other numbers have
+            their own range.
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
@@ -78,6 +85,7 @@ def open_source(
         threads=threads,
         decoder=decoder,
         on_progress=on_progress,
+        value_range=value_range and ValueRange(*value_range),
     )
     source = _open(spec, options, to_pack=cache != "off")
     if cache != "off" and not isinstance(source, ArraySource):
@@ -99,7 +107,11 @@ def open_source(
 
 def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     """Open `spec` without a pack. For a pack DALI decodes on the CPU, so that packs don't depend on the machine."""
-    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
+    size: dict[str, Any] = {
+        "resolution": options.resolution,
+        "channels": options.channels,
+        "threads": options.threads,
+    }
     if spec in _ARRAY_DATASETS:
         return _ARRAY_DATASETS[spec](None, **size)
     if spec in _FILE_DATASETS:
@@ -116,7 +128,7 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     except OSError as error:
         raise ValueError(f"{printable(spec)}: {os_error_reason(error)}") from error
     if is_numpy_file(path):
-        return open_numpy_file(path, **size)
+        return open_numpy_file(path, **size, value_range=options.value_range)
     if holds_idx(path):
         return open_fashion_mnist(path, **size)
     if holds_cifar10(path):
@@ -124,6 +136,8 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     if path.name == spec and not path.exists():
         named = ", ".join((*_FILE_DATASETS, *_ARRAY_DATASETS))
         raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
+    if holds_numpy_files(path):
+        return NumpyFolderSource(path, **size, value_range=options.value_range)
     return _with_decoder(scan_folder(path, options.on_progress), options, to_pack=to_pack)
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.hidden import HIDDEN_FILE, IN_HIDDEN_FOLDER
 from fastdcgan.data.labels import Labels
 from fastdcgan.storage.printable import printable
@@ -114,6 +115,9 @@ class ImageSource(Protocol):
 
     skipped: Sequence[Skipped]
     """Files that can't be used, those with `not_a_picture` last."""
+
+    value_range: ValueRange | None
+    """What became 0 and 255, where the pictures were numbers of another range."""
 
     @property
     def labels(self) -> Labels | None:

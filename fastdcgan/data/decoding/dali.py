@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.picture import fit_box, lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
@@ -78,6 +79,7 @@ class DaliSource:
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
     def __init__(
         self, encoded: EncodedPictures, *, resolution: int, channels: int, device: int | None, threads: int

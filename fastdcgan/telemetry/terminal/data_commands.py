@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from fastdcgan.config import MAX_DATA_THREADS
+from fastdcgan.config import MAX_DATA_THREADS, parse_value_range
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.describe import contact_sheet, describe, write_skipped
 from fastdcgan.data.folder import NoUsablePictureError
@@ -22,7 +22,14 @@ Decoder = Literal["auto", "dali", "pillow"]
 
 
 def describe_data(
-    source: str, *, resolution: int, channels: int | None, out: Path, skipped: Path | None, decoder: Decoder
+    source: str,
+    *,
+    resolution: int,
+    channels: int | None,
+    out: Path,
+    skipped: Path | None,
+    decoder: Decoder,
+    value_range: str = "auto",
 ) -> None:
     """Show what there is to know of pictures, and write a contact sheet.
 
@@ -33,6 +40,7 @@ def describe_data(
         out: the sheet, a PNG.
         skipped: where all files that can't be used are listed too.
         decoder: of picture files.
+        value_range: as for training.
 
     Raises:
         ValueError: for what the user can fix.
@@ -42,7 +50,7 @@ def describe_data(
         raise ValueError(f"--out {out}: must end in .png")
     try:
         with Display() as display:
-            opened = _open(source, geometry, decoder, None, display)
+            opened = _open(source, geometry, decoder, None, display, value_range)
     except NoUsablePictureError as error:
         show(skipped_by_reason_rows(error.skipped))
         if skipped is not None:
@@ -62,7 +70,15 @@ def describe_data(
     show([("sheet", f"{len(pictures_NHWC)} of them as training sees them: {printable(out)}")])
 
 
-def pack_data(source: str, *, resolution: int, channels: int | None, decoder: Decoder, threads: int | None) -> None:
+def pack_data(
+    source: str,
+    *,
+    resolution: int,
+    channels: int | None,
+    decoder: Decoder,
+    threads: int | None,
+    value_range: str = "auto",
+) -> None:
     """Decode pictures into a pack, or check the one that is there, and show how it is used.
 
     Args:
@@ -71,6 +87,7 @@ def pack_data(source: str, *, resolution: int, channels: int | None, decoder: De
         channels: of these. Default: 3; 1 for 28x28.
         decoder: of picture files.
         threads: that decode. Default: as many as there are cores, at most 8.
+        value_range: as for training.
 
     Raises:
         ValueError: for what the user can fix.
@@ -79,7 +96,7 @@ def pack_data(source: str, *, resolution: int, channels: int | None, decoder: De
     if threads is not None and not 1 <= threads <= MAX_DATA_THREADS:
         raise ValueError(f"--threads {threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
     with Display() as display:
-        original = _open(source, geometry, decoder, threads, display)
+        original = _open(source, geometry, decoder, threads, display, value_range)
     show([("source", original.description)])
     if isinstance(original, ArraySource):
         show([("pack", "not needed: the pictures are an array of this size already")])
@@ -95,7 +112,9 @@ def _geometry(resolution: int, channels: int | None) -> Architecture:
     return architecture("dcgan28" if resolution == 28 else "dcgan64", resolution=resolution, channels=channels)
 
 
-def _open(source: str, geometry: Architecture, decoder: Decoder, threads: int | None, display: Display) -> ImageSource:
+def _open(
+    source: str, geometry: Architecture, decoder: Decoder, threads: int | None, display: Display, value_range: str
+) -> ImageSource:
     return open_source(
         source,
         resolution=geometry.resolution,
@@ -104,4 +123,5 @@ def _open(source: str, geometry: Architecture, decoder: Decoder, threads: int | 
         threads=threads or min(8, usable_cores()),
         decoder=decoder,
         on_progress=display.advance,
+        value_range=parse_value_range(value_range),
     )
