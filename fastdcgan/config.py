@@ -14,6 +14,7 @@ from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
+Fit = Literal["crop", "pad", "stretch"]
 
 MAX_DATA_THREADS = 1024
 """More threads than the system grants would end the process in DALI, without a word."""
@@ -23,8 +24,8 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
 
-LATER = {"later": True}
-"""Marks a field that older runs don't have, but whose default is what they did."""
+AS_BEFORE = {"as_before": True}
+"""Marks a field whose default is what was done before there was such an option: a configuration without it has that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,15 @@ class ModelConfig:
     """The networks."""
 
     arch: str | None = None
-    """dcgan28, dcgan32, dcgan64, dcgan128, or dcganR for any power of two R from 16 to 512. Default: dcgan64; dcgan32
-    for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28 for
-    fashion-mnist."""
+    """dcgan28, dcgan64, dcgan96, dcgan128x64 ...: dcganR or dcganHxW for every size that pictures can have. Default:
+    dcgan64; dcgan32 for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28
+    for fashion-mnist."""
 
-    resolution: int | None = None
-    """Side of the pictures in pixels: a power of two from 16 to 512. Default: what the architecture's name says."""
+    resolution: int | str | None = None
+    """Size of the pictures in pixels: 96 for squares, 128x64 (height x width) for rectangles. A side is 4 to 7 pixels
+    doubled at least twice, and at most 512: 48, 64, 80, 96, 112, 128, 160, 192, 224, 256 ... Of a rectangle that is the
+    shorter side, and the longer one is divisible as often and at most 4 times as long. Default: what the architecture's
+    name says."""
 
     channels: int | None = None
     """1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for dcgan28 and for fashion-mnist."""
@@ -53,7 +57,7 @@ class ModelConfig:
         """The request, without open ends, for a geometry."""
         return cls(
             arch=arch.name,
-            resolution=arch.resolution,
+            resolution=arch.resolution.short,
             channels=arch.channels,
             width=arch.width,
             latent_dim=arch.latent_dim,
@@ -79,6 +83,11 @@ class DataConfig:
     in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy, .npz or folder of .npy; `cifar10`,
     `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
 
+    fit: Fit = field(default="crop", metadata=AS_BEFORE)
+    """How pictures of another shape than the network's are brought to it. crop: scaled to cover it; what sticks out on
+    both sides is cut off. pad: scaled to fit into it, with black borders (transparent ones for 4 channels). stretch:
+    distorted. `fastdcgan data` says how much of the pictures each would cost."""
+
     flip: bool = False
     """Mirror each picture left to right with probability one half."""
 
@@ -86,7 +95,7 @@ class DataConfig:
     """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
     of fewer pictures the largest power of two."""
 
-    value_range: str = field(default="auto", metadata=LATER)
+    value_range: str = field(default="auto", metadata=AS_BEFORE)
     """Of .npy and .npz files: LO,HI are the values that become black and white; what lies outside is clipped. auto:
     bytes as they are, other numbers from their least to their greatest, without what lies far out."""
 
@@ -272,7 +281,7 @@ class TrainConfig:
         """
         self._check()
         defaults = NAMED_DEFAULTS.get(self.data.data, DEFAULTS)
-        # Who names a resolution alone gets the family's network for it, which dcgan28 isn't one of.
+        # Who names a resolution alone gets the network for it.
         name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
         arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
         budgeted = self.run.images is not None or self.run.epochs is not None
@@ -405,8 +414,8 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 def from_flat(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `flat`, of this version or an earlier one.
 
-    An option that is missing came later than the table was written, and has its default, if nothing learned depends on
-    it (`FREE`) or that is what was done before (`LATER`).
+    An option that is missing though it is free, or marked `AS_BEFORE`, came later than the table was written, and has
+    its default: nothing learned depends on it, or it is what was done before.
 
     Raises:
         ValueError: for any other field that is missing, or one that is unknown or of another kind.
@@ -424,7 +433,7 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
         missing = [
             f.name
             for f in fields(cls)
-            if f.name not in rest and f.metadata.get("identity", True) and not f.metadata.get("later")
+            if f.name not in rest and f.metadata.get("identity", True) and not f.metadata.get("as_before")
         ]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")

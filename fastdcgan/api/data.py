@@ -3,7 +3,7 @@
 import os
 from typing import Literal
 
-from fastdcgan.config import MAX_DATA_THREADS
+from fastdcgan.config import MAX_DATA_THREADS, Fit
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.gan.architecture import architecture
@@ -13,8 +13,9 @@ from fastdcgan.limits.cores import usable_cores
 def open_data(
     data: str | os.PathLike[str],
     *,
-    resolution: int = 64,
+    resolution: int | str = 64,
     channels: int | None = None,
+    fit: Fit = "crop",
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     data_cache: Literal["auto", "on", "off"] = "auto",
     data_threads: int | None = None,
@@ -30,9 +31,10 @@ def open_data(
 
     Args:
         data: as `fastdcgan train --data`: a folder, tar shards, a NumPy file, or the name of a data set.
-        resolution: side of the pictures in pixels: 28, or a power of two from 16 to 512.
+        resolution: size of the pictures in pixels: 96, or "128x64" (height x width).
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
-        decoder: as for `train`.
+        fit: how pictures of another shape are brought to this one: as for `train`.
+        decoder: likewise.
         data_cache: likewise.
         data_threads: likewise.
 
@@ -45,14 +47,14 @@ def open_data(
     """
     if data_threads is not None and not 1 <= data_threads <= MAX_DATA_THREADS:
         raise ValueError(f"data_threads {data_threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
-    name = "dcgan28" if resolution == 28 else "dcgan64"
-    geometry = architecture(name, resolution=resolution, channels=channels)
+    geometry = architecture(resolution=resolution, channels=channels)
     return open_source(
         os.fspath(data),
         resolution=geometry.resolution,
         channels=geometry.channels,
         device="cpu",
         threads=data_threads or min(8, usable_cores()),
+        fit=fit,
         decoder=decoder,
         cache=data_cache,
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastdcgan.config import ExecutionConfig, PrecisionRequest, TrainConfig
+from fastdcgan.config import ExecutionConfig, Fit, PrecisionRequest, TrainConfig
 from fastdcgan.gan.architecture import architecture
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
@@ -43,8 +43,9 @@ def generate(
 
 def data(
     source: tyro.conf.Positional[str],
-    resolution: int = 64,
+    resolution: int | str = 64,
     channels: int | None = None,
+    fit: Fit = "crop",
     out: Path = Path("contact-sheet.png"),
     skipped: Path | None = None,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
@@ -54,8 +55,9 @@ def data(
 
     Args:
         source: As for train --data.
-        resolution: Side of the pictures in pixels that training would have: 28, or a power of two from 16 to 512.
+        resolution: Size of the pictures in pixels that training would have: 96, or 128x64 (height x width).
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        fit: How pictures of another shape are brought to this one: as for train.
         out: A PNG of up to 64 pictures, evenly spread over the source, as training sees them.
         skipped: List all files that can't be used in this file too, with reasons. Default: no file.
         decoder: As for train.
@@ -67,6 +69,7 @@ def data(
         source,
         resolution=resolution,
         channels=channels,
+        fit=fit,
         out=out,
         skipped=skipped,
         decoder=decoder,
@@ -76,8 +79,9 @@ def data(
 
 def pack(
     source: tyro.conf.Positional[str],
-    resolution: int = 64,
+    resolution: int | str = 64,
     channels: int | None = None,
+    fit: Fit = "crop",
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     threads: int | None = None,
     value_range: str = "auto",
@@ -88,8 +92,9 @@ def pack(
 
     Args:
         source: As for train --data.
-        resolution: Side of the pictures in pixels: 28, or a power of two from 16 to 512.
+        resolution: Size of the pictures in pixels: 96, or 128x64 (height x width).
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        fit: How pictures of another shape are brought to this one: as for train.
         decoder: As for train.
         threads: Threads that decode pictures. Default: as many as there are cores, at most 8.
         value_range: As for train.
@@ -97,7 +102,13 @@ def pack(
     from fastdcgan.telemetry.terminal.data_commands import pack_data
 
     pack_data(
-        source, resolution=resolution, channels=channels, decoder=decoder, threads=threads, value_range=value_range
+        source,
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        threads=threads,
+        value_range=value_range,
     )
 
 
@@ -192,7 +203,7 @@ def tune(
     """Measure which plan for a training step is fastest here, for train to use.
 
     Args:
-        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        arch: dcgan28, dcgan64, dcgan96, dcgan128x64 ...: as for train.
         width: Feature maps at the finest hidden level. Default: the architecture's.
         channels: 1, 3 or 4. Default: the architecture's.
         batch_size: Pictures an iteration.
@@ -213,7 +224,7 @@ def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 
     """Say how fast a network could train: on this CPU by measurement, on known GPUs.
 
     Args:
-        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        arch: dcgan28, dcgan64, dcgan96, dcgan128x64 ...: as for train.
         width: Feature maps at the finest hidden level. Default: the architecture's.
         batch_size: Pictures an iteration.
     """
@@ -238,7 +249,7 @@ def scale(
     """Predict, from datasheets and without any GPU, how training scales over many.
 
     Args:
-        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        arch: dcgan28, dcgan64, dcgan96, dcgan128x64 ...: as for train.
         width: Feature maps at the finest hidden level. Default: the architecture's.
         batch_size: Pictures an iteration: of all GPUs together where scaling is strong, of each where it is weak.
         gpu: a100, h100 or h200.

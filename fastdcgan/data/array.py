@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastdcgan.data.arrays.value_range import ValueRange
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import ImageSource, Skipped
@@ -122,7 +123,7 @@ class ResizedSource:
 
     Args:
         pictures_NHWC: uint8, or other numbers with a `value_range`; C of 1, 3 or 4.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4: of the pictures given out.
         threads: how many batches are converted at a time.
         description: see `ImageSource`.
@@ -140,7 +141,7 @@ class ResizedSource:
         self,
         pictures_NHWC: NDArray[Any],
         *,
-        resolution: int,
+        frame: Frame,
         channels: int,
         threads: int,
         description: str,
@@ -154,7 +155,7 @@ class ResizedSource:
         self._source = ArraySource(
             pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
         )
-        self._resolution, self._channels, self._threads = resolution, channels, threads
+        self._frame, self._channels, self._threads = frame, channels, threads
 
     @property
     def labels(self) -> Labels | None:
@@ -182,13 +183,13 @@ class ResizedSource:
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         self._source.check_not_truncated()
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._source.pictures_NHWC[number]
             if self.value_range is not None:
                 original_HWC = self.value_range.to_bytes(original_HWC)
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
-            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
 
 
@@ -237,7 +238,7 @@ class DeviceSource:
 def make_array_source(
     pictures_NHWC: NDArray[Any],
     *,
-    resolution: int,
+    frame: Frame,
     channels: int,
     threads: int,
     description: str,
@@ -247,13 +248,13 @@ def make_array_source(
     value_range: ValueRange | None = None,
 ) -> ImageSource:
     """An `ArraySource` where the pictures are uint8 of the size and channels asked for, else a `ResizedSource`."""
-    if pictures_NHWC.shape[1:] == (resolution, resolution, channels) and value_range is None:
+    if pictures_NHWC.shape[1:] == (*frame.size, channels) and value_range is None:
         return ArraySource(
             pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
         )
     return ResizedSource(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=description,

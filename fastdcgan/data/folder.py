@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL
+
 from fastdcgan.data.decoding.formats import (
     FORMAT_NAMES,
     SIGNATURE_BYTES,
@@ -48,6 +50,8 @@ MAX_BYTES = 2**30
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, the total)."""
+
+_FORMAT_3 = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -377,11 +381,12 @@ def _load(path: Path) -> dict[str, _IndexEntry]:
     """The cached index; empty where it is missing, damaged or of another version."""
     try:
         index = strict_json.parse(read_cached(path) or b"{}")
-        return (
-            {name: _checked_entry(*entry) for name, entry in index["files"].items()}
-            if index.get("format") == _format()
-            else {}
-        )
+        format = index.get("format")
+        if format not in (_format(), _FORMAT_3):
+            return {}
+        entries = {name: _checked_entry(*entry) for name, entry in index["files"].items()}
+        # Version 3 read fewer kinds of files: what it found usable is so still.
+        return {name: entry for name, entry in entries.items() if format != _FORMAT_3 or not entry.reason}
     except (ValueError, TypeError, LookupError, AttributeError):
         return {}
 

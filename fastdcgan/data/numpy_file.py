@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastdcgan.data.array import make_array_source, no_labels
 from fastdcgan.data.arrays.npy import Header, axes_of_pictures, check_length, map_npy, raising_value_error, read_header
 from fastdcgan.data.arrays.value_range import ValueRange, sample, settle_range
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.printable import printable
@@ -38,7 +39,7 @@ def is_numpy_file(path: Path) -> bool:
 
 
 def open_numpy_file(
-    path: Path, *, resolution: int, channels: int, threads: int, value_range: ValueRange | None = None
+    path: Path, *, frame: Frame, channels: int, threads: int, value_range: ValueRange | None = None
 ) -> ImageSource:
     """The pictures of a `.npy` or `.npz`: numbers [N, H, W, C] with C of 1, 3 or 4, [N, H, W] or [N, C, H, W].
 
@@ -47,7 +48,7 @@ def open_numpy_file(
 
     Args:
         path: the file. It must not change while the source is in use.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
         value_range: what becomes 0 and 255. None: bytes stay as they are, other numbers have their own range (see
@@ -77,7 +78,7 @@ def open_numpy_file(
     stamp = b"%s\0%d\0%d" % (os.fsencode(path.resolve()), info.st_size, info.st_mtime_ns)
     return make_array_source(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]{remark}",

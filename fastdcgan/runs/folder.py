@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -223,7 +223,7 @@ def write_config(folder: RunFolder, config: TrainConfig, arch: Architecture, con
     """Write config.json: the request, its architecture, and the conditions of the run."""
     record = {
         "config": flat(config),
-        "architecture": asdict(arch),
+        "architecture": arch.record(),
         "conditions": conditions,
         "versions": _versions(),
         "command": sys.argv,

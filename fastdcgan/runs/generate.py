@@ -107,7 +107,7 @@ def with_skipped(skipped: Sequence[str], message: str) -> str:
 
 def refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
     """Raises ValueError where config.json asks for a network that is large, and larger than all that was saved."""
-    weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
+    weights = sum(layer.weights for layer in arch.generator)
     saved_bytes = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors") if file.is_file())
     if 4 * weights > max(saved_bytes, ALWAYS_BUILT_BYTES):
         raise ValueError(

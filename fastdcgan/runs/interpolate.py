@@ -54,7 +54,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
     if out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: must end in {' or '.join(FORMATS)}")
     generator, arch, progress, skipped = load_generator(run)
-    paths = min(4, max(1, MAX_SIDE // arch.resolution)) ** 2
+    paths = min(4, max(1, MAX_SIDE // max(arch.resolution))) ** 2
     z_NL = latents(seed, Stream.GENERATE, 0, WAYPOINTS * paths, arch.latent_dim)
     waypoints_WBL = z_NL.unflatten(0, (WAYPOINTS, paths))
     pictures_FBCHW = [generate(generator, z_BL) for z_BL in closed_path(waypoints_WBL, frames)]

@@ -39,7 +39,7 @@ def generate(generator: nn.Module, z_BL: Tensor) -> Tensor:
 
 
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
-    """Write pictures in [-1, 1] as one PNG: a grid, as square as their number allows. Raises OSError."""
+    """Write pictures in [-1, 1] as one PNG: a grid, about as high as wide. Raises OSError."""
     with replacing(path) as file:
         save_image(grid(pictures_BCHW), file, format="PNG")
     return path
@@ -62,8 +62,12 @@ def save_each(pictures_BCHW: Tensor, folder: Path) -> Path:
 
 
 def grid(pictures_BCHW: Tensor) -> Tensor:
-    """A grid of pictures in [-1, 1], as square as their number allows: fp32 [C, H, W] in [0, 1]."""
-    columns = math.ceil(math.sqrt(len(pictures_BCHW)))
+    """A grid of pictures in [-1, 1], about as high as wide: fp32 [C, H, W] in [0, 1].
+
+    It has as many columns as rows; twice as many where pictures are about 4 times as high as wide, or half.
+    """
+    height, width = pictures_BCHW.shape[2:]
+    columns = math.ceil(math.sqrt(len(pictures_BCHW)) * 2 ** round(math.log2(height / width) / 2))
     tiled: Tensor = make_grid(pictures_BCHW.clamp(-1, 1).add(1).div(2), nrow=columns, padding=2)
     return tiled
 

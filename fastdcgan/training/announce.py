@@ -24,7 +24,7 @@ def announce(run: Run, display: Display) -> None:
     display.say(f"data      {run.source.description}")
     list_skipped(run.source, run.folder, display)
     display.say(
-        f"networks  {arch.name}, {arch.channels}x{arch.resolution}x{arch.resolution}, width {arch.width}: "
+        f"networks  {arch.name}, {arch.channels}x{arch.resolution}, width {arch.width}: "
         f"G {models.parameter_count(run.state.generator):,} and "
         f"D {models.parameter_count(run.state.discriminator):,} parameters"
     )

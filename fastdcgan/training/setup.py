@@ -109,6 +109,7 @@ def open_data(
             config.data.data,
             resolution=arch.resolution,
             channels=arch.channels,
+            fit=config.data.fit,
             device=str(accelerator.device),
             threads=config.data.data_threads or min(8, usable_cores()),
             decoder=config.data.decoder,

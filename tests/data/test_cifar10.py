@@ -16,6 +16,7 @@ import torchvision
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.datasets import cifar10 as module
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
@@ -218,7 +219,7 @@ def test_bad_folders_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"data_batch_1\.bin: not a file$"):
         opened(tmp_path / "pipe")
     with pytest.raises(ValueError, match=r"^no cifar-10-python\.tar\.gz and no cifar-10-batches-py in "):
-        open_cifar10(tmp_path, resolution=32, channels=3, threads=1)
+        open_cifar10(tmp_path, frame=Frame.of(32), channels=3, threads=1)
 
 
 class TestDownload:

@@ -21,6 +21,7 @@ from fastdcgan.data.archives.listing import NO_PICTURE
 from fastdcgan.data.archives.shard import PICTURE_DTYPE, Shard
 from fastdcgan.data.archives.shards import ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.formats import FORMAT_NAMES, PICTURE_SUFFIXES
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.hidden import HIDDEN_FILE
@@ -388,7 +389,7 @@ def test_a_shard_that_changes_or_vanishes_after_the_check_is_named(four: str) ->
     assert index.read_bytes(39)
     os.utime(folder / "03.tar", ns=(1, 1))
     with pytest.raises(ValueError, match=r"/03\.tar: 039\.png: the shard was changed"):
-        list(PillowSource(index, resolution=8, channels=3, threads=1).read([[0], [39]]))
+        list(PillowSource(index, frame=Frame.of(8), channels=3, threads=1).read([[0], [39]]))
 
 
 def test_an_interrupted_check_keeps_the_shards_it_has_finished(four: str, checked: list[bytes]) -> None:

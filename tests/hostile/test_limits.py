@@ -20,6 +20,7 @@ from fastdcgan.data.archives.shard import PICTURE_DTYPE
 from fastdcgan.data.archives.tar_headers import list_tar_members
 from fastdcgan.data.datasets.cifar10 import open_cifar10
 from fastdcgan.data.datasets.idx import read_idx_images
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.picture import MAX_SCANS, examine
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
@@ -175,7 +176,7 @@ def test_a_cut_archive_of_cifar10_is_told_in_one_line(tmp_path: Path) -> None:
     whole = b"".join(tarfile.TarInfo(f"cifar-10-batches-py/data_batch_{n}").tobuf() for n in range(2, 6))
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(gzip.compress(whole + member.tobuf() + bytes(512)))
     with pytest.raises(ValueError, match="damaged"):
-        open_cifar10(tmp_path, resolution=32, channels=3, threads=1)
+        open_cifar10(tmp_path, frame=Frame.of(32), channels=3, threads=1)
 
 
 # --- Configurations and indexes ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.source import Skipped
 from fastdcgan.distributed.rank_log import rank_log
@@ -217,12 +218,12 @@ def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) ->
     source = open_source(
         str(photographs), resolution=16, channels=1, device="cpu", threads=1, decoder="pillow", cache="off"
     )
-    pack = Pack(original=source, resolution=16, channels=1)
+    pack = Pack(original=source, frame=Frame.of(16), channels=1)
     pack.array.parent.mkdir(parents=True, exist_ok=True)
     for path in (pack.array, pack.manifest, pack.array.with_suffix(".unfinished"), pack.array.with_suffix(".lock")):
         path.symlink_to(precious)
     try:
-        open_packed(source, resolution=16, channels=1)
+        open_packed(source, frame=Frame.of(16), channels=1)
     except ValueError as refusal:
         assert "can't be written" in str(refusal)
     assert precious.read_bytes() == PRECIOUS

@@ -17,6 +17,7 @@ import torch
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.datasets.cifar10 import _batch_from_pickle, open_cifar10
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.open import open_source
 from fastdcgan.kernels import native
 from fastdcgan.kernels.native.build import compiler
@@ -203,7 +204,7 @@ def test_a_batch_of_cifar10_that_calls_is_refused(
 ) -> None:
     folder = form(tmp_path, pickle.dumps({"data": Evil(ran)}, protocol))
     with pytest.raises(ValueError, match=r"data_batch_1: damaged.*asks for (_?io|builtins|__builtin__)\.open"):
-        open_cifar10(folder, resolution=32, channels=3, threads=1)
+        open_cifar10(folder, frame=Frame.of(32), channels=3, threads=1)
     assert not ran.exists()
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fastdcgan.data.arrays.npy import Header, axes_of_file, check_length, header_of
 from fastdcgan.data.arrays.value_range import SAMPLED_PICTURES, SAMPLED_VALUES, ValueRange, settle_range
+from fastdcgan.data.decoding.fitting import Frame, fit
 from fastdcgan.data.decoding.formats import has_picture_suffix
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.folder import NoUsablePictureError, hidden_files, list_files, os_error_reason
 from fastdcgan.data.hidden import is_hidden
@@ -61,7 +62,7 @@ class NumpyFolderSource:
 
     Args:
         folder: where they are. Files that can't be used are listed with reasons.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: how many batches are converted at a time.
         value_range: what becomes 0 and 255; None as for `open_numpy_file`.
@@ -76,9 +77,9 @@ class NumpyFolderSource:
     value_range: ValueRange | None
 
     def __init__(
-        self, folder: Path, *, resolution: int, channels: int, threads: int, value_range: ValueRange | None
+        self, folder: Path, *, frame: Frame, channels: int, threads: int, value_range: ValueRange | None
     ) -> None:
-        self._folder, self._resolution, self._channels, self._threads = folder, resolution, channels, threads
+        self._folder, self._frame, self._channels, self._threads = folder, frame, channels, threads
         self._files, self.skipped = _list_numpy_files(folder)
         if not self._files:
             first = self.skipped[0]
@@ -116,12 +117,12 @@ class NumpyFolderSource:
         return prefetch_map(self._convert, batches, threads=self._threads, depth=self._threads + 1)
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             values_HWC = self._read(number)
             bytes_HWC = self.value_range.to_bytes(values_HWC) if self.value_range else values_HWC
             picture = Image.fromarray(bytes_HWC[..., 0] if bytes_HWC.shape[-1] == 1 else bytes_HWC)
-            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
 
     def _read(self, number: int) -> NDArray[Any]:

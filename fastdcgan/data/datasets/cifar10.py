@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fastdcgan.data.archives.tar_headers import TAR_ERRORS as TAR_ERRORS
 from fastdcgan.data.array import make_array_source
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.labels import labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
@@ -68,13 +69,13 @@ def holds_cifar10(folder: Path) -> bool:
     return _find(folder) is not None
 
 
-def open_cifar10(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
+def open_cifar10(folder: Path | None, *, frame: Frame, channels: int, threads: int) -> ImageSource:
     """CIFAR-10's 50,000 training pictures, in memory.
 
     Args:
         folder: where it is, as an archive or unpacked; None for the cache folder, into which it is downloaded if
             missing.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
 
@@ -88,7 +89,7 @@ def open_cifar10(folder: Path | None, *, resolution: int, channels: int, threads
     pictures, labels_N = read_cifar10(location)
     return make_array_source(
         pictures,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{len(pictures):,} pictures of {_SIDE}x{_SIDE} from {printable(location.path)}, in memory",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import make_array_source
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
@@ -83,13 +84,13 @@ def _read_all(file: gzip.GzipFile | BinaryIO, size: int) -> bytearray | None:
     return pixels if len(pixels) == size else None
 
 
-def open_fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
+def open_fashion_mnist(folder: Path | None, *, frame: Frame, channels: int, threads: int) -> ImageSource:
     """Fashion-MNIST's 60,000 training pictures, or others in an idx file of that name, in memory.
 
     Args:
         folder: where the files are, directly or in FashionMNIST/raw; None for the cache folder, into which they are
             downloaded if missing.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
 
@@ -105,7 +106,7 @@ def open_fashion_mnist(folder: Path | None, *, resolution: int, channels: int, t
     fashion = folder is None or "FashionMNIST" in path.parts
     return make_array_source(
         pictures,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{count:,} pictures of {width}x{height} from {printable(path)}, in memory",

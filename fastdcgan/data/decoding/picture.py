@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fastdcgan.data.decoding.fitting import Frame, fit
 from fastdcgan.data.decoding.formats import BRANDS_BYTES, begins_like_picture, formats_of
 
 MAX_PIXELS = 178_956_970
@@ -30,9 +31,6 @@ LARGE = 2**22
 
 MAX_SCANS = 500
 """Limit for a JPEG. A progressive one has about ten; each is decoded for all pixels, and may take only a few bytes."""
-
-CROP_FIRST_ASPECT = 4
-"""Pictures with a larger aspect ratio are cropped and resized in one step (see `fit`)."""
 
 NOT_AN_IMAGE = "not an image (JPEG, PNG, GIF, WebP, TIFF, AVIF, HEIC and others)"
 """The reason given for files without the signature of a format."""
@@ -77,15 +75,6 @@ _DECODER_ERRORS = (
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _large_pictures_lock = RLock()
-
-
-class Geometry(NamedTuple):
-    """Resize to `width` x `height`, then crop a square at (`left`, `top`)."""
-
-    width: int
-    height: int
-    left: int
-    top: int
 
 
 class PictureInfo(NamedTuple):
@@ -160,51 +149,10 @@ def opened(data: bytes, channels: int) -> Iterator[Image.Image]:
         yield as_channels(_upright(_black_is_zero(image)), channels)
 
 
-def open_fitted(data: bytes, channels: int, resolution: int) -> Image.Image:
+def open_fitted(data: bytes, channels: int, frame: Frame) -> Image.Image:
     """`opened`, then `fit`, under one lock. Raises ValueError as `opened`."""
     with opened(data, channels) as image:
-        return fit(image, resolution)
-
-
-def fit_geometry(width: int, height: int, resolution: int) -> Geometry:
-    """What torchvision's `Resize(resolution)` and `CenterCrop(resolution)` do with a picture of this size."""
-    if width <= height:
-        resized_width, resized_height = resolution, int(resolution * height / width)
-    else:
-        resized_width, resized_height = int(resolution * width / height), resolution
-    left = round((resized_width - resolution) / 2.0)
-    top = round((resized_height - resolution) / 2.0)
-    return Geometry(resized_width, resized_height, left, top)
-
-
-def fit_box(width: int, height: int, resolution: int) -> tuple[float, float, float, float]:
-    """The part (left, top, right, bottom) of a picture, in its own pixels, that `fit` keeps."""
-    resized_width, resized_height, left, top = fit_geometry(width, height, resolution)
-    scale_x, scale_y = width / resized_width, height / resized_height
-    return (
-        left * scale_x,
-        top * scale_y,
-        min((left + resolution) * scale_x, width),
-        min((top + resolution) * scale_y, height),
-    )
-
-
-def fit(image: Image.Image, resolution: int) -> Image.Image:
-    """Resize the shorter side to `resolution` (bilinear, antialiased) and crop the middle square.
-
-    The pixels are exactly those of torchvision's `Resize` and `CenterCrop`. Only where the aspect ratio is over 4 the
-    square is resampled from its part of the picture alone, as the resized whole could be gigantic (8000x20 pixels at
-    resolution 512: 204800x512); that changes values by rounding alone.
-
-    Pillow resizes "RGBA" with colours weighted by alpha, so the colour of transparent pixels does not show at edges.
-    """
-    width, height = image.size
-    if max(width, height) > CROP_FIRST_ASPECT * min(width, height):
-        box = fit_box(width, height, resolution)
-        return image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box)
-    resized_width, resized_height, left, top = fit_geometry(width, height, resolution)
-    image = image.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
-    return image.crop((left, top, left + resolution, top + resolution))
+        return fit(image, frame)
 
 
 def _open(file: BinaryIO) -> Image.Image:

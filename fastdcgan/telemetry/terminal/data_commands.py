@@ -5,13 +5,14 @@ from typing import Literal
 
 from fastdcgan.config import MAX_DATA_THREADS, parse_value_range
 from fastdcgan.data.array import ArraySource
+from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.describe import contact_sheet, describe, write_skipped
 from fastdcgan.data.folder import NoUsablePictureError
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, ensure_packed
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import normalise
-from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.architecture import Architecture, Resolution, architecture
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs.sampling import save_grid
 from fastdcgan.storage.printable import printable
@@ -24,8 +25,9 @@ Decoder = Literal["auto", "dali", "pillow"]
 def describe_data(
     source: str,
     *,
-    resolution: int,
+    resolution: Resolution,
     channels: int | None,
+    fit: Fit,
     out: Path,
     skipped: Path | None,
     decoder: Decoder,
@@ -35,8 +37,9 @@ def describe_data(
 
     Args:
         source: as for `open_source`.
-        resolution: side of the pictures that training would have.
+        resolution: of the pictures that training would have.
         channels: of these. Default: 3; 1 for 28x28.
+        fit: how they are brought to it.
         out: the sheet, a PNG.
         skipped: where all files that can't be used are listed too.
         decoder: of picture files.
@@ -45,18 +48,18 @@ def describe_data(
     Raises:
         ValueError: for what the user can fix.
     """
-    geometry = _geometry(resolution, channels)
+    geometry = architecture(resolution=resolution, channels=channels)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: must end in .png")
     try:
         with Display() as display:
-            opened = _open(source, geometry, decoder, None, display, value_range)
+            opened = _open(source, geometry, fit, decoder, None, display, value_range)
     except NoUsablePictureError as error:
         show(skipped_by_reason_rows(error.skipped))
         if skipped is not None:
             write_skipped(error.skipped, skipped)
         raise
-    facts = describe(opened, resolution=geometry.resolution, channels=geometry.channels)
+    facts = describe(opened, frame=Frame(geometry.resolution, fit), channels=geometry.channels)
     show(facts_rows(facts, source))
     if skipped is not None:
         write_skipped(facts.skipped, skipped)
@@ -73,8 +76,9 @@ def describe_data(
 def pack_data(
     source: str,
     *,
-    resolution: int,
+    resolution: Resolution,
     channels: int | None,
+    fit: Fit,
     decoder: Decoder,
     threads: int | None,
     value_range: str = "auto",
@@ -83,8 +87,9 @@ def pack_data(
 
     Args:
         source: as for `open_source`.
-        resolution: side of the pictures in the pack.
+        resolution: of the pictures in the pack.
         channels: of these. Default: 3; 1 for 28x28.
+        fit: how they are brought to it.
         decoder: of picture files.
         threads: that decode. Default: as many as there are cores, at most 8.
         value_range: as for training.
@@ -92,33 +97,35 @@ def pack_data(
     Raises:
         ValueError: for what the user can fix.
     """
-    geometry = _geometry(resolution, channels)
+    geometry = architecture(resolution=resolution, channels=channels)
     if threads is not None and not 1 <= threads <= MAX_DATA_THREADS:
         raise ValueError(f"--threads {threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
     with Display() as display:
-        original = _open(source, geometry, decoder, threads, display, value_range)
+        original = _open(source, geometry, fit, decoder, threads, display, value_range)
     show([("source", original.description)])
     if isinstance(original, ArraySource):
         show([("pack", "not needed: the pictures are an array of this size already")])
         return
-    wanted = Pack(original=original, resolution=geometry.resolution, channels=geometry.channels)
+    wanted = Pack(original=original, frame=Frame(geometry.resolution, fit), channels=geometry.channels)
     with Display() as display:
         packing = ensure_packed(wanted, display.advance)
     show(packing_rows(wanted, packing, source))
 
 
-def _geometry(resolution: int, channels: int | None) -> Architecture:
-    """The network that makes pictures of this size. Raises ValueError if there is none."""
-    return architecture("dcgan28" if resolution == 28 else "dcgan64", resolution=resolution, channels=channels)
-
-
 def _open(
-    source: str, geometry: Architecture, decoder: Decoder, threads: int | None, display: Display, value_range: str
+    source: str,
+    geometry: Architecture,
+    fit: Fit,
+    decoder: Decoder,
+    threads: int | None,
+    display: Display,
+    value_range: str,
 ) -> ImageSource:
     return open_source(
         source,
         resolution=geometry.resolution,
         channels=geometry.channels,
+        fit=fit,
         device="cpu",
         threads=threads or min(8, usable_cores()),
         decoder=decoder,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from fastdcgan.data.describe import FileStatistics, SourceFacts, group_by_reason
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.describe import FileStatistics, ShapeStatistics, SourceFacts, group_by_reason
 from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import Skipped, count_files, describe_hidden, describe_skipped
 from fastdcgan.gan.architecture import architecture
@@ -55,10 +56,11 @@ def facts_rows(facts: SourceFacts, spec: str) -> list[tuple[str, str]]:
     """
     rows = [("source", facts.source)]
     if facts.files is not None:
-        rows += _files_rows(facts.files, facts.count, facts.resolution)
+        rows += _files_rows(facts.files, facts.count, facts.frame)
     if facts.pixels is not None:
         shape = "x".join(map(str, facts.pixels.shape))
         rows.append(("array", f"{facts.pixels.dtype}, {shape}, {size_in_words(facts.pixels.bytes)}"))
+        rows += _fit_rows(facts.pixels.shapes, facts.frame)
     return [*rows, ("pack", _pack_in_words(facts, spec)), *skipped_by_reason_rows(facts.skipped)]
 
 
@@ -88,7 +90,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
             listed.append(f"and {count_files(skipped[MOST:]):,} more; fastdcgan data --skipped FILE lists all")
         rows.append(("skipped", "\n".join([f"{counted(count_files(skipped), 'file')} that can't be used:", *listed])))
     rows += left_out_rows(pack.original.skipped)
-    return [*rows, ("use", f"{train_command(spec, pack.resolution, pack.channels)} uses it")]
+    return [*rows, ("use", f"{train_command(spec, pack.frame, pack.channels)} uses it")]
 
 
 def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
@@ -117,16 +119,14 @@ def left_out_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     return [("left out", hidden)] if hidden else []
 
 
-def train_command(spec: str, resolution: int, channels: int) -> str:
+def train_command(spec: str, frame: Frame, channels: int) -> str:
     """The command that trains on a source at a size."""
-    size = "--arch dcgan28" if resolution == 28 else f"--resolution {resolution}"
-    return f"fastdcgan train --data {shlex.quote(printable(spec))} {size}{_channels_option(resolution, channels)}"
+    return f"fastdcgan train --data {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
 
 
-def pack_command(spec: str, resolution: int, channels: int) -> str:
+def pack_command(spec: str, frame: Frame, channels: int) -> str:
     """The command that packs a source at a size."""
-    more = _channels_option(resolution, channels)
-    return f"fastdcgan pack {shlex.quote(printable(spec))} --resolution {resolution}{more}"
+    return f"fastdcgan pack {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
 
 
 def size_in_words(count: int) -> str:
@@ -142,7 +142,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _files_rows(files: FileStatistics, count: int, resolution: int) -> list[tuple[str, str]]:
+def _files_rows(files: FileStatistics, count: int, frame: Frame) -> list[tuple[str, str]]:
     rows = []
     rows.append(("files", f"{size_in_words(files.bytes)}, {size_in_words(files.bytes // count)} each in the mean"))
     figures = [f"{number:,}" for _, number in files.kinds[:MOST]]
@@ -159,12 +159,33 @@ def _files_rows(files: FileStatistics, count: int, resolution: int) -> list[tupl
             ("largest", files.largest),
         )
     ]
-    enlarged = f"{files.enlarged:,} smaller than {resolution}x{resolution}, so enlarged" if files.enlarged else ""
-    cropped = f"{files.cropped:,} far from square, so cropped to less than half" if files.cropped else ""
+    enlarged = f"{files.enlarged:,} smaller than {frame.size}, so enlarged" if files.enlarged else ""
     if files.smallest == files.largest:
         sizes = [f"all {files.median[0]}x{files.median[1]}"]
-    lines = [", ".join(sizes), *filter(None, (enlarged, cropped))]
-    return [*rows, ("kinds", "\n".join(kinds)), ("sizes", "\n".join(lines))]
+    lines = [", ".join(sizes), *filter(None, (enlarged,))]
+    return [*rows, ("kinds", "\n".join(kinds)), ("sizes", "\n".join(lines)), *_fit_rows(files.shapes, frame)]
+
+
+def _fit_rows(shapes: ShapeStatistics, frame: Frame) -> list[tuple[str, str]]:
+    """What each way to fit pictures of another shape costs them; nothing where all have the frame's shape."""
+    if not shapes.others:
+        return []
+    mean, most = _percent(1 - shapes.mean), _percent(1 - shapes.least)
+    loses = "loses" if shapes.below_half == 1 else "lose"
+    half = f"; {counted(shapes.below_half, 'picture')} {loses} more than half" if shapes.below_half else ""
+    costs = {
+        "crop": f"cuts off {mean} of a picture in the mean, {most} at most{half}",
+        "pad": f"cuts nothing off, but {mean} of a picture is border in the mean, {most} at most",
+        "stretch": f"cuts nothing off, but makes pictures wider or narrower, {1 / shapes.least:.2f} times at most",
+    }
+    count = "1 picture has" if shapes.others == 1 else f"{shapes.others:,} pictures have"
+    lines = [f"{count} another shape than {frame.size} (height x width):"]
+    lines += [f"--fit {fit:<8} {cost}{' (as here)' * (fit == frame.fit)}" for fit, cost in costs.items()]
+    return [("fit", "\n".join(lines))]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 def _pack_in_words(facts: SourceFacts, spec: str) -> str:
@@ -179,20 +200,20 @@ def _pack_in_words(facts: SourceFacts, spec: str) -> str:
         case "damaged":
             state = "damaged; training builds it anew"
         case _:
-            state = f"none yet; training builds it, or {pack_command(spec, pack.resolution, pack.channels)}"
+            state = f"none yet; training builds it, or {pack_command(spec, pack.frame, pack.channels)}"
     return f"{state}\n{_arithmetic(pack)}"
 
 
-def _channels_option(resolution: int, channels: int) -> str:
-    usual = architecture(f"dcgan{resolution}").channels
-    return f" --channels {channels}" if channels != usual else ""
+def _form_options(frame: Frame, channels: int) -> str:
+    usual = architecture(resolution=frame.size).channels
+    channels_option = f" --channels {channels}" if channels != usual else ""
+    fit_option = f" --fit {frame.fit}" if frame.fit != "crop" else ""
+    return f"--resolution {frame.size.short}{channels_option}{fit_option}"
 
 
 def _arithmetic(pack: Pack) -> str:
-    each = pack.resolution**2 * pack.channels
-    return (
-        f"{pack.resolution}x{pack.resolution}x{pack.channels} = {each:,} bytes each, {size_in_words(pack.bytes)} in all"
-    )
+    each = pack.frame.size.area * pack.channels
+    return f"{pack.frame.size}x{pack.channels} = {each:,} bytes each, {size_in_words(pack.bytes)} in all"
 
 
 def _wrapped(console: Console, line: str, width: int) -> list[Text]:
