@@ -95,6 +95,9 @@ class DataConfig:
     """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
     of fewer pictures the largest power of two."""
 
+    drop_duplicates: bool = field(default=False, metadata=AS_BEFORE)
+    """Leave out pictures that are copies of others, byte for byte. `fastdcgan data` counts them."""
+
     value_range: str = field(default="auto", metadata=AS_BEFORE)
     """Of .npy and .npz files: LO,HI are the values that become black and white; what lies outside is clipped. auto:
     bytes as they are, other numbers from their least to their greatest, without what lies far out."""

@@ -118,6 +118,10 @@ class FolderIndex:
         picture = self.pictures[number]
         return PictureInfo(*picture[1:6])
 
+    def name(self, number: int) -> str:
+        """See `EncodedPictures.name`."""
+        return printable(self.pictures[number].path)
+
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
         picture = self.pictures[number]

@@ -21,6 +21,7 @@ from fastdcgan.data.decoding.dali import INSTALL_DALI, DaliSource, dali_availabl
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.duplicates import without_copies
 from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
@@ -47,6 +48,7 @@ class _Options:
     decoder: Literal["auto", "dali", "pillow"]
     on_progress: OnProgress | None
     value_range: ValueRange | None
+    drop_duplicates: bool
 
 
 def open_source(
@@ -62,6 +64,7 @@ def open_source(
     device_memory: float | None = None,
     on_progress: OnProgress | None = None,
     value_range: tuple[float, float] | None = None,
+    drop_duplicates: bool = False,
 ) -> ImageSource:
     """Open a source of pictures.
 
@@ -80,10 +83,11 @@ def open_source(
             where there is room; "off" decodes whenever a picture is read.
         device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Packs and arrays
             are kept there if they fit.
-        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
-            images", done, total).
+        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images",
+            "looking for copies" or "packing images", done, total).
         value_range: of NumPy files: the values that become 0 and 255. None: bytes stay as they are, other numbers have
             their own range.
+        drop_duplicates: leave out pictures that are copies of others, byte for byte.
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
@@ -95,8 +99,9 @@ def open_source(
         decoder=decoder,
         on_progress=on_progress,
         value_range=value_range and ValueRange(*value_range),
+        drop_duplicates=drop_duplicates,
     )
-    source = _open(spec, options, to_pack=cache != "off")
+    source = _open_as_asked(spec, options, to_pack=cache != "off")
     if cache != "off" and not isinstance(source, ArraySource):
         try:
             source = open_packed(
@@ -109,9 +114,15 @@ def open_source(
         except PackWriteError as error:
             if cache == "on":
                 raise
-            source = _open(spec, options, to_pack=False)
+            source = _open_as_asked(spec, options, to_pack=False)
             source.description += f" (not packed: {error})"
     return _place(source, options.device, device_memory) if isinstance(source, ArraySource) else source
+
+
+def _open_as_asked(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
+    """`_open`, without copies where these are to be left out."""
+    source = _open(spec, options, to_pack=to_pack)
+    return without_copies(source, options.on_progress) if options.drop_duplicates else source
 
 
 def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:

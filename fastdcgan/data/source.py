@@ -24,6 +24,8 @@ MOST_KINDS_NAMED = 4
 
 SECOND_PICTURE = "continues the name of another picture, as x.seg.png that of x.jpg, so it is no second one"
 
+COPY = "a copy of another picture, byte for byte"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
@@ -41,6 +43,11 @@ class Skipped:
 
     hidden: str = ""
     """For hidden files and those of tools: the kind of name they are left out for (see `hidden.py`)."""
+
+
+def is_passed_over(skip: Skipped) -> bool:
+    """Whether it is a picture that could be used, but is left out by a rule."""
+    return skip.reason in (SECOND_PICTURE, COPY)
 
 
 def count_files(skipped: Iterable[Skipped]) -> int:

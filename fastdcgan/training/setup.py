@@ -117,6 +117,7 @@ def open_data(
             device_memory=config.data.data_memory and config.data.data_memory * 2**30,
             on_progress=display.advance,
             value_range=value_range,
+            drop_duplicates=config.data.drop_duplicates,
         )
     check_same_pictures(accelerator, source)
     return source

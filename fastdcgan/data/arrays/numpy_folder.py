@@ -116,6 +116,18 @@ class NumpyFolderSource:
         """See `ImageSource.read`."""
         return prefetch_map(self._convert, batches, threads=self._threads, depth=self._threads + 1)
 
+    def name(self, number: int) -> str:
+        """The file of a picture, for the user, and which one in it where there are several."""
+        place = bisect_right(self._starts, number) - 1
+        file = self._files[place]
+        which = f", picture {number - self._starts[place]:,}" if file.pictures > 1 else ""
+        return f"{printable(self._folder / file.name)}{which}"
+
+    def read_bytes(self, number: int) -> bytes:
+        """What tells a picture from others: its numbers and their shape. Raises ValueError as `read`."""
+        values_HWC = self._read(number)
+        return f"{values_HWC.dtype} {values_HWC.shape} ".encode() + values_HWC.tobytes()
+
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
