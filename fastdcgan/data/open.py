@@ -19,6 +19,7 @@ from fastdcgan.data.decoding.dali import INSTALL_DALI, DaliSource, dali_availabl
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.describe import crop_remark
 from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
@@ -89,6 +90,7 @@ def open_source(
         on_progress=on_progress,
     )
     source = _open(spec, options, to_pack=cache != "off")
+    source.description += crop_remark(source, frame)
     if cache != "off" and not isinstance(source, ArraySource):
         try:
             source = open_packed(
@@ -102,7 +104,7 @@ def open_source(
             if cache == "on":
                 raise
             source = _open(spec, options, to_pack=False)
-            source.description += f" (not packed: {error})"
+            source.description += f"{crop_remark(source, frame)} (not packed: {error})"
     return _place(source, options.device, device_memory) if isinstance(source, ArraySource) else source
 
 
