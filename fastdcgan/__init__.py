@@ -9,6 +9,7 @@ tuning       the measured choice of a plan: parity with the reference, timing in
 data         where pictures come from: one file a source, behind one protocol
 distributed  several processes: joining them through Accelerate, collectives, what they must agree on
 runs         a run's folder, lock and checkpoints, and pictures made from them
+evaluation   how near generated pictures come to real ones: features, distances, their records
 telemetry    what a run shows: the terminal, the report, profiles, trackers
 training     a whole run, composed of the above: resolve, join, validate, open, build, fit
 doctor       what is here to train with, what is used, what is broken

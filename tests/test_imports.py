@@ -29,10 +29,11 @@ PACKAGES: dict[str, set[str]] = {
     "data": {"storage", "device", "gan", "limits"},
     "distributed": {"storage", "config", "execution", "limits", "data"},
     "runs": {"storage", "device", "gan", "config"},
-    "telemetry": {"storage", "gan", "config", "limits", "tuning", "data", "distributed", "runs"},
+    "evaluation": {"storage", "gan", "config", "limits", "data", "runs"},
+    "telemetry": {"storage", "gan", "config", "limits", "tuning", "data", "distributed", "runs", "evaluation"},
     "training": {
         *("storage", "device", "gan", "config", "kernels", "execution", "limits", "tuning", "data"),
-        *("distributed", "runs", "telemetry"),
+        *("distributed", "runs", "evaluation", "telemetry"),
     },
     "doctor": {"storage", "gan", "config", "kernels", "execution", "limits", "tuning", "data", "distributed"},
 }
@@ -139,6 +140,13 @@ def test_accelerate_is_known_in_one_package() -> None:
 
 def test_dali_is_known_in_one_file() -> None:
     assert {name for name in MODULES if "nvidia" in top(name)} == {"data.decoding.dali"}
+
+
+def test_torch_fidelity_is_known_in_one_package() -> None:
+    assert {name for name in MODULES if "torch_fidelity" in top(name)} == {
+        "evaluation.distances",
+        "evaluation.extractors",
+    }
 
 
 def test_private_names_of_torch_are_known_in_one_module() -> None:

@@ -20,25 +20,54 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
 
 def generate(
     run: tyro.conf.Positional[Path],
-    count: int = 64,
-    seed: int = 0,
-    out: Path = Path("generated.png"),
+    count: int | None = None,
+    seed: int | None = None,
+    seeds: str | None = None,
+    latents: Path | None = None,
+    truncation: float | None = None,
+    out: Path | None = None,
+    format: Literal["png", "npy", "npz", "tar"] | None = None,
     weights: Literal["average", "last"] = "average",
-    checkpoint: int | None = None,
+    checkpoint: Literal["latest", "best"] | int = "latest",
 ) -> None:
-    """Make pictures with what a run has learned.
+    """Make pictures with what a run has learned, as many as you like.
+
+    Stopped at any time, the same command goes on.
 
     Args:
         run: The run's folder.
-        count: How many pictures.
-        seed: The pictures are a function of this; the first ones don't depend on the count.
-        out: A file ending in .png for one grid, or a folder for one PNG a picture.
+        count: How many pictures. Default: 64.
+        seed: The pictures are a function of this; the first ones don't depend on the count. Default: 0.
+        seeds: One picture of each of these seeds instead, its first, named by it: 0-99, or 3,7,20-29. Default: many
+            of one seed.
+        latents: One picture of each row of a .npy of numbers [N, latent-dim] instead. Default: those of the seed.
+        truncation: Keep the latents below this, as if larger ones were drawn anew: at 1 pictures vary less, and fewer
+            are bad. Default: as G was trained.
+        out: A file ending in .png for one grid, in .npy, .npz or .tar for all in a file, or a folder for one PNG a
+            picture. Default: generated.png, or as --format says.
+        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]. tar: PNGs, as WebDataset has them.
+            Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
-        checkpoint: The step whose checkpoint is used. Default: the newest that is whole.
+        checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
     """
     from fastdcgan.runs.generate import generate_from_run
+    from fastdcgan.telemetry.terminal.display import Display
 
-    print(generate_from_run(run, count=count, seed=seed, out=out, raw=weights == "last", step=checkpoint))
+    with Display() as display:
+        made = generate_from_run(
+            run,
+            out=out,
+            count=count,
+            seed=seed,
+            seeds=seeds,
+            latents=latents,
+            truncation=truncation,
+            format=format,
+            raw=weights == "last",
+            checkpoint=checkpoint,
+            on_progress=display.advance,
+        )
+    print(made)
 
 
 def data(
@@ -100,6 +129,49 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     from fastdcgan.telemetry.report.html import rewrite_report
 
     rewrite_report(run)
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
+    images: int = 10_000,
+    checkpoint: str = "latest",
+    weights: Literal["both", "average", "last"] = "both",
+    extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
+    inception_weights: Path | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure how near a run's pictures come to those that it was trained on.
+
+    Args:
+        runs: Runs' folders. Of several, mean and spread are shown too.
+        images: How many pictures are compared with as many real ones; all real ones where there are fewer.
+        checkpoint: latest: the newest that is whole; a step; or all that there are.
+        weights: average: those of G's moving average. last: as the last step left them. both.
+        extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
+            inception where --inception-weights are given, else efficientnet-lite0.
+        inception_weights: torch-fidelity's file of FID's Inception. Default: downloaded, if inception is asked for.
+        data: Compare with these pictures, which are named as for train. Default: those that the run was trained on.
+        seed: The pictures are a function of this.
+        repeats: How many sets of pictures are drawn and measured, for mean and spread.
+        json: Write the figures to this file too. Default: no file.
+    """
+    from fastdcgan.evaluation.evaluate import Request, parse_checkpoint
+    from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
+
+    request = Request(
+        images=images,
+        checkpoint=parse_checkpoint(checkpoint),
+        weights=weights,
+        extractor=extractor,
+        inception_weights=inception_weights,
+        data=data,
+        seed=seed,
+        repeats=repeats,
+    )
+    evaluate(runs, request, out=json)
 
 
 def interpolate(

@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """A JSON line each time that the quality of pictures was measured."""
+        return self.path / "evaluations.jsonl"
+
+    @property
     def losses(self) -> Path:
         """The plot of the losses."""
         return self.path / "losses.png"
@@ -110,6 +115,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Which checkpoint an evaluation has found to be the best."""
+        return self.path / "best.json"
 
     @property
     def tensorboard(self) -> Path:

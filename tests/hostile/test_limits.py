@@ -215,7 +215,7 @@ def test_networks_that_no_checkpoint_holds_are_not_built(tmp_path: Path, monkeyp
     saved = run.checkpoints / "step-00000001"
     saved.mkdir(parents=True)
     (saved / "generator.safetensors").write_bytes(bytes(1000))
-    monkeypatch.setattr("fastdcgan.gan.models.build", lambda *_, **__: pytest.fail("memory was taken for it"))
+    monkeypatch.setattr("fastdcgan.gan.models.Generator", lambda *_, **__: pytest.fail("memory was taken for it"))
     with pytest.raises(ValueError, match=r"."):
         generate.generate_from_run(tmp_path, count=1, seed=0, out=tmp_path / "grid.png")
 

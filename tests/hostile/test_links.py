@@ -19,7 +19,7 @@ from fastdcgan.distributed.rank_log import rank_log
 from fastdcgan.runs import folder
 from fastdcgan.runs.animation import save_animation
 from fastdcgan.runs.folder import RunFolder, write_config
-from fastdcgan.runs.sampling import save_each, save_grid, save_tiled
+from fastdcgan.runs.sampling import save_grid, save_tiled
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import create, open_to_append, read_limited, write_replacing
 from fastdcgan.telemetry.metrics import MetricsFile, Record
@@ -87,7 +87,6 @@ WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "tiled": ("walk.png", lambda run: save_tiled(PICTURE_BCHW, run.path / "walk.png", columns=1)),
     "real": ("real.png", lambda run: save_grid(PICTURE_BCHW, run.real)),
     "sample": ("samples/step-00000000.png", lambda run: save_grid(PICTURE_BCHW, run.samples / "step-00000000.png")),
-    "each": ("samples/00000.png", lambda run: save_each(PICTURE_BCHW, run.samples)),
     "plans": ("plans.json", lambda run: write_plans(run.path / "plans.json", {})),
     "probe": (".writable", folder.create),
     "cache": ("cached", lambda run: write_cached(run.path / "cached", b"body")),
