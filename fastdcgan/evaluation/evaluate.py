@@ -180,10 +180,10 @@ def _evaluate_checkpoint(
 ) -> list[Evaluation]:
     """Raises ValueError where there is no such checkpoint, or no average in it that was asked for."""
     evaluations = []
-    averaged, arch, progress, skipped = load_generator(run, step=step)
+    averaged, arch, progress, skipped = load_generator(run, checkpoint="latest" if step is None else step)
     for line in skipped:
         say(f"passed over: {line}")
-    raw, *_ = load_generator(run, raw=True, step=progress.step)
+    raw, *_ = load_generator(run, raw=True, checkpoint=progress.step)
     has_average = checkpoint_has_average(RunFolder(run), progress.step)
     if request.weights == "average" and not has_average:
         raise ValueError(f"--weights average: {run} has no average of G at step {progress.step:,}; use --weights last")

@@ -80,7 +80,7 @@ def generate_from_run(
     size = batch_size(arch)
     what = Pictures(
         count=len(chosen),
-        side=arch.resolution,
+        size=arch.resolution,
         channels=arch.channels,
         batch=size,
         batches=lambda start: picture_batches(generator, arch, chosen, truncation=truncation, start=start),
