@@ -114,9 +114,7 @@ def export_tutorial(run: Path, out: Path) -> str:
                 torch.save({key.replace("layers.", "main.", 1): tensor for key, tensor in ours.items()}, file)
     message = f"step {progress.step:,} of {run}: {', '.join(str(out / n) for n in NETWORK_FILES)}"
     if arch.resolution != (64, 64):
-        message += (
-            f"; the example's networks are for 64x64, and load these once they have the layers of {arch.name}"
-        )
+        message += f"; the example's networks are for 64x64, and load these once they have the layers of {arch.name}"
     return with_skipped(skipped, message)
 
 

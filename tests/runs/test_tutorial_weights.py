@@ -24,7 +24,7 @@ LAYERS = {
     "dcgan128": reference.layers_of_size(128, 128, channels=4, width=2, latent_dim=9),
     "dcgan28": reference.layers_28(),
     "dcgan48": reference.layers_of_size(48, 48, channels=3, width=3, latent_dim=4),
-    "dcgan64x32": reference.layers_of_size(64, 32, channels=1, width=2, latent_dim=4),
+    "dcgan64x32": reference.layers_of_size(64, 32, channels=1, width=6, latent_dim=7),
 }
 
 
