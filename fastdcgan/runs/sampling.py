@@ -70,22 +70,19 @@ def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
     return path
 
 
-def grid_columns(count: int, size: Size) -> int:
-    """Columns of a grid that is about as high as wide.
-
-    As many as rows; twice as many where pictures are about 4 times as high as wide, or half where as wide as high.
-    """
-    stretch = 2.0 ** round(math.log2(size.height / size.width) / 2)
-    return math.ceil(math.sqrt(count) * stretch)
-
-
 def grid(pictures_BCHW: Tensor) -> Tensor:
-    """A grid of pictures in [-1, 1], about as high as wide (`grid_columns`): fp32 [C, H, W] in [0, 1]."""
+    """A grid of pictures in [-1, 1], about as high as wide: fp32 [C, H, W] in [0, 1]."""
     from torchvision.utils import make_grid
 
     columns = grid_columns(len(pictures_BCHW), Size(*pictures_BCHW.shape[2:]))
     tiled: Tensor = make_grid(pictures_BCHW.clamp(-1, 1).add(1).div(2), nrow=columns, padding=2)
     return tiled
+
+
+def grid_columns(count: int, size: Size) -> int:
+    """Columns of a grid: as many as rows; twice as many where pictures are about 4 times as high as wide, or half."""
+    wider = 2.0 ** round(math.log2(size.height / size.width) / 2)
+    return min(count, math.ceil(math.sqrt(count) * wider))
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def png_bytes(picture_HWC: NDArray[np.uint8]) -> bytes:
 
 
 def write_grid(pictures: Pictures, path: Path) -> None:
-    """One PNG, a grid as `sampling.grid`'s, row by row. Raises ValueError where they are too many for one."""
+    """One PNG, about as high as wide, row by row. Raises ValueError where they are too many for one."""
     columns = grid_columns(pictures.count, pictures.size)
     rows, cell = math.ceil(pictures.count / columns), Size(*(side + _PADDING for side in pictures.size))
     height, width = rows * cell.height + _PADDING, columns * cell.width + _PADDING
@@ -92,7 +92,7 @@ def write_grid(pictures: Pictures, path: Path) -> None:
         for picture_HWC in pictures_NHWC:
             row, column = divmod(number, columns)
             top, left = row * cell.height + _PADDING, column * cell.width + _PADDING
-            canvas_HWC[top : top + pictures.size.height, left : left + pictures.size.width] = picture_HWC
+            canvas_HWC[top:, left:][: pictures.size.height, : pictures.size.width] = picture_HWC
             number += 1
         pictures.on_progress(number)
     if pictures.count == 1:
@@ -175,7 +175,7 @@ def _write_array(pictures: Pictures, path: Path, *, zipped: bool) -> None:
         done = growing.done
         pictures.on_progress(done)
         if done == 0:
-            shape = (pictures.count, *pictures.size, pictures.channels)
+            shape = pictures.count, *pictures.size, pictures.channels
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(growing.file, header)
         for pictures_NHWC in pictures.batches(done):
