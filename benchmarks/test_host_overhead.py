@@ -108,7 +108,7 @@ def run_and_display(tmp_path: Path, name: str, batch: int) -> Iterator[tuple[Run
     """A run after its first step, which has told what it tells in the beginning."""
     arch = architecture(name)
     pictures = tmp_path / "pictures.npy"
-    shape = (PICTURES, arch.resolution, arch.resolution, arch.channels)
+    shape = (PICTURES, *arch.resolution, arch.channels)
     np.save(pictures, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     config = TrainConfig(
         model=ModelConfig(arch=name),

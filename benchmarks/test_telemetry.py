@@ -143,7 +143,7 @@ def test_telemetry(benchmark: BenchmarkFixture, case: Case, tmp_path: Path, name
     """Default settings, on the largest terminal that pictures are drawn on. The batches are the architectures' own."""
     pictures = tmp_path / "pictures.npy"
     arch = architecture(name)
-    shape = (10_000, arch.resolution, arch.resolution, arch.channels)
+    shape = (10_000, *arch.resolution, arch.channels)
     np.save(pictures, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     config = TrainConfig(
         model=ModelConfig(arch=name),

@@ -14,14 +14,23 @@ from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
+Fit = Literal["crop", "pad", "stretch"]
 
 MAX_DATA_THREADS = 1024
 """More threads than the system grants would end the process in DALI, without a word."""
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
+DEFAULT_DATA = "faces"
+
+UNKNOWN_DATA = "unknown"
+"""Stands in config.json for the pictures that imported weights were trained on."""
+
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
+
+AS_BEFORE = {"as_before": True}
+"""Marks a field whose default is what was done before there was such an option: a configuration without it has that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +38,15 @@ class ModelConfig:
     """The networks."""
 
     arch: str | None = None
-    """dcgan28, dcgan32, dcgan64, dcgan128, or dcganR for any power of two R from 16 to 512. Default: dcgan64; dcgan32
-    for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28 for
-    fashion-mnist."""
+    """dcgan28, dcgan64, dcgan96, dcgan128x64 ...: dcganR or dcganHxW for every size that pictures can have. Default:
+    dcgan64; dcgan32 for cifar10, and for the embedded faces, which have to learn within minutes on a laptop; dcgan28
+    for fashion-mnist."""
 
-    resolution: int | None = None
-    """Side of the pictures in pixels: a power of two from 16 to 512. Default: what the architecture's name says."""
+    resolution: int | str | None = None
+    """Size of the pictures in pixels: 96 for squares, 128x64 (height x width) for rectangles. A side is 4 to 7 pixels
+    doubled at least twice, and at most 512: 48, 64, 80, 96, 112, 128, 160, 192, 224, 256 ... Of a rectangle that is the
+    shorter side, and the longer one is divisible as often and at most 4 times as long. Default: what the architecture's
+    name says."""
 
     channels: int | None = None
     """1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for dcgan28 and for fashion-mnist."""
@@ -50,7 +62,7 @@ class ModelConfig:
         """The request, without open ends, for a geometry."""
         return cls(
             arch=arch.name,
-            resolution=arch.resolution,
+            resolution=arch.resolution.short,
             channels=arch.channels,
             width=arch.width,
             latent_dim=arch.latent_dim,
@@ -71,10 +83,16 @@ class ModelConfig:
 class DataConfig:
     """The pictures."""
 
-    data: str = "faces"
-    """A folder of images (searched recursively for JPEG, PNG, BMP, WebP, GIF), WebDataset shards
-    (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; or `cifar10`, `celeba` or
-    `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
+    data: str | None = None
+    """A folder of images (searched recursively for JPEG, PNG, WebP, GIF, TIFF, AVIF ...), a .zip or .tar of images,
+    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy, .npz or folder of .npy; `cifar10`,
+    `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package.
+    Default: faces; with --init-from the pictures of that run."""
+
+    fit: Fit = field(default="crop", metadata=AS_BEFORE)
+    """How pictures of another shape than the network's are brought to it. crop: scaled to cover it; what sticks out on
+    both sides is cut off. pad: scaled to fit into it, with black borders (transparent ones for 4 channels). stretch:
+    distorted. `fastdcgan data` says how much of the pictures each would cost."""
 
     flip: bool = False
     """Mirror each picture left to right with probability one half."""
@@ -82,6 +100,13 @@ class DataConfig:
     batch_size: int | None = None
     """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
     of fewer pictures the largest power of two."""
+
+    drop_duplicates: bool = field(default=False, metadata=AS_BEFORE)
+    """Leave out pictures that are copies of others, byte for byte. `fastdcgan data` counts them."""
+
+    value_range: str = field(default="auto", metadata=AS_BEFORE)
+    """Of .npy and .npz files: LO,HI are the values that become black and white; what lies outside is clipped. auto:
+    bytes as they are, other numbers from their least to their greatest, without what lies far out."""
 
     decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
     """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""
@@ -191,6 +216,13 @@ class RunConfig:
     seed: int = 0
     """Initial weights, noise and the order of the data are functions of this."""
 
+    init_from: str | None = field(default=None, metadata=FREE)
+    """Begin a new run with the weights of another one: RUN, its newest checkpoint; RUN@STEP or RUN@best. The networks
+    must be of one size; all else may differ. Default: new weights."""
+
+    fresh_optimizer: bool = field(default=False, metadata=FREE)
+    """With --init-from: without Adam's moments of that run."""
+
     resume: Literal["auto", "off"] = field(default="auto", metadata=FREE)
     """auto: go on from the last checkpoint in --out if there is one. off: refuse a folder that already holds a run."""
 
@@ -264,15 +296,16 @@ class TrainConfig:
             ValueError: naming the option, its value, and what it may be.
         """
         self._check()
-        defaults = NAMED_DEFAULTS.get(self.data.data, DEFAULTS)
-        # Who names a resolution alone gets the family's network for it, which dcgan28 isn't one of.
+        data = self.data.data or DEFAULT_DATA
+        defaults = NAMED_DEFAULTS.get(data, DEFAULTS)
+        # Who names a resolution alone gets the network for it.
         name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
         arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
         budgeted = self.run.images is not None or self.run.epochs is not None
         return replace(
             self,
             model=ModelConfig.of(arch),
-            data=replace(self.data, batch_size=self.data.batch_size or defaults.batch_size),
+            data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
 
@@ -305,6 +338,8 @@ class TrainConfig:
             raise ValueError(f"--data-threads {self.data.data_threads}: must be at most {MAX_DATA_THREADS:,}")
         if self.run.images is not None and self.run.epochs is not None:
             raise ValueError("--images and --epochs are two ways to say how long to train: give one")
+        if self.run.fresh_optimizer and self.run.init_from is None:
+            raise ValueError("--fresh-optimizer says what not to take over by --init-from: name a run there")
         if not 0 <= self.run.seed < 2**63:
             raise ValueError(f"--seed {self.run.seed}: must be at least 0 and below 2**63")
         memory = self.data.data_memory
@@ -325,6 +360,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        parse_value_range(self.data.value_range)
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -346,6 +382,19 @@ class TrainConfig:
         ):
             if said:
                 raise ValueError(f"--exact-ranks {shares} does not go with {what}")
+
+
+def parse_value_range(text: str) -> tuple[float, float] | None:
+    """--value-range: None for auto. Raises ValueError."""
+    if text == "auto":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = float("nan")
+    if not float("-inf") < low < high < float("inf"):
+        raise ValueError(f"--value-range {text}: must be auto or LO,HI, two numbers, the lower one first")
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,8 +433,8 @@ def flat(config: TrainConfig) -> dict[str, Any]:
 def from_flat(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `flat`, of this version or an earlier one.
 
-    An option that is free and missing came later than the table was written, and has its default: nothing learned
-    depends on it.
+    An option that is missing though it is free, or marked `AS_BEFORE`, came later than the table was written, and has
+    its default: nothing learned depends on it, or it is what was done before.
 
     Raises:
         ValueError: for any other field that is missing, or one that is unknown or of another kind.
@@ -400,7 +449,11 @@ def from_flat(values: dict[str, Any]) -> TrainConfig:
         rest["track"] = "tensorboard" if tensorboard else "none"
     for group in fields(TrainConfig):
         cls = GROUPS[group.name]
-        missing = [f.name for f in fields(cls) if f.name not in rest and f.metadata.get("identity", True)]
+        missing = [
+            f.name
+            for f in fields(cls)
+            if f.name not in rest and f.metadata.get("identity", True) and not f.metadata.get("as_before")
+        ]
         if missing:
             raise ValueError(f"the configuration lacks {', '.join(missing)}")
         known = {name: kind for name, kind in get_type_hints(cls).items() if name in rest}

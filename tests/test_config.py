@@ -72,6 +72,9 @@ def test_one_budget_replaces_both_defaults(data: str) -> None:
 def test_the_resolution_decides_the_name() -> None:
     model = request(resolution=128).resolved().model
     assert (model.arch, model.resolution) == ("dcgan128", 128)
+    for said, kept in (("128x64", "128x64"), ("96", 96), ("96x96", 96), (28, 28)):
+        model = request(resolution=said).resolved().model
+        assert (model.arch, model.resolution) == (f"dcgan{kept}", kept)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,7 @@ def test_the_resolution_decides_the_name() -> None:
         ({"data": "celeba"}, ("dcgan64", 3)),
         ({"data": "cifar10", "resolution": 64}, ("dcgan64", 3)),
         ({"data": "fashion-mnist", "resolution": 64}, ("dcgan64", 1)),
+        ({"data": "fashion-mnist", "resolution": "32x64"}, ("dcgan32x64", 1)),
         ({"data": "fashion-mnist", "arch": "dcgan32", "channels": 3}, ("dcgan32", 3)),
     ],
 )
@@ -91,7 +95,16 @@ def test_named_sets_get_the_network_of_their_size(values: dict[str, object], exp
     assert (config.data.batch_size, config.run.epochs) == (128, 20)
 
 
-@pytest.mark.parametrize("values", [{}, {"data": "/photos"}, {"arch": "dcgan28"}, {"resolution": 16, "epochs": 2}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"data": "/photos"},
+        {"arch": "dcgan28"},
+        {"resolution": 16, "epochs": 2},
+        {"resolution": "64x32", "fit": "pad"},
+    ],
+)
 def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
     config = request(**values).resolved()
     assert config.resolved() == config
@@ -107,6 +120,7 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "sample_every",
         "checkpoint_every",
         "keep_every",
+        "init_from",
     }
 
 
@@ -137,6 +151,13 @@ def test_from_flat_refuses_missing_and_unknown_fields_by_name() -> None:
     del values["keep_every"]  # free to change: a run from before there was such an option goes on
     with pytest.raises(ValueError, match=r"lacks lr, beta2$"):
         from_flat(values)
+
+
+def test_a_run_begun_before_there_was_fit_cropped_its_pictures() -> None:
+    values = {name: value for name, value in flat(TrainConfig()).items() if name != "fit"}
+    assert from_flat(values).data.fit == "crop"
+    padded = from_flat({**values, "fit": "pad"})
+    assert differing_fields(TrainConfig(), padded) == ["--fit: crop, now pad"]
 
 
 @pytest.mark.parametrize(("before", "now"), [(True, "tensorboard"), (False, "none")])
@@ -171,6 +192,9 @@ OTHER: dict[str, Any] = {
     "width": 5,
     "latent_dim": 5,
     "data": "/photos",
+    "fit": "pad",
+    "value_range": "0,1",
+    "drop_duplicates": True,
     "flip": True,
     "batch_size": 5,
     "objective": "hinge",
@@ -198,6 +222,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "out": Path("elsewhere"),
     "images": 5,
     "epochs": 5,
+    "init_from": "another",
+    "fresh_optimizer": True,
     "resume": "off",
     "log_every": 5,
     "sample_every": 5,
@@ -284,6 +310,8 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"label_smoothing": 0.1, "objective": "hinge"}, "--label-smoothing has no meaning for --objective hinge"),
         ({"arch": "stylegan"}, "unknown architecture 'stylegan'"),
         ({"resolution": 100}, "resolution 100"),
+        ({"resolution": "64x100"}, "resolution 64x100"),
+        ({"resolution": "64 by 64"}, "--resolution 64 by 64"),
         ({"channels": 2}, "--channels 2"),
         ({"width": 0}, "--width 0"),
         ({"latent_dim": 0}, "--latent-dim 0"),

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastdcgan.config import ExecutionConfig, PrecisionRequest, TrainConfig
+from fastdcgan.config import ExecutionConfig, Fit, PrecisionRequest, TrainConfig
 from fastdcgan.gan.architecture import architecture
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
@@ -20,56 +20,104 @@ def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
 
 def generate(
     run: tyro.conf.Positional[Path],
-    count: int = 64,
-    seed: int = 0,
-    out: Path = Path("generated.png"),
+    count: int | None = None,
+    seed: int | None = None,
+    seeds: str | None = None,
+    latents: Path | None = None,
+    truncation: float | None = None,
+    out: Path | None = None,
+    format: Literal["png", "npy", "npz", "tar"] | None = None,
     weights: Literal["average", "last"] = "average",
-    checkpoint: int | None = None,
+    checkpoint: Literal["latest", "best"] | int = "latest",
 ) -> None:
-    """Make pictures with what a run has learned.
+    """Make pictures with what a run has learned, as many as you like.
+
+    Stopped at any time, the same command goes on.
 
     Args:
         run: The run's folder.
-        count: How many pictures.
-        seed: The pictures are a function of this; the first ones don't depend on the count.
-        out: A file ending in .png for one grid, or a folder for one PNG a picture.
+        count: How many pictures. Default: 64.
+        seed: The pictures are a function of this; the first ones don't depend on the count. Default: 0.
+        seeds: One picture of each of these seeds instead, its first, named by it: 0-99, or 3,7,20-29. Default: many
+            of one seed.
+        latents: One picture of each row of a .npy of numbers [N, latent-dim] instead. Default: those of the seed.
+        truncation: Keep the latents below this, as if larger ones were drawn anew: at 1 pictures vary less, and fewer
+            are bad. Default: as G was trained.
+        out: A file ending in .png for one grid, in .npy, .npz or .tar for all in a file, or a folder for one PNG a
+            picture. Default: generated.png, or as --format says.
+        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]. tar: PNGs, as WebDataset has them.
+            Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
-        checkpoint: The step whose checkpoint is used. Default: the newest that is whole.
+        checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
     """
     from fastdcgan.runs.generate import generate_from_run
+    from fastdcgan.telemetry.terminal.display import Display
 
-    print(generate_from_run(run, count=count, seed=seed, out=out, raw=weights == "last", step=checkpoint))
+    with Display() as display:
+        made = generate_from_run(
+            run,
+            out=out,
+            count=count,
+            seed=seed,
+            seeds=seeds,
+            latents=latents,
+            truncation=truncation,
+            format=format,
+            raw=weights == "last",
+            checkpoint=checkpoint,
+            on_progress=display.advance,
+        )
+    print(made)
 
 
 def data(
     source: tyro.conf.Positional[str],
-    resolution: int = 64,
+    resolution: int | str = 64,
     channels: int | None = None,
+    fit: Fit = "crop",
     out: Path = Path("contact-sheet.png"),
     skipped: Path | None = None,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
+    json: Path | None = None,
 ) -> None:
-    """Describe pictures: number, kinds, sizes, what can't be used; a contact sheet.
+    """Describe pictures: kinds, sizes, classes, copies, damage; a contact sheet.
 
     Args:
         source: As for train --data.
-        resolution: Side of the pictures in pixels that training would have: 28, or a power of two from 16 to 512.
+        resolution: Size of the pictures in pixels that training would have: 96, or 128x64 (height x width).
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        fit: How pictures of another shape are brought to this one: as for train.
         out: A PNG of up to 64 pictures, evenly spread over the source, as training sees them.
-        skipped: List all files that can't be used in this file too, with reasons. Default: no file.
+        skipped: List all files that are left out in this file too, with reasons. Default: no file.
         decoder: As for train.
+        value_range: As for train.
+        drop_duplicates: As for train.
+        json: Write the facts to this file too. Default: no file.
     """
-    from fastdcgan.telemetry.terminal.data_commands import describe_data
+    from fastdcgan.telemetry.terminal.data_commands import Request, describe_data
 
-    describe_data(source, resolution=resolution, channels=channels, out=out, skipped=skipped, decoder=decoder)
+    request = Request(
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        value_range=value_range,
+        drop_duplicates=drop_duplicates,
+    )
+    describe_data(source, request, out=out, skipped=skipped, json=json)
 
 
 def pack(
     source: tyro.conf.Positional[str],
-    resolution: int = 64,
+    resolution: int | str = 64,
     channels: int | None = None,
+    fit: Fit = "crop",
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     threads: int | None = None,
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
 ) -> None:
     """Decode pictures once, into a pack of pixels that training at this size reads.
 
@@ -77,14 +125,26 @@ def pack(
 
     Args:
         source: As for train --data.
-        resolution: Side of the pictures in pixels: 28, or a power of two from 16 to 512.
+        resolution: Size of the pictures in pixels: 96, or 128x64 (height x width).
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
+        fit: How pictures of another shape are brought to this one: as for train.
         decoder: As for train.
         threads: Threads that decode pictures. Default: as many as there are cores, at most 8.
+        value_range: As for train.
+        drop_duplicates: As for train.
     """
-    from fastdcgan.telemetry.terminal.data_commands import pack_data
+    from fastdcgan.telemetry.terminal.data_commands import Request, pack_data
 
-    pack_data(source, resolution=resolution, channels=channels, decoder=decoder, threads=threads)
+    request = Request(
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        threads=threads,
+        value_range=value_range,
+        drop_duplicates=drop_duplicates,
+    )
+    pack_data(source, request)
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:
@@ -96,6 +156,50 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     from fastdcgan.telemetry.report.html import rewrite_report
 
     rewrite_report(run)
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
+    images: int = 10_000,
+    checkpoint: Literal["latest", "best", "all"] | int = "latest",
+    weights: Literal["both", "average", "last"] = "both",
+    extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
+    inception_weights: Path | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure how near a run's pictures come to those that it was trained on.
+
+    Args:
+        runs: Runs' folders. Of several, mean and spread are shown too.
+        images: How many pictures are compared with as many real ones; all real ones where there are fewer.
+        checkpoint: latest: the newest that is whole. best: by the evaluations so far. all: each that there is, and the
+            best of them becomes the run's best. Or a step.
+        weights: average: those of G's moving average. last: as the last step left them. both.
+        extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
+            inception where --inception-weights are given, else efficientnet-lite0.
+        inception_weights: torch-fidelity's file of FID's Inception. Default: downloaded, if inception is asked for.
+        data: Compare with these pictures, which are named as for train. Default: those that the run was trained on.
+        seed: The pictures are a function of this.
+        repeats: How many sets of pictures are drawn and measured, for mean and spread.
+        json: Write the figures to this file too. Default: no file.
+    """
+    from fastdcgan.evaluation.evaluate import Request
+    from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
+
+    request = Request(
+        images=images,
+        checkpoint=checkpoint,
+        weights=weights,
+        extractor=extractor,
+        inception_weights=inception_weights,
+        data=data,
+        seed=seed,
+        repeats=repeats,
+    )
+    evaluate(runs, request, out=json)
 
 
 def interpolate(
@@ -126,7 +230,7 @@ def import_weights(
         discriminator: A file like netD.pth. Default: a new discriminator.
         out: The run's folder, a new one.
     """
-    from fastdcgan.runs.tutorial_weights import import_weights
+    from fastdcgan.export.tutorial import import_weights
 
     print(import_weights([file for file in (generator, discriminator) if file], out))
 
@@ -134,17 +238,50 @@ def import_weights(
 import_weights.__name__ = "import"  # the verb, which is a word of Python's own
 
 
-def export(run: tyro.conf.Positional[Path], to: Literal["tutorial"] = "tutorial", out: Path = Path("exported")) -> None:
-    """Write a run's newest networks for other programs.
+def export(
+    run: tyro.conf.Positional[Path],
+    to: Literal["onnx", "torch", "hub", "tutorial"] = "onnx",
+    out: Path = Path("exported"),
+    checkpoint: Literal["latest", "best"] | int = "latest",
+    weights: Literal["average", "last"] = "average",
+    precision: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write what a run has learned for other programs, checked to draw the same.
 
     Args:
         run: The run's folder.
-        to: tutorial: netG.pth and netD.pth, as PyTorch's DCGAN example and tutorial load them.
+        to: onnx: generator.onnx, for onnxruntime and what else reads ONNX. torch: generator.pt2, for PyTorch without
+            this package. hub: a folder ready for the Hugging Face Hub, which from_pretrained opens. tutorial: netG.pth
+            and netD.pth, as PyTorch's DCGAN example and tutorial load them.
         out: A folder.
+        checkpoint: As for generate.
+        weights: As for generate; tutorial has the last ones, which D has learned with.
+        precision: Of weights and arithmetic in onnx and torch; the pictures are fp32. fp16: half the size, for GPUs.
     """
-    from fastdcgan.runs.tutorial_weights import export_tutorial
+    if precision != "fp32" and to not in ("onnx", "torch"):
+        raise ValueError(f"--precision {precision} is for --to onnx and --to torch, not for --to {to}")
+    if to == "tutorial":
+        from fastdcgan.export.tutorial import export_tutorial
 
-    print(export_tutorial(run, out))
+        if (checkpoint, weights) != ("latest", "average"):
+            raise ValueError(
+                "--to tutorial writes the newest checkpoint's last weights: leave --checkpoint and --weights away"
+            )
+        print(export_tutorial(run, out))
+        return
+    raw = weights == "last"
+    if to == "onnx":
+        from fastdcgan.export.onnx_file import export_onnx
+
+        print(export_onnx(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    elif to == "torch":
+        from fastdcgan.export.exported_program import export_torch
+
+        print(export_torch(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    else:
+        from fastdcgan.export.hub import export_hub
+
+        print(export_hub(run, out, checkpoint=checkpoint, raw=raw))
 
 
 def profile(
@@ -178,7 +315,7 @@ def tune(
     """Measure which plan for a training step is fastest here, for train to use.
 
     Args:
-        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        arch: dcgan28, dcgan64, dcgan96, dcgan128x64 ...: as for train.
         width: Feature maps at the finest hidden level. Default: the architecture's.
         channels: 1, 3 or 4. Default: the architecture's.
         batch_size: Pictures an iteration.
@@ -199,7 +336,7 @@ def roofline(arch: str = "dcgan64", width: int | None = None, batch_size: int = 
     """Say how fast a network could train: on this CPU by measurement, on known GPUs.
 
     Args:
-        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        arch: dcgan28, dcgan64, dcgan96, dcgan128x64 ...: as for train.
         width: Feature maps at the finest hidden level. Default: the architecture's.
         batch_size: Pictures an iteration.
     """
@@ -224,7 +361,7 @@ def scale(
     """Predict, from datasheets and without any GPU, how training scales over many.
 
     Args:
-        arch: dcgan28, or dcganR for a power of two R from 16 to 512.
+        arch: dcgan28, dcgan64, dcgan96, dcgan128x64 ...: as for train.
         width: Feature maps at the finest hidden level. Default: the architecture's.
         batch_size: Pictures an iteration: of all GPUs together where scaling is strong, of each where it is weak.
         gpu: a100, h100 or h200.

@@ -2,7 +2,8 @@
 
 import hashlib
 import mmap
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import PIL
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.arrays.value_range import ValueRange
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.device import to_device
 
@@ -21,6 +25,12 @@ PREFETCH_BATCHES = 2
 
 _CHUNK = 4096
 """Pictures hashed, or copied to a device, at a time."""
+
+FindLabels = Callable[[], Labels | None]
+
+
+def no_labels() -> None:
+    """For pictures without classes."""
 
 
 class ArraySource:
@@ -32,11 +42,13 @@ class ArraySource:
         origin: see `ImageSource`.
         fingerprint: see `ImageSource`; without it, made from the pixels.
         skipped: see `ImageSource`.
+        find_labels: gives what `ImageSource.labels` is.
     """
 
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
     prefetch = False
     """Whether a thread gathers batches ahead, in pinned memory where there is a GPU.
@@ -47,18 +59,19 @@ class ArraySource:
 
     def __init__(
         self,
-        pictures_NHWC: NDArray[np.uint8],
+        pictures_NHWC: NDArray[Any],
         *,
         description: str,
         origin: str,
         fingerprint: str | None = None,
         skipped: Sequence[Skipped] = (),
+        find_labels: FindLabels = no_labels,
     ) -> None:
-        assert pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
         assert pictures_NHWC.ndim == 4, pictures_NHWC.shape
         self.description, self.origin, self.skipped = description, origin, skipped
         self.pictures_NHWC = pictures_NHWC
         self._fingerprint = fingerprint
+        self._find_labels = find_labels
         self._map = _mapped_file(pictures_NHWC)
         self._size = self._map.size() if self._map else 0
 
@@ -67,6 +80,11 @@ class ArraySource:
         if self._map is not None and self._map.size() < self._size:
             file = getattr(self.pictures_NHWC, "filename", None) or self.origin
             raise ValueError(f"{file}: the file was cut off while training read it")
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._find_labels()
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +99,7 @@ class ArraySource:
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`."""
+        assert self.pictures_NHWC.dtype == np.uint8, self.pictures_NHWC.dtype
         if self.prefetch:
             return prefetch_map(self._gather, batches, threads=1, depth=PREFETCH_BATCHES)
         return (self._gather(numbers) for numbers in batches)
@@ -100,16 +119,18 @@ class ArraySource:
 
 
 class ResizedSource:
-    """An `ImageSource` over an array of pictures of another size or number of channels, converted as they are read.
+    """An `ImageSource` over an array of pictures of another size, number of channels or range, converted when read.
 
     Args:
-        pictures_NHWC: uint8, C of 1, 3 or 4.
-        resolution: side of the pictures given out, in pixels.
+        pictures_NHWC: uint8, or other numbers with a `value_range`; C of 1, 3 or 4.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4: of the pictures given out.
         threads: how many batches are converted at a time.
         description: see `ImageSource`.
         origin: see `ImageSource`.
         fingerprint: of the array; without it, made from the pixels.
+        find_labels: gives what `ImageSource.labels` is.
+        value_range: what becomes 0 and 255; None leaves uint8 as it is.
     """
 
     description: str
@@ -118,26 +139,37 @@ class ResizedSource:
 
     def __init__(
         self,
-        pictures_NHWC: NDArray[np.uint8],
+        pictures_NHWC: NDArray[Any],
         *,
-        resolution: int,
+        frame: Frame,
         channels: int,
         threads: int,
         description: str,
         origin: str,
         fingerprint: str | None = None,
+        find_labels: FindLabels = no_labels,
+        value_range: ValueRange | None = None,
     ) -> None:
-        self.description, self.origin = description, origin
-        self._source = ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
-        self._resolution, self._channels, self._threads = resolution, channels, threads
+        assert value_range or pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
+        self.description, self.origin, self.value_range = description, origin, value_range
+        self._source = ArraySource(
+            pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
+        )
+        self._frame, self._channels, self._threads = frame, channels, threads
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._source.labels
 
     @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
-        return f"Pillow {PIL.__version__}: {self._source.fingerprint}"
+        values = f", {self.value_range} as bytes" if self.value_range else ""
+        return f"Pillow {PIL.__version__}{values}: {self._source.fingerprint}"
 
     @property
-    def pictures_NHWC(self) -> NDArray[np.uint8]:
+    def pictures_NHWC(self) -> NDArray[Any]:
         """The array, before conversion."""
         return self._source.pictures_NHWC
 
@@ -151,11 +183,13 @@ class ResizedSource:
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         self._source.check_not_truncated()
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._source.pictures_NHWC[number]
+            if self.value_range is not None:
+                original_HWC = self.value_range.to_bytes(original_HWC)
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
-            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._resolution)).reshape(pixels.shape)
+            pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
 
 
@@ -173,12 +207,17 @@ class DeviceSource:
 
     def __init__(self, source: ArraySource, device: torch.device) -> None:
         self.description = f"{source.description}, kept on {device}"
-        self.origin, self.skipped = source.origin, source.skipped
+        self.origin, self.skipped, self.value_range = source.origin, source.skipped, source.value_range
         self._source = source
         self._pictures_NHWC = torch.empty(source.pictures_NHWC.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(source), _CHUNK):
             chunk = np.array(source.pictures_NHWC[start : start + _CHUNK])  # PyTorch warns of a read-only map
             self._pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self._source.labels
 
     @property
     def fingerprint(self) -> str:
@@ -197,26 +236,32 @@ class DeviceSource:
 
 
 def make_array_source(
-    pictures_NHWC: NDArray[np.uint8],
+    pictures_NHWC: NDArray[Any],
     *,
-    resolution: int,
+    frame: Frame,
     channels: int,
     threads: int,
     description: str,
     origin: str,
     fingerprint: str | None = None,
+    find_labels: FindLabels = no_labels,
+    value_range: ValueRange | None = None,
 ) -> ImageSource:
-    """An `ArraySource` where the pictures have the size and channels asked for, else a `ResizedSource`."""
-    if pictures_NHWC.shape[1:] == (resolution, resolution, channels):
-        return ArraySource(pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint)
+    """An `ArraySource` where the pictures are uint8 of the size and channels asked for, else a `ResizedSource`."""
+    if pictures_NHWC.shape[1:] == (*frame.size, channels) and value_range is None:
+        return ArraySource(
+            pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
+        )
     return ResizedSource(
         pictures_NHWC,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=description,
         origin=origin,
         fingerprint=fingerprint,
+        find_labels=find_labels,
+        value_range=value_range,
     )
 
 
@@ -227,7 +272,7 @@ def _mapped_file(array: object) -> mmap.mmap | None:
     return array
 
 
-def array_checksum(pictures_NHWC: NDArray[np.uint8]) -> str:
+def array_checksum(pictures_NHWC: NDArray[Any]) -> str:
     """SHA-256 of shape and pixels, hexadecimal."""
     digest = hashlib.sha256(repr(pictures_NHWC.shape).encode())
     for start in range(0, len(pictures_NHWC), _CHUNK):

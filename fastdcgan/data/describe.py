@@ -2,26 +2,44 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastdcgan.data.array import ArraySource, ResizedSource
 from fastdcgan.data.decoding.dali import DaliSource
 from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.duplicates import Copies, SubsetSource
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackStatus, pack_status
-from fastdcgan.data.source import ImageSource, Skipped, and_more, count_files
+from fastdcgan.data.source import ImageSource, Skipped, and_more, count_files, is_passed_over
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
 
 CONTACT_SHEET_PICTURES = 64
 """At most."""
 
-MAX_CROP_ASPECT = 2
-"""A picture with a larger aspect ratio loses more than half of its pixels to the crop."""
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeStatistics:
+    """How far pictures have the shape of the frame: 1 where both sides have the same ratio (see `Frame.agreement`)."""
+
+    others: int
+    """How many have another shape."""
+
+    mean: float
+    """Of the agreement."""
+
+    least: float
+
+    below_half: int
+    """How many lose more than half of their pixels to a crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +55,9 @@ class FileStatistics:
     """Ordered by number of pixels, then by width; each is the size of an actual picture."""
 
     enlarged: int
-    """How many have a side shorter than the resolution, and so are enlarged."""
+    """How many are smaller than what they are resized to."""
 
-    cropped: int
-    """How many lose more than half of their pixels to the crop."""
+    shapes: ShapeStatistics
 
     bytes: int
     """Of all files together."""
@@ -53,6 +70,7 @@ class ArrayInfo:
     shape: tuple[int, ...]
     dtype: str
     bytes: int
+    shapes: ShapeStatistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +79,7 @@ class SourceFacts:
 
     source: str
     count: int
-    resolution: int
+    frame: Frame
     channels: int
     files: FileStatistics | None
     pixels: ArrayInfo | None
@@ -70,33 +88,74 @@ class SourceFacts:
 
     pack_status: PackStatus | None
     skipped: tuple[Skipped, ...]
+    labels: Labels | None = None
+    copies: Copies | None = None
+    """None where it wasn't looked for any."""
 
 
-def describe(source: ImageSource, *, resolution: int, channels: int) -> SourceFacts:
+def describe(source: ImageSource, *, frame: Frame, channels: int, copies: Copies | None = None) -> SourceFacts:
     """Collect the facts about a source, without decoding anything.
 
     Args:
         source: as `open_source` gives it with cache="off".
-        resolution: with which it was opened.
+        frame: with which it was opened.
         channels: with which it was opened.
+        copies: what `find_copies` has found, where it was called.
     """
     pack = None
+    whole = source.source if isinstance(source, SubsetSource) else source
     if not isinstance(source, ArraySource):
-        pack = Pack(original=source, resolution=resolution, channels=channels)
+        pack = Pack(original=source, frame=frame, channels=channels)
     return SourceFacts(
         source=source.description,
         count=len(source),
-        resolution=resolution,
+        frame=frame,
         channels=channels,
-        files=describe_files(source.encoded, resolution) if isinstance(source, DaliSource | PillowSource) else None,
-        pixels=_describe_array(source) if isinstance(source, ArraySource | ResizedSource) else None,
+        files=describe_files(whole.encoded, frame) if isinstance(whole, DaliSource | PillowSource) else None,
+        pixels=_describe_array(whole, frame) if isinstance(whole, ArraySource | ResizedSource) else None,
         pack=pack,
         pack_status=pack_status(pack) if pack else None,
         skipped=tuple(source.skipped),
+        labels=source.labels,
+        copies=copies,
     )
 
 
-def describe_files(encoded: EncodedPictures, resolution: int) -> FileStatistics:
+def facts_as_json(facts: SourceFacts) -> dict[str, Any]:
+    """The facts as plain data, for other programs."""
+    files = asdict(facts.files) if facts.files else None
+    if files:
+        files["kinds"] = dict(files["kinds"])
+    labels, pack = facts.labels, facts.pack
+    return {
+        "source": facts.source,
+        "pictures": facts.count,
+        "size": list(facts.frame.size),
+        "channels": facts.channels,
+        "files": files,
+        "array": asdict(facts.pixels) if facts.pixels else None,
+        "classes": labels and dict(zip(labels.classes, labels.counts(), strict=True)),
+        "copies": None if facts.copies is None else len(facts.copies),
+        "pack": pack and {"path": str(pack.array), "status": facts.pack_status, "bytes": pack.bytes},
+        "skipped": [
+            {
+                "path": skip.path,
+                "reason": skip.reason,
+                "files": skip.count,
+                "kind": _kind_of(skip),
+            }
+            for skip in facts.skipped
+        ],
+    }
+
+
+def _kind_of(skip: Skipped) -> str:
+    if skip.hidden:
+        return "hidden"
+    return "no picture" if skip.not_a_picture else "passed over" if is_passed_over(skip) else "unusable"
+
+
+def describe_files(encoded: EncodedPictures, frame: Frame) -> FileStatistics:
     """Count kinds and sizes of picture files; about a second for a million."""
     sizes = np.empty((len(encoded), 2), np.int64)
     kinds: Counter[str] = Counter()
@@ -106,8 +165,8 @@ def describe_files(encoded: EncodedPictures, resolution: int) -> FileStatistics:
         sizes[number] = picture.width, picture.height
         kinds[picture.kind] += 1
         total_bytes += picture.bytes
-    shorter, longer = sizes.min(1), sizes.max(1)
-    by_pixels = np.lexsort((sizes[:, 0], shorter * longer))
+    by_pixels = np.lexsort((sizes[:, 0], sizes.prod(1)))
+    below = sizes < (frame.size.width, frame.size.height)
     smallest, median, largest = (
         (int(width), int(height)) for width, height in sizes[by_pixels[[0, (len(sizes) - 1) // 2, -1]]]
     )
@@ -116,8 +175,8 @@ def describe_files(encoded: EncodedPictures, resolution: int) -> FileStatistics:
         smallest=smallest,
         median=median,
         largest=largest,
-        enlarged=int((shorter < resolution).sum()),
-        cropped=int((longer > MAX_CROP_ASPECT * shorter).sum()),
+        enlarged=int((below.all(1) if frame.fit == "pad" else below.any(1)).sum()),
+        shapes=_shapes(sizes, frame),
         bytes=total_bytes,
     )
 
@@ -153,6 +212,20 @@ def _skipped_line(skip: Skipped) -> str:
     return f"{skip.path!a}{and_more(skip)}: {printable(skip.reason)}\n"
 
 
-def _describe_array(source: ArraySource | ResizedSource) -> ArrayInfo:
+def _describe_array(source: ArraySource | ResizedSource, frame: Frame) -> ArrayInfo:
     array = source.pictures_NHWC
-    return ArrayInfo(shape=array.shape, dtype=str(array.dtype), bytes=array.nbytes)
+    height, width = array.shape[1:3]
+    shapes = _shapes(np.tile(np.array([width, height]), (len(array), 1)), frame)
+    return ArrayInfo(shape=array.shape, dtype=str(array.dtype), bytes=array.nbytes, shapes=shapes)
+
+
+def _shapes(sizes_N2: NDArray[np.int64], frame: Frame) -> ShapeStatistics:
+    """Of pictures of these (width, height)."""
+    across_N, down_N = (sizes_N2 * frame.size).T
+    agreement_N = np.minimum(across_N, down_N) / np.maximum(across_N, down_N)
+    return ShapeStatistics(
+        others=int((agreement_N < 1).sum()),
+        mean=float(agreement_N.mean()),
+        least=float(agreement_N.min()),
+        below_half=int((agreement_N < 0.5).sum()),
+    )

@@ -6,6 +6,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,26 +14,36 @@ from typing import Any, NamedTuple
 
 import PIL
 
-from fastdcgan.data.decoding.picture import (
+from fastdcgan.data.decoding.formats import (
     FORMAT_NAMES,
+    SIGNATURE_BYTES,
+    decoder_versions,
+    has_picture_suffix,
+    may_be_picture,
+)
+from fastdcgan.data.decoding.picture import (
     MAX_PIXELS,
     NOT_AN_IMAGE,
-    SIGNATURE_BYTES,
     PictureInfo,
     examine,
     lock_if_large,
-    may_be_picture,
 )
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.hidden import is_hidden, why_hidden
+from fastdcgan.data.labels import (
+    DATASET_JSON,
+    MAX_DATASET_JSON,
+    Labels,
+    labels_from_numbers,
+    labels_from_paths,
+    read_dataset_json,
+)
 from fastdcgan.data.source import Skipped, SkippedCount, common_suffixes, describe_hidden
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
+from fastdcgan.storage.files import read_limited
 from fastdcgan.storage.printable import printable
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif")
-"""Of picture files, in upper or lower case. A file with another suffix is a picture if it has the signature of one."""
 
 MAX_BYTES = 2**30
 """Larger files are not read."""
@@ -40,9 +51,9 @@ MAX_BYTES = 2**30
 OnProgress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, the total)."""
 
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_FORMAT_3 = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
-_FORMAT = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class NoUsablePictureError(ValueError):
@@ -79,6 +90,17 @@ class FolderIndex:
         return printable(self.folder.resolve())
 
     @cached_property
+    def labels(self) -> Labels | None:
+        """See `EncodedPictures.labels`."""
+        start = len(f"{self.folder}{os.sep}")
+        names = [picture.path[start:].replace(os.sep, "/") for picture in self.pictures]
+        with suppress(OSError, ValueError):
+            numbers_N = read_dataset_json(read_limited(self.folder / DATASET_JSON, MAX_DATASET_JSON), names)
+            if numbers_N is not None:
+                return labels_from_numbers(numbers_N)
+        return labels_from_paths(names)
+
+    @cached_property
     def fingerprint(self) -> str:
         """See `EncodedPictures.fingerprint`."""
         digest = hashlib.sha256()
@@ -96,6 +118,10 @@ class FolderIndex:
         picture = self.pictures[number]
         return PictureInfo(*picture[1:6])
 
+    def name(self, number: int) -> str:
+        """See `EncodedPictures.name`."""
+        return printable(self.pictures[number].path)
+
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
         picture = self.pictures[number]
@@ -111,10 +137,10 @@ class FolderIndex:
 def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> FolderIndex:
     """Find the pictures in a folder and its subfolders, and check each by decoding it.
 
-    A file's content decides whether it is a picture, not its name; but hidden ones and those of tools are left out (see
-    `hidden.py`), and counted by kind. Files that can't be used are listed with reasons, those that are no pictures by
-    name nor content last. Only regular files are opened. Links to folders are followed;
-    every folder is visited once.
+    A file's content decides whether it is a picture, not its name (but see `may_be_picture`). Hidden files and those of
+    tools are left out (see `hidden.py`), and counted by kind. Files that can't be used are listed with reasons, those
+    that are no pictures by name nor content last. Only regular files are opened. Links to folders are followed; every
+    folder is visited once.
 
     The result is cached, so that next time only new and changed files (by size and time of modification) are checked.
     An interrupted check continues where it was.
@@ -131,7 +157,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         raise ValueError(f"no such folder: {printable(folder)}")
     if not folder.is_dir():
         raise ValueError(f"not a folder but a file: {printable(folder)}")
-    files, skipped, hidden = _list_files(folder)
+    files, skipped, hidden = list_files(folder)
     root = f"{folder}{os.sep}"
     entries = _check_files(folder, root, files, skipped, on_progress)
     pictures = []
@@ -215,11 +241,6 @@ class _IndexEntry(NamedTuple):
         return self.bytes, self.mtime_ns
 
 
-def has_picture_suffix(name: str) -> bool:
-    """Whether a file is named like a picture."""
-    return name.lower().endswith(PICTURE_SUFFIXES)
-
-
 def hidden_files(path: str, name: str, reason: str, count: int) -> Skipped:
     """Files left out for a kind of name; `name` is the first's, relative to what the user gave, and `path` says it."""
     _, kind = why_hidden(name)
@@ -250,7 +271,7 @@ def _no_pictures_message(index: FolderIndex) -> str:
     return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}{left_out}"
 
 
-def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
+def list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
     """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped.
 
     Hidden files and those in hidden folders are only counted.
@@ -356,15 +377,20 @@ def _cache_path(folder: Path) -> Path:
     return cache_folder() / "folders" / f"{name}.json"
 
 
+def _format() -> str:
+    return f"fastdcgan folder index 4, {decoder_versions()}"
+
+
 def _load(path: Path) -> dict[str, _IndexEntry]:
     """The cached index; empty where it is missing, damaged or of another version."""
     try:
         index = strict_json.parse(read_cached(path) or b"{}")
-        return (
-            {name: _checked_entry(*entry) for name, entry in index["files"].items()}
-            if index.get("format") == _FORMAT
-            else {}
-        )
+        format = index.get("format")
+        if format not in (_format(), _FORMAT_3):
+            return {}
+        entries = {name: _checked_entry(*entry) for name, entry in index["files"].items()}
+        # Version 3 read fewer kinds of files: what it found usable is so still.
+        return {name: entry for name, entry in entries.items() if format != _FORMAT_3 or not entry.reason}
     except (ValueError, TypeError, LookupError, AttributeError):
         return {}
 
@@ -382,5 +408,5 @@ def _checked_entry(
 
 def _save(path: Path, entries: dict[str, _IndexEntry]) -> None:
     # ASCII escapes preserve names that are not UTF-8 (lone surrogates).
-    body = json.dumps({"format": _FORMAT, "files": entries}, separators=(",", ":"))
+    body = json.dumps({"format": _format(), "files": entries}, separators=(",", ":"))
     write_cached(path, body.encode("ascii"))

@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import psutil
 import torch
@@ -12,79 +12,101 @@ import torch
 from fastdcgan.data.archives.shard_names import names_shards
 from fastdcgan.data.archives.shards import open_shards
 from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.arrays.numpy_folder import NumpyFolderSource, holds_numpy_files
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.datasets.celeba import scan_celeba
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist
 from fastdcgan.data.decoding.dali import INSTALL_DALI, DaliSource, dali_available
 from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.duplicates import without_copies
 from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
 from fastdcgan.data.source import ImageSource
 from fastdcgan.device import free_memory, has_own_memory
+from fastdcgan.gan.architecture import Resolution
 from fastdcgan.storage.printable import printable
+
+
+class _Form(TypedDict):
+    """What each kind of source is opened with."""
+
+    frame: Frame
+    channels: int
+    threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     """The arguments of `open_source` that its helpers need."""
 
-    resolution: int
-    channels: int
+    form: _Form
     device: torch.device
-    threads: int
     decoder: Literal["auto", "dali", "pillow"]
     on_progress: OnProgress | None
+    value_range: ValueRange | None
+    drop_duplicates: bool
 
 
 def open_source(
     spec: str,
     *,
-    resolution: int,
+    resolution: Resolution,
     channels: int,
     device: str,
     threads: int,
+    fit: Fit = "crop",
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     cache: Literal["off", "auto", "on"] = "off",
     device_memory: float | None = None,
     on_progress: OnProgress | None = None,
+    value_range: tuple[float, float] | None = None,
+    drop_duplicates: bool = False,
 ) -> ImageSource:
     """Open a source of pictures.
 
     Args:
         spec: "faces" (drawn by the package, no download), "cifar10", "celeba" or "fashion-mnist"; a folder of
-            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or WebDataset tar shards (see
+            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures, or a folder of
+            them; or tar and zip files (see
             `shards.py`).
-        resolution: side of the pictures given out, in pixels.
+        resolution: of the pictures given out: 64, or "128x64" (height x width).
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
         device: where training runs, as torch names it. DALI decodes on a CUDA device, else on the CPU.
         threads: for decoding.
+        fit: how pictures of another shape are brought to this one (see `fitting.py`).
         decoder: for picture files; "auto" is DALI where it is installed.
         cache: "on" decodes everything once into a pack (see `pack.py`) and reads that from then on; "auto" does so
             where there is room; "off" decodes whenever a picture is read.
         device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Packs and arrays
             are kept there if they fit.
-        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
-            images", done, total).
+        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images",
+            "looking for copies" or "packing images", done, total).
+        value_range: of NumPy files: the values that become 0 and 255. None: bytes stay as they are, other numbers have
+            their own range.
+        drop_duplicates: leave out pictures that are copies of others, byte for byte.
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
     """
+    frame = Frame.of(resolution, fit)
     options = _Options(
-        resolution=resolution,
-        channels=channels,
+        form={"frame": frame, "channels": channels, "threads": threads},
         device=torch.device(device),
-        threads=threads,
         decoder=decoder,
         on_progress=on_progress,
+        value_range=value_range and ValueRange(*value_range),
+        drop_duplicates=drop_duplicates,
     )
-    source = _open(spec, options, to_pack=cache != "off")
+    source = _open_as_asked(spec, options, to_pack=cache != "off")
     if cache != "off" and not isinstance(source, ArraySource):
         try:
             source = open_packed(
                 source,
-                resolution=resolution,
+                frame=frame,
                 channels=channels,
                 share_of_disk=MAX_DISK_SHARE if cache == "auto" else 1.0,
                 on_progress=on_progress,
@@ -92,20 +114,25 @@ def open_source(
         except PackWriteError as error:
             if cache == "on":
                 raise
-            source = _open(spec, options, to_pack=False)
+            source = _open_as_asked(spec, options, to_pack=False)
             source.description += f" (not packed: {error})"
     return _place(source, options.device, device_memory) if isinstance(source, ArraySource) else source
 
 
+def _open_as_asked(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
+    """`_open`, without copies where these are to be left out."""
+    source = _open(spec, options, to_pack=to_pack)
+    return without_copies(source, options.on_progress) if options.drop_duplicates else source
+
+
 def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     """Open `spec` without a pack. For a pack DALI decodes on the CPU, so that packs don't depend on the machine."""
-    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
     if spec in _ARRAY_DATASETS:
-        return _ARRAY_DATASETS[spec](None, **size)
+        return _ARRAY_DATASETS[spec](None, **options.form)
     if spec in _FILE_DATASETS:
         return _with_decoder(_FILE_DATASETS[spec](options.on_progress), options, to_pack=to_pack)
     path = _path_of_spec(spec)
-    if names_shards(spec):
+    if names_shards(spec) and not (holds_idx(path) or holds_cifar10(path)):
         shards = open_shards(spec, options.on_progress)
         source = _with_decoder(shards, options, to_pack=to_pack)
         source.description += shards.remark
@@ -116,14 +143,16 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     except OSError as error:
         raise ValueError(f"{printable(spec)}: {os_error_reason(error)}") from error
     if is_numpy_file(path):
-        return open_numpy_file(path, **size)
+        return open_numpy_file(path, **options.form, value_range=options.value_range)
     if holds_idx(path):
-        return open_fashion_mnist(path, **size)
+        return open_fashion_mnist(path, **options.form)
     if holds_cifar10(path):
-        return open_cifar10(path, **size)
+        return open_cifar10(path, **options.form)
     if path.name == spec and not path.exists():
         named = ", ".join((*_FILE_DATASETS, *_ARRAY_DATASETS))
         raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
+    if holds_numpy_files(path):
+        return NumpyFolderSource(path, **options.form, value_range=options.value_range)
     return _with_decoder(scan_folder(path, options.on_progress), options, to_pack=to_pack)
 
 
@@ -143,20 +172,20 @@ def _path_of_spec(spec: str) -> Path:
 
 def _with_decoder(encoded: EncodedPictures, options: _Options, *, to_pack: bool) -> ImageSource:
     """A source that decodes by DALI or Pillow, as asked."""
-    size = {"resolution": options.resolution, "channels": options.channels, "threads": options.threads}
-    if options.decoder == "dali" and options.channels == 4:
+    channels = options.form["channels"]
+    if options.decoder == "dali" and channels == 4:
         raise ValueError("DALI decodes 1 or 3 channels; use --decoder pillow, or auto, for 4")
     if options.decoder == "dali" and not dali_available():
         raise ValueError(f"DALI is not installed here: {INSTALL_DALI}; or use --decoder pillow")
-    if options.decoder == "pillow" or options.channels == 4 or not dali_available():
-        source = PillowSource(encoded, **size)
+    if options.decoder == "pillow" or channels == 4 or not dali_available():
+        source = PillowSource(encoded, **options.form)
         if options.decoder == "auto":
-            source.description += " (it has 4 channels)" if options.channels == 4 else f" ({_without_dali()})"
+            source.description += " (it has 4 channels)" if channels == 4 else f" ({_without_dali()})"
         return source
     gpu = None
     if options.device.type == "cuda" and not to_pack:
         gpu = torch.cuda.current_device() if options.device.index is None else options.device.index
-    return DaliSource(encoded, device=gpu, **size)
+    return DaliSource(encoded, device=gpu, **options.form)
 
 
 def _without_dali() -> str:

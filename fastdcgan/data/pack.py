@@ -7,6 +7,7 @@ that want it at the same time wait. The leftovers of a killed build are overwrit
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -21,8 +22,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import ArraySource, array_checksum
+from fastdcgan.data.arrays.npy import map_uint8
+from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.folder import OnProgress
-from fastdcgan.data.numpy_file import map_npy
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import create, read_json, write_replacing
@@ -31,9 +33,14 @@ MAX_MANIFEST_BYTES = 2**30
 """It lists the skipped files, of which there may be millions."""
 
 FORMAT = 1
-"""Version of the manifest and of RESIZE_RULE."""
+"""Version of the manifest and of RESIZE_RULES."""
 
-RESIZE_RULE = "shorter side to the resolution, bilinear and antialiased; the square in the middle"
+RESIZE_RULES: dict[Fit, str] = {
+    "crop": "shorter side to the resolution, bilinear and antialiased; the square in the middle",
+    "pad": "scaled to fit, bilinear and antialiased; in the middle of black",
+    "stretch": "both sides scaled to their lengths, bilinear and antialiased",
+}
+"""By fit. That of a crop is worded as in packs from before there were others than squares."""
 
 MAX_DISK_SHARE = 0.5
 """With `cache="auto"`: how much of the cache disk's free space a pack may take."""
@@ -56,7 +63,9 @@ class Manifest:
     source: str
     fingerprint: str
     count: int
-    resolution: int
+    resolution: int | str
+    """`Size.short` of the pictures."""
+
     channels: int
     rule: str
     checksum: str
@@ -64,24 +73,24 @@ class Manifest:
     skipped: tuple[Skipped, ...]
     format: int = FORMAT
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Of the array: [N, H, W, C]."""
-        return self.count, self.resolution, self.resolution, self.channels
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """The pack of a source at a resolution, whether it exists or not."""
+    """The pack of a source at a size, whether it exists or not."""
 
     original: ImageSource
-    resolution: int
+    frame: Frame
     channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the array: [N, H, W, C]."""
+        return self.frame.shape(len(self.original), self.channels)
 
     @property
     def array(self) -> Path:
         """The path of the pixels."""
-        size = f"{self.resolution}x{self.resolution}x{self.channels}"
+        size = f"{self.frame.size}x{self.channels}" + ("" if self.frame.fit == "crop" else f"-{self.frame.fit}")
         key = hashlib.sha256(self.original.origin.encode()).hexdigest()[:16]
         name = "".join(c if c.isalnum() else "-" for c in Path(self.original.origin).name)[:40]
         return cache_folder() / "packs" / f"{name}-{key}-{size}.npy"
@@ -94,13 +103,13 @@ class Pack:
     @property
     def bytes(self) -> int:
         """Size of the pixels."""
-        return len(self.original) * self.resolution**2 * self.channels
+        return math.prod(self.shape)
 
 
 def open_packed(
     original: ImageSource,
     *,
-    resolution: int,
+    frame: Frame,
     channels: int,
     share_of_disk: float = 1.0,
     verify: bool = False,
@@ -110,7 +119,7 @@ def open_packed(
 
     Args:
         original: the source.
-        resolution: side of its pictures, in pixels.
+        frame: what its pictures are brought to.
         channels: of its pictures.
         share_of_disk: how much of the disk's free space a new pack may take, 0 to 1.
         verify: compare an existing pack with its checksum even if its time of modification is unchanged.
@@ -120,7 +129,7 @@ def open_packed(
         PackWriteError: there is no room for the pack, or it can't be written.
         ValueError: a picture of the source can't be read any more; naming its file.
     """
-    pack = Pack(original=original, resolution=resolution, channels=channels)
+    pack = Pack(original=original, frame=frame, channels=channels)
     report = on_progress or (lambda what, done, total: None)
     try:
         pictures_NHWC = _open_finished(pack, verify=verify)
@@ -138,13 +147,16 @@ def open_packed(
             "set FASTDCGAN_CACHE to a folder that can be written, or train with --data-cache off"
         ) from error
     assert pictures_NHWC is not None, pack.array
-    return ArraySource(
+    packed = ArraySource(
         pictures_NHWC,
         description=f"{original.description}, packed in {pack.array}",
         origin=original.origin,
         fingerprint=original.fingerprint,
         skipped=original.skipped,
+        find_labels=lambda: original.labels,
     )
+    packed.value_range = original.value_range
+    return packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +186,7 @@ def ensure_packed(pack: Pack, on_progress: OnProgress | None = None) -> PackResu
         if on_progress is not None:
             on_progress(what, done, total)
 
-    open_packed(
-        pack.original, resolution=pack.resolution, channels=pack.channels, verify=found == "damaged", on_progress=report
-    )
+    open_packed(pack.original, frame=pack.frame, channels=pack.channels, verify=found == "damaged", on_progress=report)
     return PackResult(found=found, seconds=time.monotonic() - began if built else None)
 
 
@@ -212,12 +222,12 @@ def _open_finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
     if manifest is None or not _fits_source(manifest, pack):
         return None
     try:
-        pictures_NHWC, _ = map_npy(pack.array, "")
+        pictures_NHWC = map_uint8(pack.array)
         touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
     except (OSError, ValueError):
         return None
-    wanted = (len(pack.original), pack.resolution, pack.resolution, pack.channels)
-    if not pictures_NHWC.shape == manifest.shape == wanted:
+    described = (manifest.count, manifest.resolution, manifest.channels)
+    if pictures_NHWC.shape != pack.shape or described != (len(pack.original), pack.frame.size.short, pack.channels):
         return None
     if (touched or verify) and array_checksum(pictures_NHWC) != manifest.checksum:
         return None
@@ -233,12 +243,12 @@ def _read_ahead(path: Path) -> None:
 
 
 def _fits_source(manifest: Manifest, pack: Pack) -> bool:
-    return (manifest.fingerprint, manifest.rule) == (pack.original.fingerprint, RESIZE_RULE)
+    return (manifest.fingerprint, manifest.rule) == (pack.original.fingerprint, RESIZE_RULES[pack.frame.fit])
 
 
 def _build(pack: Pack, report: OnProgress) -> None:
     """Decode all pictures into a temporary file, flush and rename it, and then write the manifest."""
-    count, shape = len(pack.original), (len(pack.original), pack.resolution, pack.resolution, pack.channels)
+    count, shape = len(pack.original), pack.shape
     pack.manifest.unlink(missing_ok=True)
     unfinished = pack.array.with_suffix(".unfinished")
     digest = hashlib.sha256(repr(shape).encode())
@@ -263,9 +273,9 @@ def _build(pack: Pack, report: OnProgress) -> None:
         source=pack.original.origin,
         fingerprint=pack.original.fingerprint,
         count=count,
-        resolution=pack.resolution,
+        resolution=pack.frame.size.short,
         channels=pack.channels,
-        rule=RESIZE_RULE,
+        rule=RESIZE_RULES[pack.frame.fit],
         checksum=digest.hexdigest(),
         mtime_ns=pack.array.stat().st_mtime_ns,
         skipped=tuple(pack.original.skipped),

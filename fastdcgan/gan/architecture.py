@@ -1,29 +1,96 @@
-"""The geometry of a DCGAN: its convolutions in order, and the side of each one's output.
+"""The geometry of a DCGAN: its convolutions in order, and the size of each one's output.
 
-Everything here is arithmetic on plain numbers; `models.py` turns it into modules. `dcganR` follows one rule for every
-power of two R from 16 to 512 (Radford, Metz & Chintala 2016, figure 1, with the widths of the common PyTorch tutorial).
-`dcgan28` is the layout that courses use for 28x28 digits (MNIST) and fashion (Fashion-MNIST).
+Everything here is arithmetic on plain numbers; `models.py` turns it into modules. `dcganR`, and `dcganHxW` for pictures
+that aren't square, follow one rule (Radford, Metz & Chintala 2016, figure 1, with the widths of the common PyTorch
+tutorial): both sides are halved until the shorter one has 4 to 7 pixels. That base is the kernel of G's first layer
+and of D's last; all others double or halve. A base of 6 for 48x48 is that of Miyato et al. 2018 (arXiv:1802.05957,
+table 3). `dcgan28` is the layout that courses use for 28x28 digits (MNIST) and fashion (Fashion-MNIST).
 """
 
-from dataclasses import dataclass
+import math
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import pairwise
+from typing import Any, NamedTuple
 
-MIN_RESOLUTION, MAX_RESOLUTION = 16, 512
-"""Pixels a side of `dcganR`: powers of two between these."""
+MIN_SIDE, MAX_SIDE = 16, 512
+"""Of a picture, in pixels."""
+
+MIN_BASE, MAX_BASE = 4, 7
+"""Pixels of the shorter side where G begins."""
+
+MAX_ASPECT = 4
+"""How many times the shorter side the longer one may be."""
 
 CHANNELS = (1, 3, 4)
 """Greyscale, RGB, RGB with alpha."""
 
 
+class Size(NamedTuple):
+    """Height and width in pixels: of a picture, or of a kernel."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, resolution: "Resolution") -> "Size":
+        """64 or "64" is 64x64; "128x64" is 128 high and 64 wide. Raises ValueError for other texts."""
+        if isinstance(resolution, Size):
+            return resolution
+        if isinstance(resolution, int):
+            return cls(resolution, resolution)
+        if not (match := re.fullmatch(rf"({_NUMBER})(?:x({_NUMBER}))?", resolution)):
+            raise ValueError(
+                f"--resolution {resolution}: must be a number of pixels, as 96, or HEIGHTxWIDTH, as 128x64"
+            )
+        return cls(int(match[1]), int(match[2] or match[1]))
+
+    @property
+    def short(self) -> int | str:
+        """As options, names and records have it: 64 for a square, else "128x64"."""
+        return self.height if self.height == self.width else str(self)
+
+    @property
+    def area(self) -> int:
+        """Height times width."""
+        return self.height * self.width
+
+    def __str__(self) -> str:
+        """ "128x64": the height first."""
+        return f"{self.height}x{self.width}"
+
+
+Resolution = int | str | Size
+"""The size of a picture as users may say it: 64, "64", "128x64"."""
+
+_NUMBER = "[1-9][0-9]{0,4}"
+
+
 @dataclass(frozen=True)
 class ConvSpec:
-    """One convolution, or one transposed convolution: square kernel, no bias."""
+    """One convolution, or one transposed convolution, without bias."""
 
     in_channels: int
     out_channels: int
-    kernel: int
+    kernel: Size
     stride: int
     padding: int
+
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return self.in_channels * self.out_channels * self.kernel.area
+
+    def conv_out(self, size: Size) -> Size:
+        """The size of the convolution's output. Raises ValueError as the function of this name."""
+        return Size(*(conv_out(side, k, self.stride, self.padding) for side, k in zip(size, self.kernel, strict=True)))
+
+    def conv_transpose_out(self, size: Size) -> Size:
+        """The size of the transposed convolution's output. Raises ValueError as the function of this name."""
+        return Size(
+            *(conv_transpose_out(side, k, self.stride, self.padding) for side, k in zip(size, self.kernel, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -31,8 +98,8 @@ class Architecture:
     """The layers of a generator (noise to picture) and of a discriminator (picture to logit), first layer first."""
 
     name: str
-    resolution: int
-    """Pixels a side."""
+    resolution: Size
+    """Of a picture."""
 
     channels: int
     """Of a picture."""
@@ -45,6 +112,19 @@ class Architecture:
 
     generator: tuple[ConvSpec, ...]
     discriminator: tuple[ConvSpec, ...]
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON has it. Squares are one number, as in records from before there were other sizes."""
+
+        def layers(specs: tuple[ConvSpec, ...]) -> list[dict[str, Any]]:
+            return [{**asdict(spec), "kernel": _one_or_two(spec.kernel)} for spec in specs]
+
+        return {
+            **asdict(self),
+            "resolution": self.resolution.short,
+            "generator": layers(self.generator),
+            "discriminator": layers(self.discriminator),
+        }
 
 
 def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
@@ -82,7 +162,7 @@ def conv_transpose_out(size: int, kernel: int, stride: int, padding: int) -> int
 def architecture(
     name: str = "dcgan64",
     *,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
     channels: int | None = None,
     width: int | None = None,
     latent_dim: int | None = None,
@@ -90,8 +170,8 @@ def architecture(
     """An architecture by name; the arguments override its defaults.
 
     Args:
-        name: `dcgan28`, or `dcganR` for a power of two R from 16 to 512.
-        resolution: side of the picture in pixels; overrides the R in the name.
+        name: `dcgan28`, `dcganR` or `dcganHxW`: for the sizes that are possible, see the top of this file.
+        resolution: of the picture; overrides the size in the name. 28 is always `dcgan28`.
         channels: 1, 3 or 4 (default 3; 1 for dcgan28).
         width: feature maps at the finest hidden level (default 64; 32 for dcgan28); doubles at each coarser one.
         latent_dim: size of the noise vector (default 100; 50 for dcgan28).
@@ -104,75 +184,119 @@ def architecture(
             raise ValueError(f"{label} {value}: must be at least 1")
     if channels is not None and channels not in CHANNELS:
         raise ValueError(f"--channels {channels}: must be one of {', '.join(map(str, CHANNELS))}")
-    digits = name.removeprefix("dcgan")
-    if not (name.startswith("dcgan") and digits.isdecimal() and digits == str(int(digits))):
-        raise ValueError(f"unknown architecture {name!r}: know dcgan28 and dcgan16, dcgan32, dcgan64 ... dcgan512")
-    if name == "dcgan28":
-        if resolution not in (None, 28):
-            raise ValueError(f"dcgan28 makes 28x28 pictures, not {resolution}x{resolution}: leave --arch away")
+    if not re.fullmatch(rf"dcgan{_NUMBER}(x{_NUMBER})?", name):
+        raise ValueError(
+            f"unknown architecture {name!r}: know dcgan28, and dcgan64, dcgan96, dcgan128x64 ... "
+            f"for squares and rectangles of {MIN_SIDE} to {MAX_SIDE} pixels a side"
+        )
+    named = Size.of(name.removeprefix("dcgan"))
+    size = named if resolution is None else Size.of(resolution)
+    if named == _COURSES and size != named:
+        raise ValueError(f"dcgan28 makes 28x28 pictures, not {size}: leave --arch away")
+    if size == _COURSES:
         return _dcgan28(channels or 1, width or 32, latent_dim or 50)
-    _check_resolution(int(digits))
-    return _dcgan_power_of_two(
-        int(digits) if resolution is None else resolution, channels or 3, width or 64, latent_dim or 100
-    )
+    for each in (named, size):
+        _check_possible(each)
+    return _dcgan(size, channels or 3, width or 64, latent_dim or 100)
 
 
-def _dcgan_power_of_two(resolution: int, channels: int, width: int, latent_dim: int) -> Architecture:
-    """Each layer of G doubles the side, each of D halves it: 1 -> 4 -> 8 -> ... -> resolution, and back."""
-    _check_resolution(resolution)
-    hidden_levels = resolution.bit_length() - 3  # 4x4 up to resolution / 2
-    widths = [width * 2**k for k in reversed(range(hidden_levels))]  # coarse to fine: 512, 256, 128, 64
+def _dcgan(size: Size, channels: int, width: int, latent_dim: int) -> Architecture:
+    """Each layer of G doubles both sides, each of D halves them: 1 -> 4 -> 8 -> ... -> 64, and back."""
+    base, doublings = _halved(size)
+    widths = [width * 2**k for k in reversed(range(doublings))]  # coarse to fine: 512, 256, 128, 64
     generator = (
-        ConvSpec(latent_dim, widths[0], 4, 1, 0),
-        *(ConvSpec(a, b, 4, 2, 1) for a, b in pairwise(widths)),
-        ConvSpec(widths[-1], channels, 4, 2, 1),
+        ConvSpec(latent_dim, widths[0], base, 1, 0),
+        *(ConvSpec(a, b, _FOUR, 2, 1) for a, b in pairwise(widths)),
+        ConvSpec(widths[-1], channels, _FOUR, 2, 1),
     )
     discriminator = (
-        ConvSpec(channels, widths[-1], 4, 2, 1),
-        *(ConvSpec(a, b, 4, 2, 1) for a, b in pairwise(reversed(widths))),
-        ConvSpec(widths[0], 1, 4, 1, 0),
+        ConvSpec(channels, widths[-1], _FOUR, 2, 1),
+        *(ConvSpec(a, b, _FOUR, 2, 1) for a, b in pairwise(reversed(widths))),
+        ConvSpec(widths[0], 1, base, 1, 0),
     )
-    return _checked(
-        Architecture(f"dcgan{resolution}", resolution, channels, width, latent_dim, generator, discriminator)
-    )
+    return _checked(Architecture(f"dcgan{size.short}", size, channels, width, latent_dim, generator, discriminator))
 
 
 def _dcgan28(channels: int, width: int, latent_dim: int) -> Architecture:
     """1 -> 4 -> 7 -> 14 -> 28. A kernel of 3 makes 7 from 4; a kernel of 4 with stride 2 can't."""
-    w = width
+    w, three = width, Size(3, 3)
     generator = (
-        ConvSpec(latent_dim, 4 * w, 4, 1, 0),
-        ConvSpec(4 * w, 2 * w, 3, 2, 1),
-        ConvSpec(2 * w, w, 4, 2, 1),
-        ConvSpec(w, channels, 4, 2, 1),
+        ConvSpec(latent_dim, 4 * w, _FOUR, 1, 0),
+        ConvSpec(4 * w, 2 * w, three, 2, 1),
+        ConvSpec(2 * w, w, _FOUR, 2, 1),
+        ConvSpec(w, channels, _FOUR, 2, 1),
     )
     discriminator = (
-        ConvSpec(channels, w, 4, 2, 1),
-        ConvSpec(w, 2 * w, 4, 2, 1),
-        ConvSpec(2 * w, 4 * w, 3, 2, 1),
-        ConvSpec(4 * w, 1, 4, 1, 0),
+        ConvSpec(channels, w, _FOUR, 2, 1),
+        ConvSpec(w, 2 * w, _FOUR, 2, 1),
+        ConvSpec(2 * w, 4 * w, three, 2, 1),
+        ConvSpec(4 * w, 1, _FOUR, 1, 0),
     )
-    return _checked(Architecture("dcgan28", 28, channels, width, latent_dim, generator, discriminator))
+    return _checked(Architecture("dcgan28", _COURSES, channels, width, latent_dim, generator, discriminator))
 
 
 def _checked(arch: Architecture) -> Architecture:
-    """Assert that the layers lead from a side of 1 to the resolution and back."""
-    side = 1
+    """Assert that the layers lead from a single pixel to the picture and back."""
+    size = Size(1, 1)
     for layer in arch.generator:
-        side = conv_transpose_out(side, layer.kernel, layer.stride, layer.padding)
-    assert side == arch.resolution, f"{arch.name}: the generator ends at {side}"
+        size = layer.conv_transpose_out(size)
+    assert size == arch.resolution, f"{arch.name}: the generator ends at {size}"
     for layer in arch.discriminator:
-        side = conv_out(side, layer.kernel, layer.stride, layer.padding)
-    assert side == 1, f"{arch.name}: the discriminator ends at {side}"
+        size = layer.conv_out(size)
+    assert size == (1, 1), f"{arch.name}: the discriminator ends at {size}"
     return arch
 
 
-def _check_resolution(resolution: int) -> None:
-    if resolution not in (powers := [2**k for k in range(4, 10)]):
-        raise ValueError(
-            f"resolution {resolution}: must be a power of two from {MIN_RESOLUTION} to {MAX_RESOLUTION} "
-            f"({', '.join(map(str, powers))}), or 28 with --arch dcgan28"
+def _halved(size: Size) -> tuple[Size, int]:
+    """Both sides halved until the shorter one is at most MAX_BASE or one of them is odd, and how often."""
+    count = 0
+    while min(size) > MAX_BASE and not (size.height % 2 or size.width % 2):
+        size, count = Size(size.height // 2, size.width // 2), count + 1
+    return size, count
+
+
+@cache
+def _possible_sizes() -> list[Size]:
+    sides = range(MIN_SIDE, MAX_SIDE + 1, 4)  # each is doubled twice at least
+    return [size for height in sides for width in sides if _is_possible(size := Size(height, width))]
+
+
+def _is_possible(size: Size) -> bool:
+    shorter, longer = sorted(size)
+    return (
+        shorter >= MIN_SIDE
+        and longer <= min(MAX_SIDE, MAX_ASPECT * shorter)
+        and MIN_BASE <= min(_halved(size)[0]) <= MAX_BASE
+    )
+
+
+def _check_possible(size: Size) -> None:
+    """Raises ValueError for a size that no network has, naming the two nearest that one has."""
+    if _is_possible(size):
+        return
+    square = size.height == size.width
+
+    def distance(other: Size) -> float:
+        height, width = (math.log(there / max(here, 1)) for here, there in zip(size, other, strict=True))
+        return abs(height) + abs(width) + 2 * abs(height - width)  # the last is what the shape changes by
+
+    choice = [other for other in _possible_sizes() if other.height == other.width or not square]
+    nearest, next_nearest = sorted(choice, key=distance)[:2]
+    rule = f"must be {MIN_BASE} to {MAX_BASE} pixels doubled at least twice, and at most {MAX_SIDE}"
+    if not square:
+        rule = (
+            f"the shorter side must be {MIN_BASE} to {MAX_BASE} pixels doubled at least twice, the longer one divisible"
+            f" as often, at most {MAX_ASPECT} times as long, and at most {MAX_SIDE}"
         )
+    raise ValueError(f"resolution {size.short}: {rule}; the nearest are {nearest.short} and {next_nearest.short}")
+
+
+def _one_or_two(size: Size) -> int | list[int]:
+    return size.height if size.height == size.width else list(size)
+
+
+_FOUR = Size(4, 4)
+_COURSES = Size(28, 28)
 
 
 def _check_window(size: int, kernel: int, stride: int, padding: int) -> None:

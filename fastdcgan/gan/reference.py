@@ -24,20 +24,20 @@ from torch import Tensor, nn
 # With k=4, s=2, p=1 the first halves a side, 64 -> (64 - 4 + 2)/2 + 1 = 32, and the second doubles it,
 # 32 -> (32 - 1)2 + 4 - 2 = 64. With k=4, s=1, p=0 the first makes 1 of 4 and the second 4 of 1. A DCGAN needs no more.
 #
-# Each layer is (in_channels, out_channels, kernel, stride, padding).
-Layer = tuple[int, int, int, int, int]
+# Each layer is (in_channels, out_channels, kernel, stride, padding); a kernel that isn't square is (height, width).
+Layer = tuple[int, int, int | tuple[int, int], int, int]
 
 
 # fmt: off
 def layers_28() -> tuple[list[Layer], list[Layer]]:
     """The layers of G and D for 28x28 greyscale pictures, as courses draw them for handwritten digits and fashion."""
-    generator = [
+    generator: list[Layer] = [
         ( 50, 128, 4, 1, 0),  #  50 x  1 x  1 -> 128 x  4 x  4
         (128,  64, 3, 2, 1),  # 128 x  4 x  4 ->  64 x  7 x  7     (4 - 1)2 + 3 - 2 = 7
         ( 64,  32, 4, 2, 1),  #  64 x  7 x  7 ->  32 x 14 x 14
         ( 32,   1, 4, 2, 1),  #  32 x 14 x 14 ->   1 x 28 x 28
     ]
-    discriminator = [
+    discriminator: list[Layer] = [
         (  1,  32, 4, 2, 1),  #   1 x 28 x 28 ->  32 x 14 x 14
         ( 32,  64, 4, 2, 1),  #  32 x 14 x 14 ->  64 x  7 x  7
         ( 64, 128, 3, 2, 1),  #  64 x  7 x  7 -> 128 x  4 x  4     (7 - 3 + 2)/2 + 1 = 4
@@ -49,14 +49,14 @@ def layers_28() -> tuple[list[Layer], list[Layer]]:
 def layers_64(channels: int = 3, width: int = 64, latent_dim: int = 100) -> tuple[list[Layer], list[Layer]]:
     """The layers of G and D for 64x64 pictures: the DCGAN of the paper and of the common tutorial."""
     c, w, z = channels, width, latent_dim
-    generator = [
+    generator: list[Layer] = [
         (    z, w * 8, 4, 1, 0),  # 100 x  1 x  1 -> 512 x  4 x  4
         (w * 8, w * 4, 4, 2, 1),  # 512 x  4 x  4 -> 256 x  8 x  8
         (w * 4, w * 2, 4, 2, 1),  # 256 x  8 x  8 -> 128 x 16 x 16
         (w * 2, w    , 4, 2, 1),  # 128 x 16 x 16 ->  64 x 32 x 32
         (w    , c    , 4, 2, 1),  #  64 x 32 x 32 ->   3 x 64 x 64
     ]
-    discriminator = [
+    discriminator: list[Layer] = [
         (c    , w    , 4, 2, 1),  #   3 x 64 x 64 ->  64 x 32 x 32
         (w    , w * 2, 4, 2, 1),  #  64 x 32 x 32 -> 128 x 16 x 16
         (w * 2, w * 4, 4, 2, 1),  # 128 x 16 x 16 -> 256 x  8 x  8
@@ -67,19 +67,23 @@ def layers_64(channels: int = 3, width: int = 64, latent_dim: int = 100) -> tupl
 # fmt: on
 
 
-def layers_power_of_two(
-    resolution: int, channels: int = 3, width: int = 64, latent_dim: int = 100
+def layers_of_size(
+    high: int, wide: int, channels: int = 3, width: int = 64, latent_dim: int = 100
 ) -> tuple[list[Layer], list[Layer]]:
-    """The same rule for 16, 32, 64, 128 ... pixels: one layer more for each doubling, and twice the widest width."""
+    """The same rule for pictures of other sizes: one layer more for each doubling, and twice the widest width.
+
+    Both sides are halved until the shorter one has 4 to 7 pixels. What is left is the kernel of G's first layer, which
+    makes it from one pixel, and of D's last layer, which makes one pixel of it. 96x96 ends at 6x6, 128x64 at 8x4.
+    """
     generator: list[Layer] = [(width, channels, 4, 2, 1)]
     discriminator: list[Layer] = [(channels, width, 4, 2, 1)]
-    side, features = resolution // 2, width
-    while side > 4:
+    high, wide, features = high // 2, wide // 2, width
+    while min(high, wide) > 7:
         generator.insert(0, (features * 2, features, 4, 2, 1))
         discriminator.append((features, features * 2, 4, 2, 1))
-        side, features = side // 2, features * 2
-    generator.insert(0, (latent_dim, features, 4, 1, 0))
-    discriminator.append((features, 1, 4, 1, 0))
+        high, wide, features = high // 2, wide // 2, features * 2
+    generator.insert(0, (latent_dim, features, (high, wide), 1, 0))
+    discriminator.append((features, 1, (high, wide), 1, 0))
     return generator, discriminator
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from fastdcgan.gan.architecture import Architecture, ConvSpec, conv_out, conv_transpose_out
+from fastdcgan.gan.architecture import Architecture, ConvSpec, Size
 from fastdcgan.limits.roofline import Ceilings, pass_flops
 from fastdcgan.limits.scaling import Compute, Gradient, gradient_numbers
 
@@ -241,29 +241,29 @@ def _layer_sizes(arch: Architecture, batch: int) -> tuple[list[_Layer], list[_La
     """The layers of G and of D."""
 
     def layers(
-        specs: tuple[ConvSpec, ...], flops: list[int], sides: list[int], unnormalised: set[int], linear: set[int]
+        specs: tuple[ConvSpec, ...], flops: list[int], sizes: list[Size], unnormalised: set[int], linear: set[int]
     ) -> list[_Layer]:
         return [
             _Layer(
                 index=index,
                 flops=batch * flops[index],
-                weight=spec.in_channels * spec.out_channels * spec.kernel**2,
-                input=batch * spec.in_channels * sides[index] ** 2,
-                output=batch * spec.out_channels * sides[index + 1] ** 2,
+                weight=spec.weights,
+                input=batch * spec.in_channels * sizes[index].area,
+                output=batch * spec.out_channels * sizes[index + 1].area,
                 normalised=index not in unnormalised,
                 activated=index not in linear,
             )
             for index, spec in enumerate(specs)
         ]
 
-    sides_g, sides_d = [1], [arch.resolution]
+    sizes_g, sizes_d = [Size(1, 1)], [arch.resolution]
     for spec in arch.generator:
-        sides_g.append(conv_transpose_out(sides_g[-1], spec.kernel, spec.stride, spec.padding))
+        sizes_g.append(spec.conv_transpose_out(sizes_g[-1]))
     for spec in arch.discriminator:
-        sides_d.append(conv_out(sides_d[-1], spec.kernel, spec.stride, spec.padding))
+        sizes_d.append(spec.conv_out(sizes_d[-1]))
     generator_flops, discriminator_flops = pass_flops(arch)
     last_g, last_d = len(arch.generator) - 1, len(arch.discriminator) - 1
     return (
-        layers(arch.generator, generator_flops, sides_g, unnormalised={last_g}, linear=set()),
-        layers(arch.discriminator, discriminator_flops, sides_d, unnormalised={0, last_d}, linear={last_d}),
+        layers(arch.generator, generator_flops, sizes_g, unnormalised={last_g}, linear=set()),
+        layers(arch.discriminator, discriminator_flops, sizes_d, unnormalised={0, last_d}, linear={last_d}),
     )

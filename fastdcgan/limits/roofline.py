@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdcgan.gan.architecture import Architecture, ConvSpec, conv_out, conv_transpose_out
+from fastdcgan.gan.architecture import Architecture, ConvSpec, Size
 from fastdcgan.gan.models import Discriminator, Generator, parameter_count
 from fastdcgan.gan.objectives import objective
 from fastdcgan.gan.step import discriminator_loss, generator_loss
@@ -56,14 +56,14 @@ def work_per_image(arch: Architecture, batch: int, bytes_per_number: int = 4) ->
 
 def pass_flops(arch: Architecture) -> tuple[list[int], list[int]]:
     """FLOPs of each layer of G and of D in one forward pass of one picture."""
-    generator, side = [], 1
+    generator, size = [], Size(1, 1)
     for spec in arch.generator:
-        generator.append(_layer_flops(spec, side))  # a transposed convolution multiplies for each pixel of its input
-        side = conv_transpose_out(side, spec.kernel, spec.stride, spec.padding)
+        generator.append(_layer_flops(spec, size))  # a transposed convolution multiplies for each pixel of its input
+        size = spec.conv_transpose_out(size)
     discriminator = []
     for spec in arch.discriminator:
-        side = conv_out(side, spec.kernel, spec.stride, spec.padding)
-        discriminator.append(_layer_flops(spec, side))  # a convolution for each pixel of its output
+        size = spec.conv_out(size)
+        discriminator.append(_layer_flops(spec, size))  # a convolution for each pixel of its output
     return generator, discriminator
 
 
@@ -84,7 +84,7 @@ def numbers_moved(arch: Architecture, batch: int) -> int:
     """How many numbers an eager iteration on a batch reads and writes, without optimizers. Runs on the meta device."""
     generator, discriminator = _on_meta(arch)
     z_BL = torch.empty(batch, arch.latent_dim, device="meta")
-    real_BCHW = torch.empty(batch, arch.channels, arch.resolution, arch.resolution, device="meta")
+    real_BCHW = torch.empty(batch, arch.channels, *arch.resolution, device="meta")
     bce = objective("bce")
     traffic = _TrafficCounter()
     with traffic:
@@ -110,8 +110,8 @@ class _TrafficCounter(TorchDispatchMode):
         return out
 
 
-def _layer_flops(spec: ConvSpec, side: int) -> int:
-    return 2 * spec.in_channels * spec.out_channels * spec.kernel**2 * side**2
+def _layer_flops(spec: ConvSpec, size: Size) -> int:
+    return 2 * spec.weights * size.area
 
 
 def _on_meta(arch: Architecture) -> tuple[Generator, Discriminator]:
@@ -178,8 +178,9 @@ def measure_ceilings(seconds: float = 0.5) -> Ceilings:
         x_BCHW = randn(32, 128, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
         w = randn(256, 128, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
         matrices = _best_rate(2 * 1024**3, partial(torch.mm, a, b), seconds)
-        spec = ConvSpec(128, 256, 4, 2, 1)
-        convolution = _best_rate(32 * _layer_flops(spec, 8), partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)
+        spec = ConvSpec(128, 256, Size(4, 4), 2, 1)
+        amount = 32 * _layer_flops(spec, Size(8, 8))
+        convolution = _best_rate(amount, partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)
         flops[name] = max(matrices, convolution)
     size = copied_bytes(third_level_cache(torch.get_num_threads()))
     source, target = torch.ones(size // 4), torch.ones(size // 4)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from fastdcgan.gan.architecture import Architecture, ConvSpec
+from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.allreduce import AllReduce, Fabric, all_reduce
 
 FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20
@@ -186,11 +186,10 @@ def ddp_buckets(gradients: Sequence[Gradient]) -> list[tuple[int, float]]:
 def gradient_numbers(arch: Architecture) -> tuple[list[int], list[int]]:
     """Parameters of each layer of G and of D, with its BatchNorm's; first layer first."""
     return (
-        [_weight_count(spec) + 2 * spec.out_channels for spec in arch.generator[:-1]]
-        + [_weight_count(arch.generator[-1])],
-        [_weight_count(arch.discriminator[0])]
-        + [_weight_count(spec) + 2 * spec.out_channels for spec in arch.discriminator[1:-1]]
-        + [_weight_count(arch.discriminator[-1])],
+        [spec.weights + 2 * spec.out_channels for spec in arch.generator[:-1]] + [arch.generator[-1].weights],
+        [arch.discriminator[0].weights]
+        + [spec.weights + 2 * spec.out_channels for spec in arch.discriminator[1:-1]]
+        + [arch.discriminator[-1].weights],
     )
 
 
@@ -242,7 +241,3 @@ def _curve(
     alone = predict_iteration(compute(batch), batch, 1, communication)
     scaled = [predict_iteration(compute(own), own, ranks, communication) for ranks, own in batches]
     return [replace(s, efficiency=s.images_per_sec / s.ranks / alone.images_per_sec) for s in scaled]
-
-
-def _weight_count(spec: ConvSpec) -> int:
-    return spec.in_channels * spec.out_channels * spec.kernel**2

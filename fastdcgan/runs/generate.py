@@ -1,70 +1,118 @@
 """New pictures from a finished or unfinished run."""
 
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import nn
 
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.runs.checkpoints import checkpoint
-from fastdcgan.runs.checkpoints.folder import checkpoint_path, list_checkpoints, read_newest, step_in_name
+from fastdcgan.runs.checkpoints.checkpoint import read_generator
+from fastdcgan.runs.checkpoints.folder import Named, read_named
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder, read_config, run_id
-from fastdcgan.runs.sampling import generate, save_each, save_grid
+from fastdcgan.runs.pictures.latents import MAX_SEED, LatentOfEachSeed, Latents, LatentsOfFile, SeedLatents
+from fastdcgan.runs.pictures.stream import batch_size, picture_batches
+from fastdcgan.runs.pictures.writers import WRITERS, Format, Pictures
+
+FileFormat = Literal["png", "npy", "npz", "tar"]
+
+DEFAULT_COUNT = 64
 
 ALWAYS_BUILT_BYTES = 2**28
 """Networks of fewer bytes of weights are built whatever was saved: no machine runs out of memory for them."""
 
 
 def generate_from_run(
-    run: Path, *, count: int, seed: int, out: Path, raw: bool = False, step: int | None = None
+    run: Path,
+    *,
+    out: Path | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+    seeds: str | None = None,
+    latents: Path | None = None,
+    truncation: float | None = None,
+    format: FileFormat | None = None,
+    raw: bool = False,
+    checkpoint: Named = "latest",
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> str:
-    """Make `count` pictures with a run's newest usable checkpoint, and write them.
+    """Make pictures with a checkpoint of a run, and write them, in the memory of a batch.
+
+    Stopped and called again with the same arguments, it goes on where it was, and ends with the same bytes.
 
     Args:
         run: the run's folder.
-        count: how many, at least 1.
-        seed: of the noise, at least 0. The first pictures don't depend on `count`.
-        out: `*.png` for one grid, anything else for a folder of PNGs.
+        out: `*.png` for one grid, `*.npy`, `*.npz` or `*.tar`, anything else for a folder of PNGs. None: `generated`
+            with the format's suffix.
+        count: how many of one seed, at least 1. None: DEFAULT_COUNT, or all of `seeds` or `latents`.
+        seed: of the noise, at least 0; None: 0. The first pictures don't depend on `count`.
+        seeds: as `0-99,200`: one picture of each, named by it, instead of `count` of one.
+        latents: a `.npy` of them instead.
+        truncation: as in `truncate`, above 0.
+        format: of `out`; None: as its name says.
         raw: as in `load_generator`.
-        step: as in `load_generator`.
+        checkpoint: as in `load_generator`.
+        on_progress: told what is done, and how many of how many are.
 
     Returns:
         lines for the user: where the pictures are, after the newer checkpoints that were skipped.
 
     Raises:
-        ValueError: a number is out of range, there is no such run or checkpoint, or `out` can't be written.
+        ValueError: a number is out of range, there is no such run or checkpoint, `latents` don't fit, `out` can't be
+            written or holds something else.
     """
-    if count < 1:
-        raise ValueError(f"--count {count}: must be at least 1")
-    if seed < 0:
-        raise ValueError(f"--seed {seed}: must be at least 0")
-    generator, arch, progress, skipped = load_generator(run, raw=raw, step=step)
-    pictures_BCHW = generate(generator, latents(seed, Stream.GENERATE, 0, count, arch.latent_dim))
+    check_request(count, seed, seeds, latents, truncation)
+    out, kind = _file_and_kind(out, format)
+    generator, arch, progress, skipped = load_generator(run, raw=raw, checkpoint=checkpoint)
+    chosen: Latents
+    if latents is not None:
+        chosen = LatentsOfFile(latents, arch.latent_dim)
+    elif seeds is not None:
+        chosen = LatentOfEachSeed.parsed(seeds, arch.latent_dim)
+    else:
+        chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
+    at_once = batch_size(arch)
+    what = Pictures(
+        count=len(chosen),
+        size=arch.resolution,
+        channels=arch.channels,
+        batch=at_once,
+        batches=lambda start: picture_batches(generator, arch, chosen, truncation=truncation, start=start),
+        name=chosen.name,
+        request={
+            "step": progress.step,
+            "weights": _digest(generator),
+            **chosen.identity(),
+            "truncation": truncation,
+            "device": next(generator.parameters()).device.type,  # another one rounds in another way
+        },
+        on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > at_once else None,
+    )
     try:
-        if out.suffix.lower() == ".png":
-            out.parent.mkdir(parents=True, exist_ok=True)
-            save_grid(pictures_BCHW, out)
-        else:
-            save_each(pictures_BCHW, out)
+        WRITERS[kind](what, out)
     except OSError as error:
-        raise ValueError(f"can't write to {out}: {error.strerror or error}") from error
-    noun = "picture" if count == 1 else "pictures"
-    return with_skipped(skipped, f"{count:,} {noun} from step {progress.step:,} of {run}: {out}")
+        raise ValueError(
+            f"can't write to {out}: {error.strerror or error}; the same command goes on from there"
+        ) from error
+    noun = "picture" if len(chosen) == 1 else "pictures"
+    return with_skipped(skipped, f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}")
 
 
 def load_generator(
-    run: Path, *, raw: bool = False, step: int | None = None
+    run: Path, *, raw: bool = False, checkpoint: Named = "latest"
 ) -> tuple[models.Generator, Architecture, Progress, list[str]]:
-    """What a run makes pictures with, from its newest usable checkpoint, on the GPU if there is one.
+    """What a run makes pictures with, from one of its checkpoints, on the GPU if there is one; channels last.
 
     Args:
         run: the run's folder.
         raw: the generator itself, although there is a moving average of it.
-        step: of the checkpoint; None: the newest usable one.
+        checkpoint: a step, "best", or "latest": the newest usable one.
 
     Returns:
         the generator, its architecture, the checkpoint's progress, and why newer checkpoints were skipped, a line each.
@@ -75,29 +123,17 @@ def load_generator(
     folder = RunFolder(run)
     arch = read_config(folder).model.architecture()
     refuse_too_large(folder, arch)
-    generator, _ = models.build(arch, seed=0)
-    read = partial(checkpoint.read_generator, generator=generator, arch=arch, run=run_id(folder), raw=raw)
-    if step is not None:
-        tensors, progress = read(_existing_checkpoint(folder, step))
-        skipped: list[str] = []
-    else:
-        newest, skipped = read_newest(folder.checkpoints, read)
-        if newest is None:
-            raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
-        tensors, progress = newest
-    generator.load_state_dict(tensors)
-    if torch.cuda.is_available():
-        generator.cuda()
-    return generator, arch, progress, skipped
-
-
-def _existing_checkpoint(folder: RunFolder, step: int) -> Path:
-    """Raises ValueError, naming those that there are."""
-    path = checkpoint_path(folder.checkpoints, step)
-    if not path.is_dir():
-        there = ", ".join(str(step_in_name(saved)) for saved in list_checkpoints(folder.checkpoints))
-        raise ValueError(f"--checkpoint {step}: {folder.path} has no checkpoint of this step, but of {there or 'none'}")
-    return path
+    with torch.device("meta"):  # no memory is taken before the checkpoint has been found to fit
+        generator = models.Generator(arch)
+    read = partial(read_generator, generator=generator, arch=arch, run=run_id(folder), raw=raw)
+    found, skipped = read_named(folder, checkpoint, read)
+    if found is None:
+        raise ValueError(f"{run} has no checkpoint yet: nothing was learned that pictures could be made with")
+    tensors, progress = found
+    generator.load_state_dict(tensors, assign=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # By the layout of channels last twice as many pictures a second were made on CPUs.
+    return generator.to(device).to(memory_format=torch.channels_last), arch, progress, skipped
 
 
 def with_skipped(skipped: Sequence[str], message: str) -> str:
@@ -107,10 +143,50 @@ def with_skipped(skipped: Sequence[str], message: str) -> str:
 
 def refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
     """Raises ValueError where config.json asks for a network that is large, and larger than all that was saved."""
-    weights = sum(layer.in_channels * layer.out_channels * layer.kernel**2 for layer in arch.generator)
+    weights = sum(layer.weights for layer in arch.generator)
     saved_bytes = sum(file.stat().st_size for file in folder.checkpoints.glob("*/*.safetensors") if file.is_file())
     if 4 * weights > max(saved_bytes, ALWAYS_BUILT_BYTES):
         raise ValueError(
             f"{folder.path} has no checkpoint of the architecture in its config.json: of {weights:,} weights, "
             f"{saved_bytes:,} bytes are there"
         )
+
+
+def check_request(
+    count: int | None, seed: int | None, seeds: str | None, latents: Path | None, truncation: float | None
+) -> None:
+    """Raises ValueError."""
+    if count is not None and count < 1:
+        raise ValueError(f"--count {count}: must be at least 1")
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"--seed {seed}: must be at least 0 and below 2**63")
+    if truncation is not None and not 0 < truncation < math.inf:
+        raise ValueError(f"--truncation {truncation}: must be above 0")
+    for label, given in (("--seeds", seeds), ("--latents", latents)):
+        if given is not None and (count is not None or seed is not None):
+            raise ValueError(f"{label} says which pictures, and how many: leave --count and --seed away")
+    if seeds is not None and latents is not None:
+        raise ValueError("--seeds and --latents are two ways to say which pictures: give one")
+
+
+def _file_and_kind(out: Path | None, format: FileFormat | None) -> tuple[Path, Format]:
+    """Where to write, and what. Raises ValueError where they contradict each other."""
+    if out is None:
+        out = Path("generated" + {None: ".png", "png": ""}.get(format, f".{format}"))
+    said = out.suffix.lower().removeprefix(".")
+    if format not in (None, "png", said):
+        raise ValueError(f"--format {format} --out {out}: the name must end in .{format}")
+    if format == "png" and said in ("npy", "npz", "tar"):
+        raise ValueError(f"--format png --out {out}: the name must be a folder's, or end in .png for one grid")
+    kinds: dict[str, Format] = {"png": "grid", "npy": "npy", "npz": "npz", "tar": "tar"}
+    return out, kinds.get(said, "png")
+
+
+def _digest(network: nn.Module) -> str:
+    """Of all its numbers: 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        for part in tensor.cpu().reshape(1) if tensor.dim() == 0 else tensor.cpu():
+            found.update(part.contiguous().numpy().tobytes())  # in parts, as the largest tensor is half of the memory
+    return found.hexdigest()[:16]

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.utils import make_grid, save_image
 
 from fastdcgan.device import to_device
+from fastdcgan.gan.architecture import Size
 from fastdcgan.storage.files import replacing
 
 SAMPLES = 64
@@ -38,8 +40,22 @@ def generate(generator: nn.Module, z_BL: Tensor) -> Tensor:
         return torch.cat([generator(to_device(z, device)).float().cpu() for z in z_BL.split(CHUNK)])
 
 
+@torch.no_grad()
+def generate_uint8(generator: nn.Module, z_BL: Tensor) -> NDArray[np.uint8]:
+    """As `generate`, all at once, as files of pictures have them: uint8 [B, H, W, C], 0 to 255, on the CPU."""
+    device = next(generator.parameters()).device
+    with _eval_mode(generator):
+        pictures_BCHW = generator(to_device(z_BL, device)).float()
+    # As torchvision rounds. On the device, as bytes are quicker to fetch.
+    levels_BCHW = pictures_BCHW.clamp_(-1, 1).add_(1).div_(2).mul_(255).add_(0.5).to(torch.uint8)
+    pixels: NDArray[np.uint8] = levels_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
-    """Write pictures in [-1, 1] as one PNG: a grid, as square as their number allows. Raises OSError."""
+    """Write pictures in [-1, 1] as one PNG: a grid, about as high as wide. Raises OSError."""
+    from torchvision.utils import save_image  # takes 165 MB, which many pictures are made without
+
     with replacing(path) as file:
         save_image(grid(pictures_BCHW), file, format="PNG")
     return path
@@ -47,25 +63,26 @@ def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
 
 def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
     """Write pictures in [-1, 1] as one PNG: a grid of `columns` columns. Raises OSError."""
+    from torchvision.utils import save_image
+
     with replacing(path) as file:
         save_image(pictures_BCHW.clamp(-1, 1).add(1).div(2), file, format="PNG", nrow=columns, padding=2)
     return path
 
 
-def save_each(pictures_BCHW: Tensor, folder: Path) -> Path:
-    """Write pictures in [-1, 1] as `00000.png`, `00001.png` ... into a folder, made if need be. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, picture_CHW in enumerate(pictures_BCHW):
-        with replacing(folder / f"{number:05d}.png") as file:
-            save_image(picture_CHW.clamp(-1, 1).add(1).div(2), file, format="PNG")
-    return folder
-
-
 def grid(pictures_BCHW: Tensor) -> Tensor:
-    """A grid of pictures in [-1, 1], as square as their number allows: fp32 [C, H, W] in [0, 1]."""
-    columns = math.ceil(math.sqrt(len(pictures_BCHW)))
+    """A grid of pictures in [-1, 1], about as high as wide: fp32 [C, H, W] in [0, 1]."""
+    from torchvision.utils import make_grid
+
+    columns = grid_columns(len(pictures_BCHW), Size(*pictures_BCHW.shape[2:]))
     tiled: Tensor = make_grid(pictures_BCHW.clamp(-1, 1).add(1).div(2), nrow=columns, padding=2)
     return tiled
+
+
+def grid_columns(count: int, size: Size) -> int:
+    """Columns of a grid: as many as rows; twice as many where pictures are about 4 times as high as wide, or half."""
+    wider = 2.0 ** round(math.log2(size.height / size.width) / 2)
+    return min(count, math.ceil(math.sqrt(count) * wider))
 
 
 @contextmanager

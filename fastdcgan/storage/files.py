@@ -97,12 +97,22 @@ def create(path: Path) -> BinaryIO:
 
 def open_to_append(path: Path) -> IO[str]:
     """Open a text file (UTF-8) for appending, created if need be. Raises OSError where it is a link, hard ones too."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_WAIT | _NO_FOLLOW | _COMMON, 0o666)
+    return os.fdopen(_open_own(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8")
+
+
+def open_to_update(path: Path) -> BinaryIO:
+    """Open a file for reading and writing at its beginning, created if need be. Raises OSError where it is a link."""
+    return os.fdopen(_open_own(path, os.O_RDWR), "r+b")
+
+
+def _open_own(path: Path, flags: int) -> int:
+    """A descriptor of a file that has this name alone. Raises OSError."""
+    descriptor = os.open(path, flags | os.O_CREAT | _NO_WAIT | _NO_FOLLOW | _COMMON, 0o666)
     info = os.fstat(descriptor)
     if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
         os.close(descriptor)
         raise _os_error(path, "not a file of its own")
-    return os.fdopen(descriptor, "a", encoding="utf-8")
+    return descriptor
 
 
 def make_folder(path: Path) -> None:

@@ -161,7 +161,7 @@ def measurement_conditions(
         "hardware": describe_hardware(device),
         "kernels": kernel_version() if device.type == "cpu" else None,
         "versions": {"torch": torch.__version__, "fastdcgan": __version__},
-        "architecture": asdict(arch),
+        "architecture": arch.record(),
         "batch": batch,
         "world_size": world_size,
         "precision": request.precision,

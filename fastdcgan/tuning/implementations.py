@@ -170,7 +170,7 @@ def _num_threads(count: int | None) -> Iterator[None]:
 def random_batch(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Uniform random pictures in [-1, 1] and standard normal noise: real_BCHW, contiguous, and z_BL, fp32."""
     rng = torch.Generator().manual_seed(seed)
-    real_BCHW = torch.rand(batch, arch.channels, arch.resolution, arch.resolution, generator=rng) * 2 - 1
+    real_BCHW = torch.rand(batch, arch.channels, *arch.resolution, generator=rng) * 2 - 1
     return real_BCHW.to(device), torch.randn(batch, arch.latent_dim, generator=rng).to(device)
 
 

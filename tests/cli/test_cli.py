@@ -259,7 +259,7 @@ def test_generate_from_a_step_with_its_average_or_its_last_weights(
     assert made[0] == made[3] and len(set(made)) == 3
     assert "step 10 of" in capsys.readouterr().out
     complaint = refusal(capsys, "generate", tmp_path / "run", "--checkpoint", 7)
-    assert "--checkpoint 7" in complaint and "10, 11, 12" in complaint
+    assert "step 7" in complaint and "10, 11, 12" in complaint
 
 
 def test_generate_from_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """A folder with every kind of picture file that people have, good and bad, built from two photographs."""
 
+import importlib
+import importlib.util
 import os
 import socket
 import struct
@@ -20,6 +22,15 @@ def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
     file = BytesIO()
     picture.save(file, form, **options)
     return file.getvalue()
+
+
+def heif_available() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def heif(picture: Image.Image) -> bytes:
+    importlib.import_module("pillow_heif").register_heif_opener()
+    return encode(picture, "HEIF", quality=90)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -130,6 +141,34 @@ def good_files() -> dict[str, bytes]:
         "a/b/c/nested.jpg": jpeg,
         "a/b.jpg/in a folder like a file.jpg": jpeg,
     }
+    files |= {
+        "rgb.tif": encode(photo, "TIFF"),
+        "lzw.tiff": encode(tall, "TIFF", compression="tiff_lzw"),
+        "jpeg inside.TIF": encode(photo, "TIFF", compression="jpeg"),
+        "cmyk.tif": encode(photo.convert("CMYK"), "TIFF", compression="tiff_deflate"),
+        "palette.tif": encode(photo.quantize(32), "TIFF"),
+        "rgba.tif": encode(with_alpha(photo), "TIFF"),
+        "two.tif": encode(photo.convert("1"), "TIFF", compression="group4"),
+        "turned.tif": encode(photo, "TIFF", exif=exif(8)),
+        "grey16.tif": encode(Image.fromarray(ramp), "TIFF"),
+        "grey16 turned round.tif": encode(Image.fromarray(65535 - ramp), "TIFF", tiffinfo={0x0106: 0}),
+        "pages.tif": encode(photo, "TIFF", save_all=True, append_images=[tall, photo.rotate(90)]),
+        "rgb.ppm": encode(photo, "PPM"),
+        "grey.pgm": encode(tall.convert("L"), "PPM"),
+        "grey16.pgm": encode(Image.fromarray(ramp), "PPM"),
+        "ten bits.pgm": b"P5\n4 4\n1023\n" + np.linspace(0, 1023, 16).astype(">u2").tobytes(),
+        "two.pbm": encode(photo.convert("1"), "PPM"),
+        "written out.pnm": b"P3 # colours\n2 2 255\n1 2 3  4 5 6\n7 8 9  250 251 252\n",
+        "photo.avif": encode(photo, "AVIF", quality=80),
+        "alpha.avif": encode(with_alpha(photo), "AVIF"),
+        "avif without ending": encode(photo, "AVIF"),
+        "photo.jp2": encode(photo, "JPEG2000"),
+        "photo.j2k": encode(photo, "JPEG2000", no_jp2=True),
+        "grey16.jp2": encode(Image.fromarray(ramp), "JPEG2000"),
+        "icon.ico": encode(with_alpha(photo), "ICO", sizes=[(16, 16), (64, 44)]),
+    }
+    if heif_available():
+        files |= {"photo.heic": heif(photo), "heif in truth.jpg": heif(tall)}
     files |= {f"orientation{o}.jpg": encode(photo, "JPEG", exif=exif(o)) for o in range(1, 9)}
     return files
 
@@ -155,6 +194,15 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "cut.dat": (jpeg[: len(jpeg) // 2], "truncated"),
         "cut.gif": (encode(photo, "GIF")[:2000], "truncated"),
         "empty.jfif": (b"", "empty file"),
+        "cut.tif": (encode(photo, "TIFF", compression="tiff_lzw")[:2000], "damaged"),
+        "cut.pgm": (encode(photo.convert("L"), "PPM")[:2000], "truncated"),
+        "cut.avif": (encode(photo, "AVIF")[:500], "damaged"),
+        "cut.jp2": (encode(photo, "JPEG2000")[:900], "damaged"),
+        "cut.ico": (encode(photo, "ICO")[:300], "damaged"),
+        "floats.tif": (encode(Image.new("F", (9, 9)), "TIFF"), "values of unknown range"),
+        "signed.tif": (encode(Image.new("I", (9, 9)), "TIFF"), "values of unknown range"),
+        "lab.tif": (encode(Image.new("LAB", (9, 9)), "TIFF"), "kind that is not read"),
+        "film.mp4": (b"\0\0\0\x18ftypisom" + bytes(50), "not an image"),
         "flipped.png": (whole_png[:60] + b"\0\0\0\0" + whole_png[64:], "damaged"),
         "bomb.png": (bomb, "limit of 178,956,970 pixels"),
         "half a bomb.png": (png(13000, 13001, 8, 2, b"\0"), "truncated"),

@@ -5,7 +5,8 @@ from corpus import PHOTOS
 from PIL import Image
 
 from fastdcgan.data.array import ArraySource, DeviceSource, ResizedSource, make_array_source
-from fastdcgan.data.decoding.picture import as_channels, fit
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.source import ImageSource
 
 
@@ -16,7 +17,7 @@ def photos(mode: str, width: int = 40, height: int = 30) -> np.ndarray:
 
 def opened(pictures: np.ndarray, resolution: int, channels: int) -> ImageSource:
     return make_array_source(
-        pictures, resolution=resolution, channels=channels, threads=2, description="two photographs", origin="here"
+        pictures, frame=Frame.of(resolution), channels=channels, threads=2, description="two photographs", origin="here"
     )
 
 
@@ -32,7 +33,7 @@ def test_an_array_of_another_size_is_resized_as_files_are(mode: str, channels: i
     (read,) = source.read([[1, 0, 1]])
     assert (read.dtype, read.shape) == (torch.uint8, (3, 16, 16, channels))
     for number, picture in zip([1, 0, 1], read, strict=True):
-        expected = fit(as_channels(Image.fromarray(pictures[number].squeeze()), channels), 16)
+        expected = fit(as_channels(Image.fromarray(pictures[number].squeeze()), channels), Frame.of(16))
         assert np.array_equal(picture.numpy().squeeze(), np.asarray(expected))
 
 

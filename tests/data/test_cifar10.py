@@ -16,6 +16,7 @@ import torchvision
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.datasets import cifar10 as module
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
@@ -46,7 +47,7 @@ def python2_pickle(planes: np.ndarray, dtype: str = "u1", order: str = "I00\n") 
 
 
 def python3_pickle(planes: np.ndarray) -> bytes:
-    return pickle.dumps({"labels": [1, 2], "data": planes}, protocol=4)
+    return pickle.dumps({"labels": [9] * len(planes), "data": planes}, protocol=4)
 
 
 def binary(planes: np.ndarray) -> bytes:
@@ -100,6 +101,11 @@ def test_every_layout_is_recognised_and_gives_the_same(form: str, tmp_path: Path
     assert isinstance(source, ArraySource)
     assert torch.equal(everything(source), torch.from_numpy(PICTURES))
     assert source.description.startswith("20 pictures of 32x32 from ")
+    if form in ("python folder", "python archive"):  # two labels for four pictures
+        assert source.labels is None
+    else:
+        assert source.labels is not None
+        assert (source.labels.classes, source.labels.counts()) == (("truck",), [20])
     assert source.origin.startswith(str(tmp_path))
     if "folder" in form:
         inner = opened(tmp_path / next(iter(FORMS[form])).split("/")[0])
@@ -213,7 +219,7 @@ def test_bad_folders_are_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"data_batch_1\.bin: not a file$"):
         opened(tmp_path / "pipe")
     with pytest.raises(ValueError, match=r"^no cifar-10-python\.tar\.gz and no cifar-10-batches-py in "):
-        open_cifar10(tmp_path, resolution=32, channels=3, threads=1)
+        open_cifar10(tmp_path, frame=Frame.of(32), channels=3, threads=1)
 
 
 class TestDownload:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastdcgan.data import open as module
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.fitting import Frame, fit_geometry
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.folder import FolderIndex, scan_folder
 from fastdcgan.data.open import open_source
@@ -45,22 +46,30 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderIndex]:
 @pytest.fixture(params=["pillow", pytest.param("dali", marks=needs_dali)])
 def source(request: pytest.FixtureRequest, corpus: FolderIndex) -> ImageSource:
     if request.param == "pillow":
-        return PillowSource(corpus, resolution=32, channels=3, threads=2)
-    return DaliSource(corpus, resolution=32, channels=3, device=None, threads=2)
+        return PillowSource(corpus, frame=Frame.of(32), channels=3, threads=2)
+    return DaliSource(corpus, frame=Frame.of(32), channels=3, device=None, threads=2)
 
 
 @needs_dali
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("resolution", [32, 64, 200])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *(Frame.of(resolution) for resolution in (32, 64, 200, "64x128", "96x48")),
+        *(Frame.of(resolution, "pad") for resolution in (48, "64x128", "96x48")),
+        *(Frame.of(resolution, "stretch") for resolution in (48, "64x128")),
+    ],
+    ids=lambda frame: f"{frame.size}-{frame.fit}",
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_picture_is_as_pillow_decodes_it(
-    channels: int, resolution: int, device: int | None, corpus: FolderIndex, capfd: pytest.CaptureFixture[str]
+    channels: int, frame: Frame, device: int | None, corpus: FolderIndex, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fast = DaliSource(corpus, resolution=resolution, channels=channels, device=device, threads=2)
-    slow = PillowSource(corpus, resolution=resolution, channels=channels, threads=2)
+    fast = DaliSource(corpus, frame=frame, channels=channels, device=device, threads=2)
+    slow = PillowSource(corpus, frame=frame, channels=channels, threads=2)
     everything = list(range(len(corpus)))
     (seen,), (expected,) = list(fast.read([everything])), list(slow.read([everything]))
-    assert seen.shape == expected.shape == (len(corpus), resolution, resolution, channels)
+    assert seen.shape == expected.shape == (len(corpus), *frame.size, channels)
     assert seen.dtype == torch.uint8
     difference = (seen.cpu().int() - expected.int()).abs().numpy()
     for picture, levels in zip(corpus.pictures, difference, strict=True):
@@ -68,7 +77,11 @@ def test_every_picture_is_as_pillow_decodes_it(
             assert levels.max() == 0, picture.path
         # Measured on the CPU: 1 (RGB) and 2 (grey) within, 20 on the border, 0.33 in the mean. nvJPEG isn't libjpeg.
         slack = 0 if device is None else 2
-        assert levels[1:-1, 1:-1].max() <= (2 if channels == 1 else 1) + slack, picture.path
+        place = fit_geometry(picture.width, picture.height, frame)
+        top, left = max(0, -place.top), max(0, -place.left)  # where a padded picture begins
+        bottom, right = min(frame.size.height, top + place.height), min(frame.size.width, left + place.width)
+        inside = levels[top + 1 : bottom - 1, left + 1 : right - 1]
+        assert not inside.size or inside.max() <= (2 if channels == 1 else 1) + slack, picture.path
         assert levels.max() <= 24, picture.path
         assert levels.mean() <= 0.35 + slack / 2, picture.path
     assert capfd.readouterr() == ("", "")
@@ -79,8 +92,8 @@ def test_long_pictures_take_little_memory(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
     PHOTOS[0].resize((8000, 20)).save(tmp_path / "long.png")
     index = scan_folder(tmp_path)
-    (seen,) = DaliSource(index, resolution=512, channels=3, device=None, threads=1).read([[0]])
-    (expected,) = PillowSource(index, resolution=512, channels=3, threads=1).read([[0]])
+    (seen,) = DaliSource(index, frame=Frame.of(512), channels=3, device=None, threads=1).read([[0]])
+    (expected,) = PillowSource(index, frame=Frame.of(512), channels=3, threads=1).read([[0]])
     assert (seen.int() - expected.int()).abs().max() <= 1
 
 
@@ -179,13 +192,13 @@ def test_pictures_that_dali_refuses_are_decoded_by_pillow(photos: Path) -> None:
         (photos / name).write_bytes(good[:after_first_segment] + b"\0\0" + good[after_first_segment:])
     index = scan_folder(photos)
     assert all(picture.plain for picture in index.pictures)
-    fast = DaliSource(index, resolution=32, channels=3, device=None, threads=2)
-    slow = PillowSource(index, resolution=32, channels=3, threads=2)
+    fast = DaliSource(index, frame=Frame.of(32), channels=3, device=None, threads=2)
+    slow = PillowSource(index, frame=Frame.of(32), channels=3, threads=2)
     order = [[n, (n + 1) % 20] for n in range(20)] * 2
     for seen, expected in zip(fast.read(order), slow.read(order), strict=True):
         assert (seen.int() - expected.int()).abs()[:, 1:-1, 1:-1].max() <= 1
     # A picture looks the same before and after others were refused: resuming elsewhere must give the same bits.
-    fresh = DaliSource(index, resolution=32, channels=3, device=None, threads=2)
+    fresh = DaliSource(index, frame=Frame.of(32), channels=3, device=None, threads=2)
     for number in (4, 5, 6, 16, 17):
         assert torch.equal(next(fresh.read([[number]])), next(fast.read([[number]])))
 
@@ -203,7 +216,7 @@ def test_batches_in_pieces_come_as_in_one(piece: int, photos: Path, monkeypatch:
     batches = [list(range(21)), [3], [20, 5, 5, 0], [7, 1, 6, 5, 2, 8, 9, 4]] * 2
 
     def read() -> list[torch.Tensor]:
-        return list(DaliSource(index, resolution=32, channels=3, device=None, threads=2).read(batches))
+        return list(DaliSource(index, frame=Frame.of(32), channels=3, device=None, threads=2).read(batches))
 
     whole = read()
     monkeypatch.setattr("fastdcgan.data.decoding.dali.PIECE_LIMIT", piece)
@@ -218,7 +231,7 @@ def test_a_failure_without_a_refused_picture_is_raised(photos: Path, monkeypatch
         def run(self, *_: object) -> None:
             raise RuntimeError("out of memory")
 
-    source = DaliSource(scan_folder(photos), resolution=32, channels=3, device=None, threads=1)
+    source = DaliSource(scan_folder(photos), frame=Frame.of(32), channels=3, device=None, threads=1)
     monkeypatch.setattr(source, "_pipeline", lambda feed: feed() and OutOfMemory())
     with pytest.raises(RuntimeError, match="out of memory"):
         list(source.read([[1, 2], [3]]))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan.data.decoding.picture import PictureInfo
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.decoding.picture import NOT_AN_IMAGE, PictureInfo
 from fastdcgan.data.describe import contact_sheet, describe, describe_files, group_by_reason, write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, PackStatus, ensure_packed, pack_status
@@ -43,7 +44,7 @@ def opened(spec: Path | str, resolution: int = 32, channels: int = 3) -> ImageSo
 
 
 def pack_of(folder: Path) -> Pack:
-    return Pack(original=opened(folder), resolution=32, channels=3)
+    return Pack(original=opened(folder), frame=Frame.of(32), channels=3)
 
 
 def flip_a_byte(path: Path) -> None:
@@ -58,19 +59,19 @@ def flip_a_byte(path: Path) -> None:
 
 
 def test_facts_of_a_folder(folder: Path) -> None:
-    facts = describe(opened(folder), resolution=32, channels=3)
+    facts = describe(opened(folder), frame=Frame.of(32), channels=3)
     assert facts.count == 5 and str(folder) in facts.source
     files = facts.files
     assert files is not None and facts.pixels is None
     assert files.kinds == (("JPEG RGB", 3), ("PNG RGBA", 1), ("JPEG L", 1))
     assert (files.smallest, files.median, files.largest) == ((40, 20), (31, 31), (100, 90))
-    assert files.enlarged == 3 and files.cropped == 1
+    assert files.enlarged == 3 and files.shapes.below_half == 1
     assert files.bytes == sum((folder / name).stat().st_size for name in ("a.jpg", "b.jpg", "c.jpg", "d.png", "e.jpg"))
     assert facts.pack is not None and facts.pack.bytes == 5 * 32 * 32 * 3
     assert facts.pack_status == "missing"
     assert [(Path(skip.path).name, skip.reason) for skip in facts.skipped] == [
         ("empty.jpg", "empty file"),
-        ("text.jpg", "not an image (JPEG, PNG, BMP, WebP or GIF)"),
+        ("text.jpg", NOT_AN_IMAGE),
     ]
 
 
@@ -78,7 +79,7 @@ def test_facts_of_one_picture(folder: Path) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.png", "empty.jpg", "text.jpg"):
         (folder / name).unlink()
     source = opened(folder)
-    files = describe(source, resolution=32, channels=3).files
+    files = describe(source, frame=Frame.of(32), channels=3).files
     assert files is not None and files.smallest == files.median == files.largest == (31, 31)
     assert contact_sheet(source).shape == (1, 32, 32, 3)
 
@@ -88,14 +89,14 @@ def test_sizes_are_those_of_upright_pictures(tmp_path: Path) -> None:
     exif = picture.getexif()
     exif[0x0112] = 6
     picture.save(tmp_path / "turned.jpg", exif=exif)
-    files = describe(opened(tmp_path), resolution=32, channels=3).files
+    files = describe(opened(tmp_path), frame=Frame.of(32), channels=3).files
     assert files is not None and files.largest == (30, 80)
 
 
 def test_as_many_pixels_are_not_the_same_size(tmp_path: Path) -> None:
     for number, size in enumerate(((20, 30), (30, 20), (20, 30))):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
-    files = describe(opened(tmp_path), resolution=16, channels=3).files
+    files = describe(opened(tmp_path), frame=Frame.of(16), channels=3).files
     assert files is not None and files.smallest != files.largest
 
 
@@ -115,11 +116,11 @@ class Many:
 
 
 def test_many_pictures_are_counted_without_reading_them() -> None:
-    files = describe_files(Many(), resolution=128)
+    files = describe_files(Many(), frame=Frame.of(128))
     assert files.kinds == (("JPEG RGB", 75_000), ("WEBP RGB", 25_000))
     assert (files.smallest, files.median, files.largest) == ((100, 50_000), (50_099, 50_000), (100_099, 50_000))
     assert files.enlarged == 28
-    assert files.cropped == 24_900 + 99, "narrower than 25,000, or wider than 100,000"
+    assert files.shapes.below_half == 24_900 + 99, "narrower than 25,000, or wider than 100,000"
     assert files.bytes == 300_000
 
 
@@ -127,9 +128,9 @@ def test_facts_of_arrays(tmp_path: Path) -> None:
     pictures = np.arange(7 * 28 * 28).astype(np.uint8)
     header = np.array([0x803, 7, 28, 28], ">u4").tobytes()
     (tmp_path / "train-images-idx3-ubyte").write_bytes(header + pictures.tobytes())
-    as_they_are = describe(opened(tmp_path, 28, 1), resolution=28, channels=1)
+    as_they_are = describe(opened(tmp_path, 28, 1), frame=Frame.of(28), channels=1)
     assert as_they_are.pack is None and as_they_are.pack_status is None, "there is nothing to pack"
-    fitted = describe(opened(tmp_path, 64, 3), resolution=64, channels=3)
+    fitted = describe(opened(tmp_path, 64, 3), frame=Frame.of(64), channels=3)
     assert fitted.pack is not None and fitted.pack.bytes == 7 * 64 * 64 * 3
     for facts in (as_they_are, fitted):
         assert facts.count == 7 and facts.files is None

@@ -11,6 +11,8 @@ from corpus import PHOTOS, encode, write_corpus
 from PIL import Image
 
 from fastdcgan.data import folder as folder_module
+from fastdcgan.data.decoding.formats import FORMAT_NAMES
+from fastdcgan.data.decoding.picture import NOT_AN_IMAGE
 from fastdcgan.data.folder import FolderIndex, scan_folder
 from fastdcgan.data.source import common_suffixes, describe_hidden
 from fastdcgan.storage.cache import cache_folder
@@ -69,7 +71,7 @@ def test_damaged_pictures_come_before_files_that_are_no_pictures(tmp_path: Path,
     skipped = scan_folder(photos).skipped
     assert [Path(skip.path).name for skip in skipped if not skip.not_a_picture] == ["z.jpg", "zz"]
     assert [skip.not_a_picture for skip in skipped] == [False] * 2 + [True] * 31
-    assert all(skip.reason == "not an image (JPEG, PNG, BMP, WebP or GIF)" for skip in skipped[2:])
+    assert all(skip.reason == NOT_AN_IMAGE for skip in skipped[2:])
     assert common_suffixes(skipped[2:]) == ".txt, .avi"
     assert common_suffixes(skipped[2:], limit=1) == ".txt, ..."
 
@@ -317,13 +319,13 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
     assert complaint(tmp_path / "file.jpg") == f"not a folder but a file: {tmp_path}/file.jpg"
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert complaint(empty) == f"no pictures (JPEG, PNG, BMP, WebP or GIF) in {empty}; it is empty"
+    assert complaint(empty) == f"no pictures ({FORMAT_NAMES}) in {empty}; it is empty"
     (empty / "a").write_text("")
     assert complaint(empty).endswith("; it holds 1 other file")
     (empty / "b.txt").write_text("text")
     (empty / "c.TXT").write_text("text")
-    (empty / "d.heic").write_text("text")
-    assert complaint(empty).endswith("; it holds 4 other files (.txt, .heic)")
+    (empty / "d.psd").write_text("text")
+    assert complaint(empty).endswith("; it holds 4 other files (.txt, .psd)")
     (empty / "c.jpg").write_text("")
     assert complaint(empty) == f"no usable picture in {empty}; {empty}/c.jpg: empty file"
     (empty / "d.jpg").write_text("")

@@ -9,6 +9,7 @@ import torchvision
 
 from fastdcgan.data.datasets import idx as idx_module
 from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist, read_idx_images
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.open import open_source
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (7, 28, 28, 1), dtype=np.uint8)
@@ -71,13 +72,13 @@ def test_a_folder_of_idx_files_is_recognised(place: str, ending: str, tmp_path: 
     assert len(source) == 7
     assert source.description.startswith("7 pictures of 28x28 from ")
     assert torch.equal(next(source.read([[3, 0]])), torch.from_numpy(PICTURES[[3, 0]]))
-    rgb = next(open_fashion_mnist(tmp_path, resolution=32, channels=3, threads=1).read([[1]]))
+    rgb = next(open_fashion_mnist(tmp_path, frame=Frame.of(32), channels=3, threads=1).read([[1]]))
     assert rgb.shape == (1, 32, 32, 3)
 
 
 def test_a_folder_without_idx_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^no train-images-idx3-ubyte\.gz in .*$"):
-        open_fashion_mnist(tmp_path, resolution=28, channels=1, threads=1)
+        open_fashion_mnist(tmp_path, frame=Frame.of(28), channels=1, threads=1)
 
 
 class TestDownload:
@@ -93,12 +94,16 @@ class TestDownload:
             assert download
             downloads.append(root)
             print("Downloading...")
-            write(Path(root) / "FashionMNIST" / "raw" / "train-images-idx3-ubyte.gz", gzip.compress(idx()))
+            raw = Path(root) / "FashionMNIST" / "raw"
+            write(raw / "train-images-idx3-ubyte.gz", gzip.compress(idx()))
+            write(raw / "train-labels-idx1-ubyte.gz", gzip.compress(struct.pack(">II", 0x801, 7) + bytes(range(7))))
 
         monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
         for _ in range(2):
             source = open_source("fashion-mnist", resolution=28, channels=1, device="cpu", threads=1)
             assert len(source) == 7
+            assert source.labels is not None
+            assert source.labels.classes[6] == "shirt"
         assert len(downloads) == 1
         assert [path.name for path in self.cache.iterdir()] == ["FashionMNIST"]
 
@@ -110,7 +115,7 @@ class TestDownload:
 
         monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
         with pytest.raises(ValueError, match=r"^[^\n]+$") as raised:
-            open_fashion_mnist(None, resolution=28, channels=1, threads=1)
+            open_fashion_mnist(None, frame=Frame.of(28), channels=1, threads=1)
         assert f"put train-images-idx3-ubyte.gz into {self.cache}/FashionMNIST/raw" in str(raised.value)
         assert not holds_idx(self.cache)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.decoding.dali import DaliSource, dali_available
+from fastdcgan.data.decoding.fitting import Fit
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
+from fastdcgan.gan.architecture import Resolution, Size
 from fastdcgan.storage.cache import cache_folder
 
 DECODERS = ["pillow", pytest.param("dali", marks=pytest.mark.skipif(not dali_available(), reason="DALI is for Linux"))]
@@ -82,6 +85,33 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(PillowSource, "read", count)
     return numbers
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("resolution", [48, "64x128"])
+def test_each_fit_has_a_pack_of_its_own(
+    resolution: Resolution, decoder: Literal["dali", "pillow"], photos: Path, cache: Path
+) -> None:
+    def opened_fitted(fit: Fit, cached: Literal["on", "off"]) -> ImageSource:
+        return open_source(
+            str(photos),
+            resolution=resolution,
+            channels=3,
+            device="cpu",
+            threads=2,
+            fit=fit,
+            decoder=decoder,
+            cache=cached,
+        )
+
+    fits: list[Fit] = ["crop", "pad", "stretch"]
+    packed = [pixels(opened_fitted(fit, "on")) for fit in fits]
+    assert len(list((cache / "packs").glob("*.npy"))) == 3
+    for fit, pictures in zip(fits, packed, strict=True):
+        assert pictures.shape[1:] == (*Size.of(resolution), 3)
+        assert torch.equal(pictures, pixels(opened_fitted(fit, "off")))
+        assert torch.equal(pictures, pixels(opened_fitted(fit, "on"))), "the same pack again"
+    assert not torch.equal(packed[0], packed[1]) and not torch.equal(packed[0], packed[2])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from thousands import flipped, lossless_jpeg
-from torchvision.transforms import functional as F
 
 from fastdcgan.data.decoding import picture
-from fastdcgan.data.decoding.picture import examine, fit, fit_box, fit_geometry, opened
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.picture import examine, opened
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # pytest undoes our own filter
 
@@ -98,7 +98,7 @@ def test_transparency_is_composited_over_white_or_kept() -> None:
 def test_the_hidden_colour_of_transparent_pixels_does_not_fringe_a_resized_edge(size: tuple[int, int]) -> None:
     sprite = Image.new("RGBA", size, (255, 0, 255, 0))
     sprite.paste((0, 200, 0, 255), (0, 0, size[0] // 2 + 1, size[1]))  # the edge falls within a resized pixel
-    red, green, blue, alpha = pixels(fit(open_picture(encode(sprite, "PNG"), 4), 16)).reshape(-1, 4).T
+    red, green, blue, alpha = pixels(fit(open_picture(encode(sprite, "PNG"), 4), Frame.of(16))).reshape(-1, 4).T
     edge = (alpha > 16) & (alpha < 255)  # of fainter ones rounding alone shifts the colour
     assert edge.any()
     assert alpha.max() == 255
@@ -110,10 +110,11 @@ def test_the_hidden_colour_of_transparent_pixels_does_not_fringe_a_resized_edge(
 def test_without_a_resize_or_transparency_every_bit_of_four_channels_is_kept() -> None:
     pixels_HWC = np.random.default_rng(0).integers(0, 256, (16, 16, 4), np.uint8)
     data = encode(Image.fromarray(pixels_HWC), "PNG")
-    assert np.array_equal(picture.open_fitted(data, 4, 16), pixels_HWC)
+    assert np.array_equal(picture.open_fitted(data, 4, Frame.of(16)), pixels_HWC)
 
     opaque = encode(Image.fromarray(pixels_HWC[..., :3]), "PNG")
-    assert np.array_equal(picture.open_fitted(opaque, 4, 8).convert("RGB"), picture.open_fitted(opaque, 3, 8))
+    four, three = (picture.open_fitted(opaque, channels, Frame.of(8)) for channels in (4, 3))
+    assert np.array_equal(four.convert("RGB"), three)
 
 
 def test_16_bit_levels_are_scaled_not_clipped() -> None:
@@ -155,7 +156,8 @@ def test_pillows_warnings_are_not_printed(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(exif_damage)
     code = (
         "import sys; from pathlib import Path; from fastdcgan.data.decoding.picture import open_fitted as o; "
-        "[o(Path(p).read_bytes(), 3, 64) for p in sys.argv[1:]]"
+        "from fastdcgan.data.decoding.fitting import Frame; "
+        "[o(Path(p).read_bytes(), 3, Frame.of(64)) for p in sys.argv[1:]]"
     )
     command = [sys.executable, "-W", "always", "-c", code, *map(str, sorted(tmp_path.iterdir()))]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
@@ -207,63 +209,16 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
     most: dict[int, int] = {}
     real = picture.fit
 
-    def watched(image: Image.Image, resolution: int) -> Image.Image:
+    def watched(image: Image.Image, frame: Frame) -> Image.Image:
         pixels = image.width * image.height
         held.append(pixels)
         time.sleep(0.02)
         most[pixels] = max(most.get(pixels, 0), held.count(pixels))
         held.remove(pixels)
-        return real(image, resolution)
+        return real(image, frame)
 
     monkeypatch.setattr(picture, "fit", watched)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda data: picture.open_fitted(data, 3, 32), [large, small] * 8))
+        list(pool.map(lambda data: picture.open_fitted(data, 3, Frame.of(32)), [large, small] * 8))
     assert most[97 * 66] == 1
     assert most[60 * 60] > 1
-
-
-SIZES = [(178, 218), (218, 178), (640, 427), (427, 640), (64, 64), (65, 64), (64, 65), (33, 64), (20, 31), (63, 250)]
-
-
-@pytest.mark.parametrize("resolution", [28, 32, 64, 129])
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-@pytest.mark.parametrize("size", SIZES)
-def test_fit_is_torchvisions_resize_and_crop_bit_for_bit(size: tuple[int, int], mode: str, resolution: int) -> None:
-    picture = (with_alpha(PHOTOS[1]) if mode == "RGBA" else PHOTOS[1].convert(mode)).resize(size)
-    expected = F.center_crop(F.resize(picture, [resolution], antialias=True), [resolution, resolution])
-    assert fit(picture, resolution).size == (resolution, resolution)
-    assert np.array_equal(pixels(fit(picture, resolution)), pixels(expected))
-
-
-@pytest.mark.parametrize("size", [(400, 50), (50, 401), (300, 7), (9, 640)])
-def test_long_pictures_differ_from_torchvision_by_rounding_alone(size: tuple[int, int]) -> None:
-    picture = PHOTOS[0].resize(size)
-    expected = F.center_crop(F.resize(picture, [64], antialias=True), [64, 64])
-    difference = abs(pixels(fit(picture, 64)) - pixels(expected))
-    assert difference.max() <= 1
-    assert difference.mean() < 0.2
-
-
-@pytest.mark.parametrize("size", [(8000, 20), (20, 8000), (50000, 1), (1, 50000)])
-def test_long_pictures_take_no_more_memory_than_their_square(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Image.Image.resize
-
-    def bounded(self: Image.Image, size: tuple[int, int], *args: object, **options: object) -> Image.Image:
-        assert size == (512, 512)
-        return real(self, size, *args, **options)
-
-    monkeypatch.setattr(Image.Image, "resize", bounded)
-    assert fit(Image.new("RGB", size, (1, 2, 3)), 512).getpixel((511, 511)) == (1, 2, 3)
-
-
-@given(width=st.integers(1, 70000), height=st.integers(1, 70000), resolution=st.integers(1, 2048))
-def test_the_square_lies_within_the_picture(width: int, height: int, resolution: int) -> None:
-    resized_width, resized_height, left, top = fit_geometry(width, height, resolution)
-    assert min(resized_width, resized_height) == resolution
-    assert 0 <= left <= resized_width - resolution
-    assert 0 <= top <= resized_height - resolution
-    box = fit_box(width, height, resolution)
-    assert 0 <= box[0] < box[2] <= width
-    assert 0 <= box[1] < box[3] <= height

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
@@ -50,8 +51,18 @@ def ahead(photographs: Path, tmp_path: Path) -> ImageSource:
     return packed
 
 
+def zipped(photographs: Path, tmp_path: Path) -> ImageSource:
+    if (tmp_path / "photos.zip").exists():
+        return folder(tmp_path / "photos.zip", tmp_path, decoder="pillow")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for number, path in enumerate(sorted(photographs.rglob("*.jpg"))):
+            archive.write(path, f"{number}.jpg", zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED)
+    return folder(tmp_path / "photos.zip", tmp_path, decoder="pillow")
+
+
 SOURCES: dict[str, Callable[[Path, Path], ImageSource]] = {
     "a folder by Pillow": lambda photos, tmp: folder(photos, tmp, decoder="pillow"),
+    "a zip": zipped,
     "a pack": lambda photos, tmp: folder(photos, tmp, cache="on"),
     "a pack gathered ahead": ahead,
     "in the device's memory": resident,

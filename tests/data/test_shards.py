@@ -16,14 +16,18 @@ import torch
 from corpus import PHOTOS, bad_files, encode, good_files
 from PIL import Image
 
-from fastdcgan.data.archives import shards as shards_module
-from fastdcgan.data.archives.shards import PICTURE_DTYPE, ShardIndex, open_shards
+from fastdcgan.data.archives import listing
+from fastdcgan.data.archives.listing import NO_PICTURE
+from fastdcgan.data.archives.shard import PICTURE_DTYPE, Shard
+from fastdcgan.data.archives.shards import ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.decoding.formats import FORMAT_NAMES, PICTURE_SUFFIXES
 from fastdcgan.data.decoding.pillow import PillowSource
-from fastdcgan.data.folder import PICTURE_SUFFIXES
+from fastdcgan.data.hidden import HIDDEN_FILE
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.data.source import ImageSource, describe_hidden
+from fastdcgan.data.source import SECOND_PICTURE, ImageSource, describe_hidden
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
@@ -64,8 +68,8 @@ def four(tmp_path: Path) -> str:
 def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
     """The bytes of every picture that is checked, from now on."""
     seen: list[bytes] = []
-    real = shards_module.examine
-    monkeypatch.setattr(shards_module, "examine", lambda data: seen.append(data) or real(data))
+    real = listing.examine
+    monkeypatch.setattr(listing, "examine", lambda data: seen.append(data) or real(data))
     return seen
 
 
@@ -119,9 +123,9 @@ def test_every_bad_picture_is_named_and_the_rest_kept(tmp_path: Path) -> None:
     assert names(index) == ["good.jpg"]
     assert index.read_bytes(0) == JPEG
     told = reasons(index)
-    assert told.pop("good.seg.png") == shards_module.SECOND_PICTURE
-    assert told.pop("good.json") == shards_module.NO_PICTURE
-    assert told.pop(".jpg") == shards_module.HIDDEN_FILE
+    assert told.pop("good.seg.png") == SECOND_PICTURE
+    assert told.pop("good.json") == NO_PICTURE
+    assert told.pop(".jpg") == HIDDEN_FILE
     assert len(told) == len(bad)
     for n, (name, (_, reason)) in enumerate(bad.items()):
         assert reason in told[f"{n:02d} {name}"], name
@@ -159,10 +163,10 @@ def test_parts_of_a_sample_are_no_second_pictures(tmp_path: Path) -> None:
     assert told == [
         ("9.jpg", "empty file", 1, False),
         ("8.jpg", "a link, not a file", 1, False),
-        ("a/0.seg.png", shards_module.SECOND_PICTURE, 4, False),
-        ("b/1.seg.jpg", shards_module.SECOND_PICTURE, 2, False),
-        ("0.cls", shards_module.NO_PICTURE, 1000, True),
-        ("a/0.json", shards_module.NO_PICTURE, 1, True),
+        ("a/0.seg.png", SECOND_PICTURE, 4, False),
+        ("b/1.seg.jpg", SECOND_PICTURE, 2, False),
+        ("0.cls", NO_PICTURE, 1000, True),
+        ("a/0.json", NO_PICTURE, 1, True),
     ]
     again = open_shards(str(tmp_path / "s.tar"))  # from the cache
     assert (names(again), again.skipped, again.remark) == (names(index), index.skipped, index.remark)
@@ -203,7 +207,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     index = open_shards(str(tmp_path / "s.tar"))
     assert names(index) == ["a.jpg"]
     link, odd = "a link, not a file", "not a regular file"
-    told = {"soft.jpg": link, "hard.jpg": link, "pipe.jpg": odd, "disk.png": odd, "label": shards_module.NO_PICTURE}
+    told = {"soft.jpg": link, "hard.jpg": link, "pipe.jpg": odd, "disk.png": odd, "label": NO_PICTURE}
     assert reasons(index) == told
 
 
@@ -341,7 +345,7 @@ def test_what_is_no_tar_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="compressed by gzip"):
         source(tmp_path / "s.tar.gz")
     shard.write_bytes(bytes(10240))
-    assert complaint(shard) == f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in {shard}; nothing is in there"
+    assert complaint(shard) == f"no pictures ({FORMAT_NAMES}) in {shard}; nothing is in there"
     write(shard, {"a/1.txt": b"", "a/1.cls": b"3"})
     assert complaint(shard).endswith(f"in {shard}, but 2 other members, as {shard}: a/1.txt")
     write(shard, {"a/1.jpg": b"", "a/1.cls": b"3"})
@@ -351,7 +355,7 @@ def test_what_is_no_tar_is_refused_in_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tar")
     assert complaint(tmp_path / "pipe.tar") == f"{tmp_path}/pipe.tar: not a regular file"
     (tmp_path / "folder.tar").mkdir()
-    assert complaint(tmp_path / "{s,folder}.tar") == f"{tmp_path}/folder.tar: a folder, not a tar file"
+    assert complaint(tmp_path / "{s,folder}.tar") == f"{tmp_path}/folder.tar: a folder, not an archive"
 
 
 def test_only_a_changed_shard_is_checked_again(four: str, checked: list[bytes]) -> None:
@@ -385,7 +389,7 @@ def test_a_shard_that_changes_or_vanishes_after_the_check_is_named(four: str) ->
     assert index.read_bytes(39)
     os.utime(folder / "03.tar", ns=(1, 1))
     with pytest.raises(ValueError, match=r"/03\.tar: 039\.png: the shard was changed"):
-        list(PillowSource(index, resolution=8, channels=3, threads=1).read([[0], [39]]))
+        list(PillowSource(index, frame=Frame.of(8), channels=3, threads=1).read([[0], [39]]))
 
 
 def test_an_interrupted_check_keeps_the_shards_it_has_finished(four: str, checked: list[bytes]) -> None:
@@ -404,15 +408,15 @@ def test_an_interrupted_check_keeps_the_shards_it_has_finished(four: str, checke
 
 
 def test_an_os_error_of_a_shard_is_not_cached(four: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = shards_module.Shard.read
+    real = Shard.read_stored
 
-    def failing(self: shards_module.Shard, picture: int) -> bytes:
+    def failing(self: Shard, picture: int) -> bytes:
         if picture == 3:
             raise PermissionError(13, "Permission denied")
         return real(self, picture)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards_module.Shard, "read", failing)
+        patch.setattr(Shard, "read_stored", failing)
         told = reasons(open_shards(four))
     assert told == dict.fromkeys(("003.png", "013.png", "023.png", "033.png"), "permission denied")
     assert len(open_shards(four)) == 40
@@ -490,5 +494,5 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
 
 
 def test_a_picture_takes_few_bytes(four: str) -> None:
-    assert PICTURE_DTYPE.itemsize <= 24
+    assert PICTURE_DTYPE.itemsize <= 28
     assert all(len(shard.names) < 10 * len(shard.pictures) for shard in open_shards(four).shards)

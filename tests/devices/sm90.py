@@ -165,7 +165,7 @@ def lower(
     )
     _lowered.clear()
     arch, plan = architecture(name), Plan(**plan_fields, backend=backend)
-    real_BCHW = torch.zeros(batch, arch.channels, arch.resolution, arch.resolution)
+    real_BCHW = torch.zeros(batch, arch.channels, *arch.resolution)
     real_BCHW = real_BCHW.contiguous(memory_format=torch.channels_last)
     with pytest.MonkeyPatch.context() as patch:
         if plant:

@@ -10,6 +10,7 @@ import pickle
 import random
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig, flat
-from fastdcgan.data.datasets.cifar10 import _BATCH_ERRORS, _pixels_from_pickle
+from fastdcgan.data.datasets.cifar10 import _BATCH_ERRORS, _batch_from_pickle
 from fastdcgan.data.datasets.idx import FILE_NAME, read_idx_images
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
@@ -91,6 +92,16 @@ def tar() -> bytes:
     return file.getvalue()
 
 
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("0/a.png", "é" * 60 + "/b.png", "c.txt"):
+            archive.writestr(zipfile.ZipInfo(name), png())
+        archive.writestr("d.bmp", bytes(10**5), zipfile.ZIP_DEFLATED)
+        archive.writestr("dataset.json", b'{"labels": [["0/a.png", 1]]}')
+    return file.getvalue()
+
+
 def array(save: Callable[..., None]) -> bytes:
     file = io.BytesIO()
     save(file, np.zeros((4, 16, 16, 3), np.uint8))
@@ -115,11 +126,12 @@ def open_any(path: Path) -> None:
     source = open_source(str(path), resolution=16, channels=3, device="cpu", threads=1, decoder="pillow")
     for pictures_BHWC in source.read([range(len(source))]):
         assert pictures_BHWC.shape[1:] == (16, 16, 3)
+    assert source.labels is None or len(source.labels.numbers) == len(source)
 
 
 def unpickle(path: Path) -> None:
     try:
-        _pixels_from_pickle(path.read_bytes())
+        _batch_from_pickle(path.read_bytes())
     except _BATCH_ERRORS as error:  # which open_cifar10 turns into one line
         raise ValueError(type(error).__name__) from error
 
@@ -132,6 +144,7 @@ def configuration(path: Path) -> None:
 
 READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     "tar": ("a.tar", tar(), open_any),
+    "zip": ("a.zip", zipped(), open_any),
     "npy": ("a.npy", array(np.save), open_any),
     "npz": ("a.npz", array(np.savez_compressed), open_any),
     "idx": (FILE_NAME, struct.pack(">IIII", 0x0803, 4, 16, 16) + bytes(1024), read_idx_images),

@@ -15,10 +15,12 @@ from PIL import Image
 from fastdcgan import cli
 from fastdcgan.config import RunConfig, TrainConfig, flat
 from fastdcgan.data import folder as folders
-from fastdcgan.data.archives import shards
-from fastdcgan.data.archives.tar_headers import list_members
+from fastdcgan.data.archives import shard_cache, shards
+from fastdcgan.data.archives.shard import PICTURE_DTYPE
+from fastdcgan.data.archives.tar_headers import list_tar_members
 from fastdcgan.data.datasets.cifar10 import open_cifar10
 from fastdcgan.data.datasets.idx import read_idx_images
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.picture import MAX_SCANS, examine
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
@@ -161,7 +163,7 @@ def test_what_a_tar_says_of_all_members_is_not_gathered(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tarfile.TarInfo, "fromtarfile", staticmethod(watched))
-        members = list(list_members(str(tmp_path / "a.tar"), (tmp_path / "a.tar").stat().st_size))
+        members = list(list_tar_members(str(tmp_path / "a.tar"), (tmp_path / "a.tar").stat().st_size))
     assert [member.name for member in members] == [f"{number}.png" for number in range(50)]
     assert max(kept) <= 1
 
@@ -174,7 +176,7 @@ def test_a_cut_archive_of_cifar10_is_told_in_one_line(tmp_path: Path) -> None:
     whole = b"".join(tarfile.TarInfo(f"cifar-10-batches-py/data_batch_{n}").tobuf() for n in range(2, 6))
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(gzip.compress(whole + member.tobuf() + bytes(512)))
     with pytest.raises(ValueError, match="damaged"):
-        open_cifar10(tmp_path, resolution=32, channels=3, threads=1)
+        open_cifar10(tmp_path, frame=Frame.of(32), channels=3, threads=1)
 
 
 # --- Configurations and indexes ---------------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ def test_networks_that_no_checkpoint_holds_are_not_built(tmp_path: Path, monkeyp
     saved = run.checkpoints / "step-00000001"
     saved.mkdir(parents=True)
     (saved / "generator.safetensors").write_bytes(bytes(1000))
-    monkeypatch.setattr("fastdcgan.gan.models.build", lambda *_, **__: pytest.fail("memory was taken for it"))
+    monkeypatch.setattr("fastdcgan.gan.models.Generator", lambda *_, **__: pytest.fail("memory was taken for it"))
     with pytest.raises(ValueError, match=r"."):
         generate.generate_from_run(tmp_path, count=1, seed=0, out=tmp_path / "grid.png")
 
@@ -241,7 +243,7 @@ INDEXES: list[object] = [
 def test_an_index_in_the_cache_that_is_none_is_made_anew(index: object, photo_folder: Path) -> None:
     whole = folders.scan_folder(photo_folder)
     path = folders._cache_path(photo_folder)
-    for found in (index, {"format": folders._FORMAT, **index} if isinstance(index, dict) else index):
+    for found in (index, {"format": folders._format(), **index} if isinstance(index, dict) else index):
         write_cached(path, json.dumps(found).encode())
         assert folders.scan_folder(photo_folder) == whole
     write_cached(path, DEEP.encode())
@@ -263,6 +265,10 @@ SHARD_INDEXES = [
     change("offset", -(2**40)),
     change("offset", 2**62),
     change("bytes", 2**32 - 1),
+    change("deflated", 2**32 - 1),
+    say("labels", 1),
+    say("labels", -1),
+    say("labels", None),
     change("width", 0),
     change("kind", 9),
     say("pictures", 2**60),
@@ -284,12 +290,12 @@ def test_an_index_of_a_shard_that_is_none_is_made_anew(
     with tarfile.open(tar_path, "w") as tar:
         tar.add(photo_folder / "a.png", "a.png")
     whole = shards.open_shards(str(tar_path)).read_bytes(0)
-    cached = shards._cache_path(str(tar_path))
+    cached = shard_cache.cache_path(str(tar_path))
     line, _, body = (read_cached(cached) or b"").partition(b"\n")
-    found, pictures = json.loads(line), np.frombuffer(body, shards.PICTURE_DTYPE, 1).copy()
+    found, pictures = json.loads(line), np.frombuffer(body, PICTURE_DTYPE, 1).copy()
     spoil(found, pictures)
     write_cached(cached, json.dumps(found).encode() + b"\n" + pictures.tobytes() + body[pictures.nbytes :])
-    assert shards._load_cached(str(tar_path), *shards._stamp(str(tar_path))) is None
+    assert shard_cache.load_cached(str(tar_path), *shards._stamp(str(tar_path))) is None
     assert shards.open_shards(str(tar_path)).read_bytes(0) == whole
 
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.source import Skipped
 from fastdcgan.distributed.rank_log import rank_log
 from fastdcgan.runs import folder
 from fastdcgan.runs.animation import save_animation
 from fastdcgan.runs.folder import RunFolder, write_config
-from fastdcgan.runs.sampling import save_each, save_grid, save_tiled
+from fastdcgan.runs.sampling import save_grid, save_tiled
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import create, open_to_append, read_limited, write_replacing
 from fastdcgan.telemetry.metrics import MetricsFile, Record
@@ -86,7 +87,6 @@ WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "tiled": ("walk.png", lambda run: save_tiled(PICTURE_BCHW, run.path / "walk.png", columns=1)),
     "real": ("real.png", lambda run: save_grid(PICTURE_BCHW, run.real)),
     "sample": ("samples/step-00000000.png", lambda run: save_grid(PICTURE_BCHW, run.samples / "step-00000000.png")),
-    "each": ("samples/00000.png", lambda run: save_each(PICTURE_BCHW, run.samples)),
     "plans": ("plans.json", lambda run: write_plans(run.path / "plans.json", {})),
     "probe": (".writable", folder.create),
     "cache": ("cached", lambda run: write_cached(run.path / "cached", b"body")),
@@ -217,12 +217,12 @@ def test_a_pack_is_not_built_through_links(precious: Path, photographs: Path) ->
     source = open_source(
         str(photographs), resolution=16, channels=1, device="cpu", threads=1, decoder="pillow", cache="off"
     )
-    pack = Pack(original=source, resolution=16, channels=1)
+    pack = Pack(original=source, frame=Frame.of(16), channels=1)
     pack.array.parent.mkdir(parents=True, exist_ok=True)
     for path in (pack.array, pack.manifest, pack.array.with_suffix(".unfinished"), pack.array.with_suffix(".lock")):
         path.symlink_to(precious)
     try:
-        open_packed(source, resolution=16, channels=1)
+        open_packed(source, frame=Frame.of(16), channels=1)
     except ValueError as refusal:
         assert "can't be written" in str(refusal)
     assert precious.read_bytes() == PRECIOUS

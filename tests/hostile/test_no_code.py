@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
-from fastdcgan.data.datasets.cifar10 import _pixels_from_pickle, open_cifar10
+from fastdcgan.data.datasets.cifar10 import _batch_from_pickle, open_cifar10
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.open import open_source
 from fastdcgan.kernels import native
 from fastdcgan.kernels.native.build import compiler
@@ -203,7 +204,7 @@ def test_a_batch_of_cifar10_that_calls_is_refused(
 ) -> None:
     folder = form(tmp_path, pickle.dumps({"data": Evil(ran)}, protocol))
     with pytest.raises(ValueError, match=r"data_batch_1: damaged.*asks for (_?io|builtins|__builtin__)\.open"):
-        open_cifar10(folder, resolution=32, channels=3, threads=1)
+        open_cifar10(folder, frame=Frame.of(32), channels=3, threads=1)
     assert not ran.exists()
 
 
@@ -225,7 +226,7 @@ def test_small_pickles_ask_for_neither_gigabytes_nor_ages(bomb: bytes) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises((pickle.UnpicklingError, TypeError, ValueError, LookupError)):
-        _pixels_from_pickle(bomb)
+        _batch_from_pickle(bomb)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "a GiB"
 
 
@@ -238,7 +239,7 @@ def test_a_count_that_is_a_list_is_not_multiplied() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cifar10._SafeUnpickler, "load", lambda self: {b"data": recorded})
         with pytest.raises(ValueError, match="another size"):
-            _pixels_from_pickle(b"")
+            _batch_from_pickle(b"")
 
 
 # --- Libraries --------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class Operators(TorchDispatchMode):
 def test_launches_are_those_of_a_real_step(name: str, precision: Precision) -> None:
     arch = architecture(name, width=2)
     state = prepare(Plan(precision=precision), *models.build(arch, 0), RecipeConfig(), torch.device("cpu"))
-    real_BCHW = torch.zeros(2, arch.channels, arch.resolution, arch.resolution)
+    real_BCHW = torch.zeros(2, arch.channels, *arch.resolution)
     step = real_BCHW.contiguous(memory_format=torch.channels_last), torch.zeros(2, arch.latent_dim)
     train_step(state, *step)  # the first one makes Adam's state
     with Operators() as seen:

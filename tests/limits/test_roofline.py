@@ -33,7 +33,7 @@ NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
 def counted_by_torch(arch: Architecture, batch: int) -> int:
     """The arithmetic of a real step."""
     state = prepare(Plan(), *models.build(arch, 0), RecipeConfig(), torch.device("cpu"))
-    real_BCHW = torch.zeros(batch, arch.channels, arch.resolution, arch.resolution)
+    real_BCHW = torch.zeros(batch, arch.channels, *arch.resolution)
     with FlopCounterMode(display=False) as counter:
         train_step(state, real_BCHW, torch.zeros(batch, arch.latent_dim))
     return counter.get_total_flops()

@@ -93,7 +93,7 @@ def test_forward_is_bit_for_bit_the_reference(name: str) -> None:
             network.train(training)
         assert torch.equal(fast.G(z_BL), twin.G(z_BL))
         assert torch.equal(fast.D(real_BCHW), twin.D(real_BCHW))
-    assert fast.G(z_BL).shape == (BATCH, arch.channels, arch.resolution, arch.resolution)
+    assert fast.G(z_BL).shape == (BATCH, arch.channels, *arch.resolution)
     assert fast.D(real_BCHW).shape == (BATCH,)
     assert fast.G(z_BL * 100).abs().max() <= 1
 

@@ -34,7 +34,7 @@ def reference_layers(arch: Architecture) -> tuple[list[reference.Layer], list[re
         return reference.layers_28()
     if arch.name == "dcgan64":
         return reference.layers_64(arch.channels, arch.width, arch.latent_dim)
-    return reference.layers_power_of_two(arch.resolution, arch.channels, arch.width, arch.latent_dim)
+    return reference.layers_of_size(*arch.resolution, arch.channels, arch.width, arch.latent_dim)
 
 
 @dataclass
@@ -122,7 +122,7 @@ def watch(*pairs: tuple[str, nn.Module, torch.optim.Optimizer]) -> dict[str, Ten
 def inputs(arch: Architecture, step: int = 0, batch: int = BATCH) -> tuple[Tensor, Tensor]:
     """Real pictures and noise for a step, the same for all twins."""
     rng = torch.Generator().manual_seed(100 + step)
-    real_BCHW = torch.rand(batch, arch.channels, arch.resolution, arch.resolution, generator=rng) * 2 - 1
+    real_BCHW = torch.rand(batch, arch.channels, *arch.resolution, generator=rng) * 2 - 1
     return real_BCHW, torch.randn(batch, arch.latent_dim, generator=rng)
 
 

@@ -31,7 +31,7 @@ needs_our_kernels = pytest.mark.skipif(
 def recorded(arch: Architecture, plan: Plan, tmp_path: Any) -> Window:
     """One step of a batch."""
     state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), torch.device("cpu"))
-    real_BCHW = torch.randn(BATCH, arch.channels, arch.resolution, arch.resolution)
+    real_BCHW = torch.randn(BATCH, arch.channels, *arch.resolution)
     real_BCHW = real_BCHW.contiguous(memory_format=torch.channels_last)
     z_BL = torch.randn(BATCH, arch.latent_dim)
     with profile(

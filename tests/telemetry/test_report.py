@@ -16,6 +16,7 @@ from conftest import Command
 from PIL import Image
 from runs import finished_run, picture_sizes, record, write_metrics, write_samples
 
+from fastdcgan.gan.architecture import Size
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.report import end_of_run, html, run_charts
 from fastdcgan.telemetry.report.charts import MAX_POINTS, Curve, chart, downsampled
@@ -167,13 +168,13 @@ def test_diversity_is_that_of_the_pictures() -> None:
     """Two pictures, black and white, stand half of the range from their mean; the empty places of a grid are none."""
     grid = np.zeros((2 * 18 + 2, 2 * 18 + 2, 3), np.uint8)
     grid[2:18, 2:18] = 255
-    assert diversity(grid, 16) is None
+    assert diversity(grid, Size(16, 16)) is None
     grid[2:18, 20:36] = 255
-    assert diversity(grid, 16) == 0
+    assert diversity(grid, Size(16, 16)) == 0
     grid[2:18, 2:18] = 1
-    assert diversity(grid, 16) == pytest.approx(254 / 2 / 255)
-    assert diversity(grid, 17) is None
-    assert diversity(grid[:18], 16) is None
+    assert diversity(grid, Size(16, 16)) == pytest.approx(254 / 2 / 255)
+    assert diversity(grid, Size(17, 16)) is None
+    assert diversity(grid[:18], Size(16, 16)) is None
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

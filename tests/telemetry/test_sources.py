@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fastdcgan.data.describe import ArrayInfo, FileStatistics, SourceFacts
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.describe import ArrayInfo, FileStatistics, ShapeStatistics, SourceFacts
 from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import Skipped
 from fastdcgan.telemetry.terminal.data_tables import (
@@ -23,7 +24,7 @@ FILES = FileStatistics(
     median=(178, 218),
     largest=(8000, 20),
     enlarged=12,
-    cropped=0,
+    shapes=ShapeStatistics(others=0, mean=1.0, least=1.0, below_half=0),
     bytes=123_456_789,
 )
 
@@ -43,14 +44,14 @@ class Source:
 
 def pack(resolution: int = 64, channels: int = 3, skipped: tuple[Skipped, ...] = ()) -> Pack:
     original: Any = Source(skipped)
-    return Pack(original=original, resolution=resolution, channels=channels)
+    return Pack(original=original, frame=Frame.of(resolution), channels=channels)
 
 
 def facts(**changes: Any) -> SourceFacts:
     known: dict[str, Any] = {
         "source": Source.description,
         "count": 100_000,
-        "resolution": 64,
+        "frame": Frame.of(64),
         "channels": 3,
         "files": FILES,
         "pixels": None,
@@ -73,8 +74,18 @@ def test_all_figures_of_files_are_there() -> None:
         assert words in said
     assert "12,288 bytes each, 1.2 GB in all" in said
     assert "fastdcgan pack /photos --resolution 64" in said
-    assert "far from square" not in said, "there are none"
+    assert "--fit pad" not in said, "all have the network's shape"
     assert "skipped: nothing" in said
+
+
+def test_what_each_fit_costs_is_said() -> None:
+    shapes = ShapeStatistics(others=3, mean=0.75, least=0.4, below_half=1)
+    files = FileStatistics(**{**vars(FILES), "shapes": shapes})
+    said = text(facts_rows(facts(files=files, frame=Frame.of("128x64", "pad")), "/photos"))
+    assert "3 pictures have another shape than 128x64 (height x width):" in said
+    assert "--fit crop     cuts off 25% of a picture in the mean, 60% at most; 1 picture loses more than half\n" in said
+    assert "--fit pad      cuts nothing off, but 25% of a picture is border in the mean, 60% at most (as here)" in said
+    assert "--fit stretch  cuts nothing off, but makes pictures wider or narrower, 2.50 times at most" in said
 
 
 def test_pictures_of_one_size_are_said_to_be() -> None:
@@ -96,7 +107,7 @@ def test_the_status_of_the_pack_is_printed(pack_status: str, words: str) -> None
 
 
 def test_an_array_of_the_right_size_needs_no_pack() -> None:
-    array = ArrayInfo(shape=(60_000, 28, 28, 1), dtype="uint8", bytes=47_040_000)
+    array = ArrayInfo(shape=(60_000, 28, 28, 1), dtype="uint8", bytes=47_040_000, shapes=FILES.shapes)
     said = text(facts_rows(facts(files=None, pixels=array, pack=None, pack_status=None), "fashion-mnist"))
     assert "uint8, 60000x28x28x1, 47.0 MB" in said and "not needed" in said
 
@@ -128,11 +139,12 @@ def test_a_pack_that_was_built_says_how_fast_and_how_it_is_used() -> None:
 
 @pytest.mark.parametrize(
     ("resolution", "channels", "options"),
-    [(64, 3, "--resolution 64"), (64, 1, "--resolution 64 --channels 1"), (28, 1, "--arch dcgan28")],
+    [(64, 3, "--resolution 64"), (64, 1, "--resolution 64 --channels 1"), (28, 1, "--resolution 28")],
 )
 def test_the_command_that_is_named_asks_for_the_same_pack(resolution: int, channels: int, options: str) -> None:
-    assert train_command("p", resolution, channels) == f"fastdcgan train --data p {options}"
-    assert train_command("p", 28, 3).endswith("--arch dcgan28 --channels 3")
+    assert train_command("p", Frame.of(resolution), channels) == f"fastdcgan train --data p {options}"
+    assert train_command("p", Frame.of(28), 3).endswith("--resolution 28 --channels 3")
+    assert train_command("p", Frame.of("128x64", "pad"), 3).endswith("--resolution 128x64 --fit pad")
 
 
 def test_sizes_in_words() -> None:

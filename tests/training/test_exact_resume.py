@@ -5,6 +5,7 @@ import signal
 import struct
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,13 @@ def shards(photographs: Path, folder: Path) -> str:
     return str(folder / "train-{0..1}.tar")
 
 
+def zipped(photographs: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "photos.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in pictures(photographs):
+            archive.write(path, f"{path.parent.name}-{path.name}")
+    return folder / "photos.zip"
+
+
 def idx(photographs: Path, folder: Path) -> Path:
     grey = [np.asarray(Image.open(path).convert("L").resize((16, 16))) for path in pictures(photographs)]
     header = struct.pack(">IIII", 0x803, len(grey), 16, 16)
@@ -105,6 +113,7 @@ SOURCES: dict[str, tuple[Make, dict[str, Any]]] = {
     "a pack": (some_photographs, {"decoder": "pillow", "data_cache": "on"}),
     "shards": (shards, {"decoder": "pillow", "data_cache": "off"}),
     "shards, packed": (shards, {"decoder": "pillow", "data_cache": "on"}),
+    "a zip": (zipped, {"decoder": "pillow", "data_cache": "off"}),
     "an array": (array, {}),
     "idx files": (idx, {"channels": 1}),
     "faces": (lambda photographs, folder: "faces", {}),

@@ -1,4 +1,4 @@
-"""Names of tar shards: `train-{000..127}.tar`, `{train,extra}/*.tar`, or a folder of tar files."""
+"""Names of archives: `photos.zip`, shards as `train-{000..127}.tar`, `{train,extra}/*.tar`, or a folder of them."""
 
 import glob
 import itertools
@@ -8,26 +8,27 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastdcgan.data.folder import has_picture_suffix
+from fastdcgan.data.decoding.formats import has_picture_suffix
 from fastdcgan.storage.printable import printable
 
 MAX_SHARDS = 1_000_000
 """More are not expanded: a typo in a range should not fill the memory."""
 
-_TAR_SUFFIX = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst)(\.\w+)?$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|tzst|zip)(\.\w+)?$", re.IGNORECASE)
+_SHARD_SUFFIXES = (".tar", ".zip")
 _BRACES = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]*,[^{}]*))\}")
 _WILDCARD = re.compile(r"[*?[]")
 
 
 def names_shards(spec: str) -> bool:
-    """Whether `spec` names tar shards: by suffix, braces or wildcards, or as a folder of only tar files."""
+    """Whether `spec` names archives: by suffix, braces or wildcards, or as a folder of only tar and zip files."""
     path = Path(spec).expanduser()
     try:
         # Not path.is_dir() and path.exists(), which raise where long braces exceed the limit of a file name.
         if os.path.isdir(path):  # noqa: PTH112
             return _holds_shards(path)
         wild = bool(_BRACES.search(spec) or _WILDCARD.search(spec))
-        return bool(_TAR_SUFFIX.search(spec)) or (wild and not os.path.exists(path))  # noqa: PTH110
+        return bool(_ARCHIVE.search(spec)) or (wild and not os.path.exists(path))  # noqa: PTH110
     except OSError:
         return False
 
@@ -38,14 +39,14 @@ def expand_shards(spec: str) -> list[str]:
     Args:
         spec: a path in which `{008..127}` stands for a range of numbers (zero-padded to one width if an end begins with
             a zero), `{a,b}` for alternatives, and `*`, `?`, `[...]` and `**` for existing files, ordered by name.
-            A folder stands for the .tar files in it.
+            A folder stands for the .tar and .zip files in it.
 
     Raises:
         ValueError: one of them is missing; the message names the first.
     """
     path = Path(spec).expanduser()
     if os.path.isdir(path):  # noqa: PTH112
-        return sorted(str(entry) for entry in path.iterdir() if entry.suffix.lower() == ".tar")
+        return sorted(str(entry) for entry in path.iterdir() if entry.suffix.lower() in _SHARD_SUFFIXES)
     if os.path.exists(path):  # noqa: PTH110
         return [str(path)]
     found: dict[str, str] = {}
@@ -71,13 +72,13 @@ def make_absolute(spec: str) -> str:
 
 
 def _holds_shards(folder: Path) -> bool:
-    """Whether a folder holds tar files, but no pictures or folders."""
+    """Whether a folder holds archives, but no pictures or folders."""
     found = False
     with os.scandir(folder) as entries:
         for entry in entries:
             if has_picture_suffix(entry.name) or entry.is_dir():
                 return False
-            found |= entry.name.lower().endswith(".tar")
+            found |= entry.name.lower().endswith(_SHARD_SUFFIXES)
     return found
 
 

@@ -3,8 +3,9 @@
 import io
 import tarfile
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any
 
+from fastdcgan.data.archives.members import Member
 from fastdcgan.storage.printable import printable
 
 MAX_HEADER_BYTES = 2**15
@@ -30,20 +31,7 @@ TAR_ERRORS = (
 """What `tarfile` raises on damaged headers."""
 
 
-class Member(NamedTuple):
-    """A file in a tar file, `bytes` long from `offset` on."""
-
-    name: str
-    """As stored; empty where `problem` is of the tar file as a whole."""
-
-    offset: int
-    bytes: int
-
-    problem: str
-    """Why it can't be read; empty where it can."""
-
-
-def list_members(path: str, size: int) -> Generator[Member]:
+def list_tar_members(path: str, size: int) -> Generator[Member]:
     """Yield every member of a tar file but folders, in order, up to where it is damaged or truncated.
 
     Args:

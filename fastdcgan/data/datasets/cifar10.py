@@ -23,12 +23,16 @@ from numpy.typing import NDArray
 
 from fastdcgan.data.archives.tar_headers import TAR_ERRORS as TAR_ERRORS
 from fastdcgan.data.array import make_array_source
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.labels import labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
 
 BATCHES = 5
 PER_BATCH = 10_000
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 MAX_ARCHIVE = 2**28
 """Limit of an unpacked archive; the published ones have 186 million bytes."""
@@ -38,7 +42,6 @@ MAX_BATCH = 2**26
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE**2
-_CLASSES = 10
 _NUMPY_NAMES = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -66,13 +69,13 @@ def holds_cifar10(folder: Path) -> bool:
     return _find(folder) is not None
 
 
-def open_cifar10(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
+def open_cifar10(folder: Path | None, *, frame: Frame, channels: int, threads: int) -> ImageSource:
     """CIFAR-10's 50,000 training pictures, in memory.
 
     Args:
         folder: where it is, as an archive or unpacked; None for the cache folder, into which it is downloaded if
             missing.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
 
@@ -83,14 +86,15 @@ def open_cifar10(folder: Path | None, *, resolution: int, channels: int, threads
     if found is None and folder is not None:
         raise ValueError(f"no {_LAYOUTS[0].archive} and no {_LAYOUTS[0].folder} in {printable(folder)}")
     location = found or _download(cache_folder())
-    pictures = read_cifar10(location)
+    pictures, labels_N = read_cifar10(location)
     return make_array_source(
         pictures,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{len(pictures):,} pictures of {_SIDE}x{_SIDE} from {printable(location.path)}, in memory",
         origin=printable(location.path.resolve()),
+        find_labels=lambda: None if labels_N is None else labels_from_numbers(labels_N, CLASSES),
     )
 
 
@@ -101,12 +105,22 @@ class _Layout:
     archive: str
     folder: str
     ending: str
-    read_pixels: Callable[[bytes], NDArray[np.uint8]]
-    """A batch's pixels, uint8 [N, 3 * 32 * 32], from its file. Raises any of `_BATCH_ERRORS`."""
+    read_batch: Callable[[bytes], "_Batch"]
+    """A batch from its file. Raises any of `_BATCH_ERRORS`."""
 
     @property
     def files(self) -> list[str]:
         return [f"data_batch_{number}{self.ending}" for number in range(1, BATCHES + 1)]
+
+
+class _Batch(NamedTuple):
+    """One of the five parts."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 [N, 3 * 32 * 32]."""
+
+    labels: NDArray[np.uint8] | None
+    """uint8 [N]; None where the file has none that fit."""
 
 
 class _Location(NamedTuple):
@@ -116,27 +130,30 @@ class _Location(NamedTuple):
     layout: _Layout
 
 
-def read_cifar10(location: _Location) -> NDArray[np.uint8]:
+def read_cifar10(location: _Location) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Read all training batches.
 
     Returns:
-        uint8 [50000, 32, 32, 3].
+        uint8 [50000, 32, 32, 3], and the labels, uint8 [50000]; None where a batch has none.
 
     Raises:
         ValueError: a file is missing or damaged.
     """
     pictures_NHWC = np.empty((BATCHES * PER_BATCH, _SIDE, _SIDE, 3), np.uint8)
+    labels: list[NDArray[np.uint8] | None] = []
     files = _files_in_folder(location) if location.path.is_dir() else _files_in_archive(location)
     for number, (name, data) in enumerate(files):
         try:
-            read_pixels = location.layout.read_pixels(data)
+            batch = location.layout.read_batch(data)
         except _BATCH_ERRORS as error:
             raise ValueError(f"{name}: damaged, or not a batch of CIFAR-10 ({_short_reason(error)})") from error
-        if len(read_pixels) != PER_BATCH:
-            raise ValueError(f"{name}: damaged; {len(read_pixels):,} pictures where {PER_BATCH:,} belong")
-        batch_NHWC = read_pixels.reshape(PER_BATCH, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+        if len(batch.pixels) != PER_BATCH:
+            raise ValueError(f"{name}: damaged; {len(batch.pixels):,} pictures where {PER_BATCH:,} belong")
+        labels.append(batch.labels)
+        batch_NHWC = batch.pixels.reshape(PER_BATCH, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
         pictures_NHWC[number * PER_BATCH : (number + 1) * PER_BATCH] = batch_NHWC
-    return pictures_NHWC
+    found = [one for one in labels if one is not None]
+    return pictures_NHWC, np.concatenate(found) if len(found) == len(labels) else None
 
 
 def _files_in_folder(location: _Location) -> Iterator[tuple[str, bytes]]:
@@ -237,8 +254,8 @@ for _code, _keys in (
     _SafeUnpickler.dispatch[_code[0]] = _with_checked_keys(_SafeUnpickler.dispatch[_code[0]], _keys)
 
 
-def _pixels_from_pickle(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of a pickled batch, uint8 [N, 3 * 32 * 32], of any version of Python and NumPy."""
+def _batch_from_pickle(data: bytes) -> _Batch:
+    """A pickled batch, of any version of Python and NumPy."""
     batch = _SafeUnpickler(io.BytesIO(data), encoding="bytes").load()
     array = batch[b"data"] if b"data" in batch else batch["data"]
     _, shape, dtype, fortran_order, pixels = array.state
@@ -247,23 +264,27 @@ def _pixels_from_pickle(data: bytes) -> NDArray[np.uint8]:
         raise ValueError("its data are no bytes")
     if type(count) is not int or length != _PIXELS or len(pixels) != count * _PIXELS:
         raise ValueError("its data have another size")
-    return np.frombuffer(pixels, np.uint8).reshape((count, length), order="F" if fortran_order else "C")
+    read = np.frombuffer(pixels, np.uint8).reshape((count, length), order="F" if fortran_order else "C")
+    labels = batch.get(b"labels", batch.get("labels"))
+    fit = isinstance(labels, list) and len(labels) == count
+    fit = fit and all(type(label) is int and 0 <= label < len(CLASSES) for label in labels)
+    return _Batch(read, np.array(labels, np.uint8) if fit else None)
 
 
-def _pixels_from_binary(data: bytes) -> NDArray[np.uint8]:
-    """The pixels of a binary batch, in which a byte for the class precedes each picture."""
+def _batch_from_binary(data: bytes) -> _Batch:
+    """A binary batch, in which a byte for the class precedes each picture."""
     if len(data) % (1 + _PIXELS):
         raise ValueError(f"{len(data):,} bytes are no whole number of pictures")
     records = np.frombuffer(data, np.uint8).reshape(-1, 1 + _PIXELS)
-    if (records[:, 0] >= _CLASSES).any():
-        raise ValueError(f"it has {_CLASSES} classes only")
-    return records[:, 1:]
+    if (records[:, 0] >= len(CLASSES)).any():
+        raise ValueError(f"it has {len(CLASSES)} classes only")
+    return _Batch(records[:, 1:], records[:, 0].copy())
 
 
 _LAYOUTS = (
-    _Layout(archive="cifar-10-python.tar.gz", folder="cifar-10-batches-py", ending="", read_pixels=_pixels_from_pickle),
+    _Layout(archive="cifar-10-python.tar.gz", folder="cifar-10-batches-py", ending="", read_batch=_batch_from_pickle),
     _Layout(
-        archive="cifar-10-binary.tar.gz", folder="cifar-10-batches-bin", ending=".bin", read_pixels=_pixels_from_binary
+        archive="cifar-10-binary.tar.gz", folder="cifar-10-batches-bin", ending=".bin", read_batch=_batch_from_binary
     ),
 )
 

@@ -3,8 +3,10 @@
 import contextlib
 import gzip
 import io
+import struct
 import tempfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import make_array_source
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import open_regular
@@ -23,8 +27,15 @@ FILE_NAME = "train-images-idx3-ubyte"
 MAX_BYTES = 2**31
 """Limit of the pixels: a damaged header would ask for any amount of memory."""
 
-_UBYTE_3D = 0x0803
-_HEADER = 16
+LABELS_FILE_NAME = "train-labels-idx1-ubyte"
+
+FASHION_MNIST_CLASSES = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+
+_UBYTE_3D, _UBYTE_1D = 0x0803, 0x0801
+_HEADER, _LABELS_HEADER = 16, 8
 _CHUNK = 2**20
 
 
@@ -73,13 +84,13 @@ def _read_all(file: gzip.GzipFile | BinaryIO, size: int) -> bytearray | None:
     return pixels if len(pixels) == size else None
 
 
-def open_fashion_mnist(folder: Path | None, *, resolution: int, channels: int, threads: int) -> ImageSource:
+def open_fashion_mnist(folder: Path | None, *, frame: Frame, channels: int, threads: int) -> ImageSource:
     """Fashion-MNIST's 60,000 training pictures, or others in an idx file of that name, in memory.
 
     Args:
         folder: where the files are, directly or in FashionMNIST/raw; None for the cache folder, into which they are
             downloaded if missing.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1, 3 or 4.
         threads: for resizing, where the pictures have another size.
 
@@ -92,14 +103,33 @@ def open_fashion_mnist(folder: Path | None, *, resolution: int, channels: int, t
     path = found or _download(cache_folder())
     pictures = read_idx_images(path)
     count, height, width, _ = pictures.shape
+    fashion = folder is None or "FashionMNIST" in path.parts
     return make_array_source(
         pictures,
-        resolution=resolution,
+        frame=frame,
         channels=channels,
         threads=threads,
         description=f"{count:,} pictures of {width}x{height} from {printable(path)}, in memory",
         origin=printable(path.resolve()),
+        find_labels=lambda: _find_labels(path, count, FASHION_MNIST_CLASSES if fashion else ()),
     )
+
+
+def _find_labels(pictures: Path, count: int, names: Sequence[str]) -> Labels | None:
+    """Labels in the idx file beside that of the pictures; None where it is missing or doesn't fit."""
+    for ending in (".gz", ""):
+        try:
+            with (
+                open_regular(pictures.with_name(LABELS_FILE_NAME + ending)) as raw,
+                gzip.open(raw) if ending else raw as file,
+            ):
+                header = file.read(_LABELS_HEADER)
+                numbers = _read_all(file, count)
+        except (EOFError, zlib.error, OSError):
+            continue
+        if header == struct.pack(">II", _UBYTE_1D, count) and numbers is not None:
+            return labels_from_numbers(np.frombuffer(numbers, np.uint8), names)
+    return None
 
 
 def _find(folder: Path) -> Path | None:
@@ -117,7 +147,9 @@ def _download(folder: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as unfinished, contextlib.redirect_stdout(io.StringIO()):
             FashionMNIST(unfinished, download=True)
-            (Path(unfinished) / "FashionMNIST" / "raw" / target.name).replace(target)
+            raw = Path(unfinished) / "FashionMNIST" / "raw"
+            for name in (f"{LABELS_FILE_NAME}.gz", target.name):
+                (raw / name).replace(target.with_name(name))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"Fashion-MNIST could not be downloaded; put {target.name} into {printable(target.parent)}, "

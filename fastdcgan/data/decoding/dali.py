@@ -19,9 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.encoded import EncodedPictures
-from fastdcgan.data.decoding.picture import fit_box, lock_if_large, open_fitted
+from fastdcgan.data.decoding.fitting import Frame, fit_box, fit_geometry
+from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
 
 INSTALL_DALI = "pip install nvidia-dali-cuda130"
@@ -37,8 +40,10 @@ PIECE_LIMIT = 2**24
 """Limit of the pixels, and of the bytes of files, in a piece, for each of DALI's threads. DALI decodes a whole piece
 before it resizes: a batch of 128 photographs of 12 megapixels would take 4.6 GB."""
 
-_DaliInput = tuple[list[NDArray[np.uint8]], NDArray[np.float32], NDArray[np.float32]]
-"""Encoded pictures, and the corners of the part of each that is kept: (top, left) and (bottom, right), fp32 [B, 2]."""
+
+_DaliInput = tuple[list[NDArray[np.uint8]], *tuple[NDArray[np.float32], ...]]
+"""Encoded pictures; and fp32 [B, 2], the vertical number first: (top, left) and (bottom, right) of the part of each
+that is kept. To pad also the (height, width) that it is resized to, and the frame's (top, left) in that."""
 
 
 def dali_available() -> bool:
@@ -68,7 +73,7 @@ class DaliSource:
 
     Args:
         encoded: the picture files.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1 (grey) or 3 (RGB).
         device: number of a CUDA device; None for the CPU.
         threads: of DALI; as many again read files and decode by Pillow.
@@ -77,9 +82,10 @@ class DaliSource:
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
     def __init__(
-        self, encoded: EncodedPictures, *, resolution: int, channels: int, device: int | None, threads: int
+        self, encoded: EncodedPictures, *, frame: Frame, channels: int, device: int | None, threads: int
     ) -> None:
         assert channels in (1, 3), channels
         where = "the CPU" if device is None else f"GPU {device}"
@@ -88,7 +94,7 @@ class DaliSource:
         self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by DALI on {where}{rest}"
         self.origin, self.skipped = encoded.origin, encoded.skipped
         self.encoded = encoded
-        self._resolution = resolution
+        self._frame = frame
         self._channels = channels
         self._device = device
         self._threads = threads
@@ -97,6 +103,11 @@ class DaliSource:
     def __len__(self) -> int:
         """How many usable pictures there are."""
         return len(self.encoded)
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self.encoded.labels
 
     @property
     def fingerprint(self) -> str:
@@ -167,26 +178,31 @@ class DaliSource:
                 piece.append(number)
             yield _Piece(piece, size, ends_batch=True)
 
-    def _load(self, numbers: Sequence[int]) -> "_DaliInput":
+    def _load(self, numbers: Sequence[int]) -> _DaliInput:
         files = []
         starts = np.zeros((len(numbers), 2), np.float32)
-        ends = np.full((len(numbers), 2), self._resolution, np.float32)
+        ends = np.full((len(numbers), 2), self._frame.size, np.float32)
+        sizes, corners = ends.copy(), starts.copy()
         for i, number in enumerate(numbers):
             picture = self.encoded.info(number)
             if picture.plain and number not in self._refused:
-                left, top, right, bottom = fit_box(picture.width, picture.height, self._resolution)
+                left, top, right, bottom = fit_box(picture.width, picture.height, self._frame)
                 starts[i], ends[i] = (top, left), (bottom, right)
+                if self._frame.fit == "pad":
+                    place = fit_geometry(picture.width, picture.height, self._frame)
+                    sizes[i], corners[i] = (place.height, place.width), (place.top, place.left)
                 data = self.encoded.read_bytes(number)
             else:
                 with lock_if_large(picture.bytes):
                     data = self._decoded_by_pillow(self.encoded.read_bytes(number))
             files.append(np.frombuffer(data, np.uint8))
-        return files, starts, ends
+        placed = (sizes, corners) if self._frame.fit == "pad" else ()
+        return files, starts, ends, *placed
 
     def _decoded_by_pillow(self, data: bytes) -> bytes:
         """A picture as a BMP file of the final size, which DALI only has to copy."""
         file = BytesIO()
-        open_fitted(data, self._channels, self._resolution).convert("RGB").save(file, "BMP")
+        open_fitted(data, self._channels, self._frame).convert("RGB").save(file, "BMP")
         return file.getvalue()
 
     def _pipeline(self, next_input: Callable[[], object]) -> Any:
@@ -200,8 +216,9 @@ class DaliSource:
             prefetch_queue_depth=QUEUE_DEPTH,
         )
         with pipeline:
-            files, starts, ends = fn.external_source(
-                next_input, num_outputs=3, batch=True, dtype=[types.UINT8, types.FLOAT, types.FLOAT]
+            kinds = [types.UINT8, *(4 if self._frame.fit == "pad" else 2) * [types.FLOAT]]
+            files, starts, ends, *placed = fn.external_source(
+                next_input, num_outputs=len(kinds), batch=True, dtype=kinds
             )
             # Pillow decodes the rotated ones: DALI knows orientation from EXIF alone, and reads damaged EXIF otherwise.
             pictures = fn.decoders.image(
@@ -216,10 +233,13 @@ class DaliSource:
                 pictures,
                 roi_start=starts,
                 roi_end=ends,
-                size=(self._resolution, self._resolution),
+                size=placed[0] if placed else list(self._frame.size),
                 interp_type=types.INTERP_LINEAR,
                 antialias=True,
             )
+            if placed:
+                corner, shape = fn.cast(placed[1], dtype=types.INT32), list(self._frame.size)
+                pictures = fn.slice(pictures, start=corner, shape=shape, axes=(0, 1), out_of_bounds_policy="pad")
             if self._channels == 1:
                 # Not decoded as grey: a JPEG's luma differs from the grey of its RGB where colours are clipped.
                 pictures = fn.color_space_conversion(pictures, image_type=types.RGB, output_type=types.GRAY)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fastdcgan.data.decoding.picture import PictureInfo
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
 
 
@@ -21,6 +22,11 @@ class EncodedPictures(Protocol):
         ...
 
     @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Another one where a picture was added, removed or modified."""
         ...
@@ -31,6 +37,10 @@ class EncodedPictures(Protocol):
 
     def info(self, number: int) -> PictureInfo:
         """Size and format of a picture, as the check found them."""
+        ...
+
+    def name(self, number: int) -> str:
+        """What a picture's file is called, for the user."""
         ...
 
     def read_bytes(self, number: int) -> bytes:

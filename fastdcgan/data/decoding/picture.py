@@ -13,9 +13,10 @@ from threading import RLock
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-# Pillow preloads the other formats' plug-ins, and not WebP's.
-from PIL import Image, UnidentifiedImageError, WebPImagePlugin
+from fastdcgan.data.decoding.fitting import Frame, fit
+from fastdcgan.data.decoding.formats import BRANDS_BYTES, begins_like_picture, formats_of
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused before they are decoded; it is Pillow's own limit.
@@ -31,26 +32,21 @@ LARGE = 2**22
 MAX_SCANS = 500
 """Limit for a JPEG. A progressive one has about ten; each is decoded for all pixels, and may take only a few bytes."""
 
-FORMATS = ("JPEG", "PNG", "BMP", WebPImagePlugin.WebPImageFile.format, "GIF")
-
-CROP_FIRST_ASPECT = 4
-"""Pictures with a larger aspect ratio are cropped and resized in one step (see `fit`)."""
-
-FORMAT_NAMES = "JPEG, PNG, BMP, WebP or GIF"
-"""FORMATS as the user reads them."""
-
-NOT_AN_IMAGE = f"not an image ({FORMAT_NAMES})"
+NOT_AN_IMAGE = "not an image (JPEG, PNG, GIF, WebP, TIFF, AVIF, HEIC and others)"
 """The reason given for files without the signature of a format."""
 
-SIGNATURE_BYTES = 18
-"""How much of a file's beginning `may_be_picture` needs."""
+UNKNOWN_RANGE = "values of unknown range: save it with 8 or 16 bits, or as .npy (--value-range)"
+"""The reason given for pictures of floating-point numbers, and of 32 bits or a sign."""
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8")
-_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _TOO_LARGE = f"more than the limit of {MAX_PIXELS:,} pixels"
 _LOSSLESS_JPEG = b"\xff\xc3"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_ORIENTATION_TAG = 0x0112
+_READABLE_MODES = {
+    *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"),
+    *("I;16", "I;16L", "I;16B", "I;16N", "I"),
+}
+_ORIENTATION_TAG, _PHOTOMETRIC_TAG = 0x0112, 0x0106
+_WHITE_IS_ZERO = 0
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,8 +63,10 @@ _DECODER_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
     EOFError,
-    OverflowError,
     struct.error,
     zlib.error,
 )
@@ -77,15 +75,6 @@ _DECODER_ERRORS = (
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _large_pictures_lock = RLock()
-
-
-class Geometry(NamedTuple):
-    """Resize to `width` x `height`, then crop a square at (`left`, `top`)."""
-
-    width: int
-    height: int
-    left: int
-    top: int
 
 
 class PictureInfo(NamedTuple):
@@ -99,7 +88,7 @@ class PictureInfo(NamedTuple):
     """8 bits, grey or RGB, opaque, upright as stored, one frame, complete: all decoders give the same pixels."""
 
     kind: str
-    """Pillow's names of format and mode: "JPEG RGB"."""
+    """Pillow's names of format and mode, and which page is taken where there are several: "TIFF RGB, first page"."""
 
     bytes: int
     """Size of its file."""
@@ -111,15 +100,6 @@ def lock_if_large(amount: int) -> AbstractContextManager[object]:
     Pillow takes 4 bytes a pixel, several times over where it converts, so large pictures are decoded one at a time.
     """
     return _large_pictures_lock if amount > LARGE else nullcontext()
-
-
-def may_be_picture(beginning: bytes) -> bool:
-    """Whether a file with these first `SIGNATURE_BYTES` bytes is of one of the formats, perhaps damaged."""
-    if beginning.startswith(b"BM"):  # two letters that any text may begin with
-        return int.from_bytes(beginning[14:18], "little") in _BMP_HEADERS
-    if beginning.startswith(b"RIFF"):
-        return beginning[8:12] == b"WEBP"
-    return beginning.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
 
 
 def examine(data: bytes) -> PictureInfo:
@@ -138,20 +118,24 @@ def examine(data: bytes) -> PictureInfo:
         raise ValueError(f"more than the limit of {MAX_SCANS:,} scans")
     if _LOSSLESS_JPEG not in data:  # libjpeg can't scale lossless ones, and Pillow doesn't know
         image.draft(None, (1, 1))
+    pages = ", first page" if _has_more_pages(image) else ""
     with _loaded(image, size):
+        _check_mode(image)
+        size = image.size if image.format == "ICO" else size  # of the largest icon, which the header may have wrong
         orientation = _orientation(image)
         plain = orientation == 1 and image.mode in ("L", "RGB") and not image.has_transparency_data
         plain = plain and _is_stored_plainly(image, data)
         width, height = size if orientation < 5 else reversed(size)
-        return PictureInfo(width, height, plain, f"{image.format} {image.mode}", len(data))
+        return PictureInfo(width, height, plain, f"{image.format} {image.mode}{pages}", len(data))
 
 
 @contextmanager
 def opened(data: bytes, channels: int) -> Iterator[Image.Image]:
     """Fully decode a picture file, under `lock_if_large`.
 
-    It is turned upright (EXIF orientation) and converted to 8 bits (16-bit values are divided by 257); of animations
-    the first frame is taken. Transparency is kept for 4 channels, and composited over white for 1 and 3.
+    It is turned upright (EXIF orientation) and converted to 8 bits (16-bit values are divided by 257). Of animations
+    the first frame is taken, of several pages the first, of an icon's sizes the largest. Transparency is kept for 4
+    channels, and composited over white for 1 and 3.
 
     Args:
         data: the bytes of the file.
@@ -161,67 +145,28 @@ def opened(data: bytes, channels: int) -> Iterator[Image.Image]:
         ValueError: the file can't be used; the message is the reason without the file's name.
     """
     with _loaded(_open(BytesIO(data))) as image:
-        yield as_channels(_upright(image), channels)
+        _check_mode(image)
+        yield as_channels(_upright(_black_is_zero(image)), channels)
 
 
-def open_fitted(data: bytes, channels: int, resolution: int) -> Image.Image:
+def open_fitted(data: bytes, channels: int, frame: Frame) -> Image.Image:
     """`opened`, then `fit`, under one lock. Raises ValueError as `opened`."""
     with opened(data, channels) as image:
-        return fit(image, resolution)
-
-
-def fit_geometry(width: int, height: int, resolution: int) -> Geometry:
-    """What torchvision's `Resize(resolution)` and `CenterCrop(resolution)` do with a picture of this size."""
-    if width <= height:
-        resized_width, resized_height = resolution, int(resolution * height / width)
-    else:
-        resized_width, resized_height = int(resolution * width / height), resolution
-    left = round((resized_width - resolution) / 2.0)
-    top = round((resized_height - resolution) / 2.0)
-    return Geometry(resized_width, resized_height, left, top)
-
-
-def fit_box(width: int, height: int, resolution: int) -> tuple[float, float, float, float]:
-    """The part (left, top, right, bottom) of a picture, in its own pixels, that `fit` keeps."""
-    resized_width, resized_height, left, top = fit_geometry(width, height, resolution)
-    scale_x, scale_y = width / resized_width, height / resized_height
-    return (
-        left * scale_x,
-        top * scale_y,
-        min((left + resolution) * scale_x, width),
-        min((top + resolution) * scale_y, height),
-    )
-
-
-def fit(image: Image.Image, resolution: int) -> Image.Image:
-    """Resize the shorter side to `resolution` (bilinear, antialiased) and crop the middle square.
-
-    The pixels are exactly those of torchvision's `Resize` and `CenterCrop`. Only where the aspect ratio is over 4 the
-    square is resampled from its part of the picture alone, as the resized whole could be gigantic (8000x20 pixels at
-    resolution 512: 204800x512); that changes values by rounding alone.
-
-    Pillow resizes "RGBA" with colours weighted by alpha, so the colour of transparent pixels does not show at edges.
-    """
-    width, height = image.size
-    if max(width, height) > CROP_FIRST_ASPECT * min(width, height):
-        box = fit_box(width, height, resolution)
-        return image.resize((resolution, resolution), Image.Resampling.BILINEAR, box=box)
-    resized_width, resized_height, left, top = fit_geometry(width, height, resolution)
-    image = image.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
-    return image.crop((left, top, left + resolution, top + resolution))
+        return fit(image, frame)
 
 
 def _open(file: BinaryIO) -> Image.Image:
     """Read the header alone. Raises ValueError for damage, OSError of the file system."""
-    header = file.read(4)
-    if not header:
+    beginning = file.read(BRANDS_BYTES)
+    if not beginning:
         raise ValueError("empty file")
     file.seek(0)
+    formats = formats_of(beginning)
     try:
         with _damage_as_value_error():
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
-        if header.startswith(_SIGNATURES):
+        if begins_like_picture(beginning):
             raise ValueError("truncated or damaged image") from error
         raise ValueError(NOT_AN_IMAGE) from error
     width, height = image.size
@@ -253,6 +198,36 @@ def _damage_as_value_error() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError("truncated image" if "truncated" in str(error).lower() else "damaged image") from error
+
+
+def _has_more_pages(image: Image.Image) -> bool:
+    """Whether a TIFF has a second page; it stays at the first."""
+    if image.format != "TIFF":
+        return False
+    try:
+        image.seek(1)
+    except _DECODER_ERRORS:
+        return False
+    finally:
+        image.seek(0)
+    return True
+
+
+def _check_mode(image: Image.Image) -> None:
+    """Raises ValueError where the values of a decoded picture can't be brought to 8 bits."""
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError(UNKNOWN_RANGE)
+    if image.mode not in _READABLE_MODES:
+        raise ValueError(f"colours of a kind that is not read ({image.mode}): save it as RGB")
+
+
+def _black_is_zero(image: Image.Image) -> Image.Image:
+    """A picture whose white is stored as 0, turned round, which Pillow does for 8 bits but not for 16."""
+    if not image.mode.startswith("I;16") or image.format != "TIFF":
+        return image
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) != _WHITE_IS_ZERO:
+        return image
+    return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
 
 
 def _orientation(image: Image.Image) -> int:

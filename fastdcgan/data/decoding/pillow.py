@@ -7,9 +7,12 @@ import PIL
 import torch
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.encoded import EncodedPictures
+from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
 
 
@@ -18,7 +21,7 @@ class PillowSource:
 
     Args:
         encoded: the picture files.
-        resolution: side of the pictures given out, in pixels.
+        frame: what the pictures given out are brought to.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         threads: how many batches are decoded at a time.
     """
@@ -26,18 +29,24 @@ class PillowSource:
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
-    def __init__(self, encoded: EncodedPictures, *, resolution: int, channels: int, threads: int) -> None:
+    def __init__(self, encoded: EncodedPictures, *, frame: Frame, channels: int, threads: int) -> None:
         self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by Pillow"
         self.origin, self.skipped = encoded.origin, encoded.skipped
         self.encoded = encoded
-        self._resolution = resolution
+        self._frame = frame
         self._channels = channels
         self._threads = threads
 
     def __len__(self) -> int:
         """How many usable pictures there are."""
         return len(self.encoded)
+
+    @property
+    def labels(self) -> Labels | None:
+        """See `ImageSource.labels`."""
+        return self.encoded.labels
 
     @property
     def fingerprint(self) -> str:
@@ -49,9 +58,9 @@ class PillowSource:
         return prefetch_map(self._decode, batches, threads=self._threads, depth=self._threads + 1)
 
     def _decode(self, numbers: Sequence[int]) -> Tensor:
-        batch = np.empty((len(numbers), self._resolution, self._resolution, self._channels), np.uint8)
+        batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             with lock_if_large(self.encoded.info(number).bytes):
-                picture = open_fitted(self.encoded.read_bytes(number), self._channels, self._resolution)
+                picture = open_fitted(self.encoded.read_bytes(number), self._channels, self._frame)
             pixels[:] = np.asarray(picture).reshape(pixels.shape)
         return torch.from_numpy(batch)

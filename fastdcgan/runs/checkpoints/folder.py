@@ -1,12 +1,29 @@
-"""The folder of a run's checkpoints: their names, and the newest one that can be read."""
+"""The folder of a run's checkpoints: their names, which is the best, and the newest one that can be read."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
+
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.storage.files import read_json
 
 PREFIX = "step-"
 
+Named = Literal["latest", "best"] | int
+"""A checkpoint as users say it: "latest", "best" or its step."""
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """best.json: which checkpoint was found to be the best by an evaluation."""
+
+    step: int
+    metric: str
+    value: float
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -52,3 +69,47 @@ def read_newest(folder: Path, read: Callable[[Path], T]) -> tuple[T | None, list
             "Put back a good copy, or move them away to begin again"
         )
     return None, []
+
+
+def checkpoint_named(run: RunFolder, named: Named) -> Path:
+    """Where a run's checkpoint is; whether it is whole isn't looked at.
+
+    Raises:
+        ValueError: there is none of that name; says which there are.
+    """
+    saved = list_checkpoints(run.checkpoints)
+    if named == "latest":
+        if not saved:
+            raise ValueError(f"{run.path} has no checkpoint yet")
+        return saved[-1]
+    step = read_best(run).step if named == "best" else named
+    path = checkpoint_path(run.checkpoints, step)
+    if not path.is_dir():
+        there = ", ".join(str(step_in_name(path)) for path in saved)
+        which = f"its best checkpoint, of step {step}," if named == "best" else f"a checkpoint of step {step}"
+        raise ValueError(f"{run.path} doesn't have {which} but those of steps {there or '... none'}")
+    return path
+
+
+def read_best(run: RunFolder) -> Best:
+    """Which checkpoint is the best. Raises ValueError where nothing says so."""
+    try:
+        found: Any = read_json(run.best)
+        best = Best(**found)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{run.path} has no best.json: no evaluation has said which checkpoint is the best; name its step"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{run.best} can't be read: {error}") from error
+    numbers = type(best.step) is int and type(best.value) in (int, float) and math.isfinite(best.value)
+    if not numbers or best.step < 0 or not isinstance(best.metric, str):
+        raise ValueError(f"{run.best} can't be read: it names no step, metric and value")
+    return best
+
+
+def read_named(run: RunFolder, named: Named, read: Callable[[Path], T]) -> tuple[T | None, list[str]]:
+    """Read a checkpoint by its name: that one, or for "latest" as `read_newest`. Raises ValueError."""
+    if named == "latest":
+        return read_newest(run.checkpoints, read)
+    return read(checkpoint_named(run, named)), []

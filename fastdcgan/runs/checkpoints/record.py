@@ -1,6 +1,5 @@
 """state.json of a checkpoint: which run and step it is of, and with which architecture."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def make_record(
         "format": FORMATS[-1],
         "run": run,
         **asdict(progress),
-        "architecture": asdict(arch),
+        "architecture": arch.record(),
         "plan": plan,
         "scaler_g": scaler_g,
         "scaler_d": scaler_d,
@@ -112,7 +111,7 @@ def read_record(path: Path, run: str | None) -> tuple[dict[str, Any], dict[str, 
 
 def check_architecture(path: Path, record: dict[str, Any], arch: Architecture) -> None:
     """Raises ValueError where a checkpoint is of another architecture, naming the fields that differ."""
-    expected = json.loads(json.dumps(asdict(arch)))  # tuples become lists, as in the record
+    expected = arch.record()
     found = record["architecture"]
     if differing := [name for name in expected if found.get(name) != expected[name]]:
         named = [name for name in differing if name not in ("generator", "discriminator")] or differing

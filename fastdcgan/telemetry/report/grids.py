@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastdcgan.gan.architecture import Size
 from fastdcgan.runs.animation import WEBP_METHOD, WEBP_QUALITY, evenly_spaced
 
 MAX_SIDE = 640
@@ -64,12 +65,12 @@ class GridPictures(Sequence[Image.Image]):
         return self._grids[number].picture()
 
 
-def read_grids(folder: Path, resolution: int | None) -> tuple[list[Grid], list[str]]:
+def read_grids(folder: Path, resolution: Size | None) -> tuple[list[Grid], list[str]]:
     """Read the grids `step-00000010.png` of a folder, evenly spaced where there are many.
 
     Args:
         folder: need not exist.
-        resolution: pixels a side of each sample; None if unknown.
+        resolution: of each sample; None if unknown.
 
     Returns:
         the grids by step, all of the last one's size; and why others were skipped, a line each.
@@ -92,7 +93,7 @@ def read_grids(folder: Path, resolution: int | None) -> tuple[list[Grid], list[s
     return _of_one_size(grids, skipped), skipped
 
 
-def _read_grid(step: int, path: Path, resolution: int | None) -> Grid | str:
+def _read_grid(step: int, path: Path, resolution: Size | None) -> Grid | str:
     """A grid, or why it can't be read."""
     picture = read_picture(path)
     if isinstance(picture, str):
@@ -131,19 +132,19 @@ def encode_webp(picture: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def diversity(grid_HWC: NDArray[np.uint8], resolution: int) -> float | None:
+def diversity(grid_HWC: NDArray[np.uint8], resolution: Size) -> float | None:
     """How much the pictures of a grid differ from each other: 0 if they are all the same.
 
     The standard deviation over the pictures, averaged over pixels, as a share of the range from black to white. None
     where this is no grid of at least two pictures of that size.
     """
-    pitch = resolution + _PADDING
-    rows, columns = ((side - _PADDING) // pitch for side in grid_HWC.shape[:2])
-    if resolution < 1 or grid_HWC.shape[:2] != (rows * pitch + _PADDING, columns * pitch + _PADDING):
+    (height, width), (down, across) = resolution, (side + _PADDING for side in resolution)
+    rows, columns = (grid_HWC.shape[0] - _PADDING) // down, (grid_HWC.shape[1] - _PADDING) // across
+    if grid_HWC.shape[:2] != (rows * down + _PADDING, columns * across + _PADDING):
         return None
-    tiles = grid_HWC[_PADDING:, _PADDING:].reshape(rows, pitch, columns, pitch, -1)
-    stride = max(1, resolution // 64)  # neighbouring pixels differ alike
-    tiles = tiles[:, :resolution:stride, :, :resolution:stride].swapaxes(1, 2).reshape(rows * columns, -1)
+    tiles = grid_HWC[_PADDING:, _PADDING:].reshape(rows, down, columns, across, -1)
+    stride = max(1, min(resolution) // 64)  # neighbouring pixels differ alike
+    tiles = tiles[:, :height:stride, :, :width:stride].swapaxes(1, 2).reshape(rows * columns, -1)
     used = len(tiles)
     while used and not tiles[used - 1].any():  # the last row of a grid may not be full
         used -= 1

@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from fastdcgan.data.describe import FileStatistics, SourceFacts, group_by_reason
+from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.describe import FileStatistics, ShapeStatistics, SourceFacts, group_by_reason
+from fastdcgan.data.duplicates import Copies
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackResult
-from fastdcgan.data.source import Skipped, count_files, describe_hidden, describe_skipped
+from fastdcgan.data.source import (
+    Skipped,
+    common_suffixes,
+    count_files,
+    describe_hidden,
+    describe_skipped,
+    is_passed_over,
+)
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.storage.printable import printable
 
@@ -55,10 +65,15 @@ def facts_rows(facts: SourceFacts, spec: str) -> list[tuple[str, str]]:
     """
     rows = [("source", facts.source)]
     if facts.files is not None:
-        rows += _files_rows(facts.files, facts.count, facts.resolution)
+        rows += _files_rows(facts.files, facts.count, facts.frame)
     if facts.pixels is not None:
         shape = "x".join(map(str, facts.pixels.shape))
         rows.append(("array", f"{facts.pixels.dtype}, {shape}, {size_in_words(facts.pixels.bytes)}"))
+        rows += _fit_rows(facts.pixels.shapes, facts.frame)
+    if facts.labels is not None:
+        rows.append(("classes", classes_in_words(facts.labels)))
+    if facts.copies is not None:
+        rows.append(("copies", _copies_in_words(facts.copies)))
     return [*rows, ("pack", _pack_in_words(facts, spec)), *skipped_by_reason_rows(facts.skipped)]
 
 
@@ -76,7 +91,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
     else:
         rate = count / max(packing.seconds, 1e-9)
         done = f"{why}built in {packing.seconds:,.1f} s: {rate:,.0f} img/s"
-    skipped = [skip for skip in pack.original.skipped if not skip.hidden]
+    skipped = unusable(pack.original.skipped)
     rows = [
         ("pack", printable(pack.array)),
         ("", f"{counted(count, 'picture')}, {_arithmetic(pack)}"),
@@ -88,13 +103,13 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
             listed.append(f"and {count_files(skipped[MOST:]):,} more; fastdcgan data --skipped FILE lists all")
         rows.append(("skipped", "\n".join([f"{counted(count_files(skipped), 'file')} that can't be used:", *listed])))
     rows += left_out_rows(pack.original.skipped)
-    return [*rows, ("use", f"{train_command(spec, pack.resolution, pack.channels)} uses it")]
+    return [*rows, ("use", f"{train_command(spec, pack.frame, pack.channels)} uses it")]
 
 
 def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     """How many files can't be used, and why: the reasons with their counts, the first files of each."""
     left_out = left_out_rows(skipped)
-    skipped = [skip for skip in skipped if not skip.hidden]
+    skipped = unusable(skipped)
     if not skipped:
         return [("skipped", "nothing"), *left_out]
     lines = [f"{counted(count_files(skipped), 'file')} that can't be used:"]
@@ -112,21 +127,53 @@ def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
 
 
 def left_out_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
-    """How many hidden files and files of tools there are, and of which kinds; nothing where there are none."""
-    hidden = describe_hidden(skipped)
-    return [("left out", hidden)] if hidden else []
+    """How many files are left out that nothing is wrong with, and of which kinds; nothing where there are none."""
+    lines = []
+    for reason, group in group_by_reason([skip for skip in skipped if is_passed_over(skip)]):
+        lines.append(f"{counted(count_files(group), 'picture')}, as {group[0].path}: {reason}")
+    if others := [skip for skip in skipped if skip.not_a_picture and not skip.hidden]:
+        kinds = common_suffixes(others)
+        of_kinds = f" ({kinds})" if kinds else f", as {others[0].path}"
+        count = count_files(others)
+        lines.append(f"{counted(count, 'file')} that {'is no picture' if count == 1 else 'are no pictures'}{of_kinds}")
+    if hidden := describe_hidden(skipped):
+        lines.append(hidden)
+    return [("left out", "\n".join(lines))] if lines else []
 
 
-def train_command(spec: str, resolution: int, channels: int) -> str:
+def unusable(skipped: Sequence[Skipped]) -> list[Skipped]:
+    """Pictures that something is wrong with."""
+    return [skip for skip in skipped if not skip.not_a_picture and not is_passed_over(skip)]
+
+
+def classes_in_words(labels: Labels) -> str:
+    """How many there are, and how many pictures each has, the largest first."""
+    counts = sorted(zip(labels.counts(), labels.classes, strict=True), key=lambda pair: -pair[0])
+    most, least = counts[0][0], counts[-1][0]
+    if most == least:
+        names = ", ".join([printable(name) for _, name in counts[:MOST]] + ["..."] * (len(counts) > MOST))
+        return f"{len(counts):,} of {counted(most, 'picture')} each: {names}"
+    named = [f"{printable(name)} {count:,}" for count, name in counts[:MOST]]
+    if len(counts) > MOST:
+        named.append(f"... {printable(counts[-1][1])} {least:,}")
+    return f"{len(counts):,}, the largest {most / least:,.1f} times the smallest: {', '.join(named)}"
+
+
+def _copies_in_words(copies: Copies) -> str:
+    if not len(copies):
+        return "none: no two pictures have the same bytes"
+    first = f"{counted(len(copies), 'picture')} with the bytes of another, as {copies.example()}"
+    return f"{first}\n--drop-duplicates leaves them out"
+
+
+def train_command(spec: str, frame: Frame, channels: int) -> str:
     """The command that trains on a source at a size."""
-    size = "--arch dcgan28" if resolution == 28 else f"--resolution {resolution}"
-    return f"fastdcgan train --data {shlex.quote(printable(spec))} {size}{_channels_option(resolution, channels)}"
+    return f"fastdcgan train --data {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
 
 
-def pack_command(spec: str, resolution: int, channels: int) -> str:
+def pack_command(spec: str, frame: Frame, channels: int) -> str:
     """The command that packs a source at a size."""
-    more = _channels_option(resolution, channels)
-    return f"fastdcgan pack {shlex.quote(printable(spec))} --resolution {resolution}{more}"
+    return f"fastdcgan pack {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
 
 
 def size_in_words(count: int) -> str:
@@ -142,7 +189,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _files_rows(files: FileStatistics, count: int, resolution: int) -> list[tuple[str, str]]:
+def _files_rows(files: FileStatistics, count: int, frame: Frame) -> list[tuple[str, str]]:
     rows = []
     rows.append(("files", f"{size_in_words(files.bytes)}, {size_in_words(files.bytes // count)} each in the mean"))
     figures = [f"{number:,}" for _, number in files.kinds[:MOST]]
@@ -159,12 +206,33 @@ def _files_rows(files: FileStatistics, count: int, resolution: int) -> list[tupl
             ("largest", files.largest),
         )
     ]
-    enlarged = f"{files.enlarged:,} smaller than {resolution}x{resolution}, so enlarged" if files.enlarged else ""
-    cropped = f"{files.cropped:,} far from square, so cropped to less than half" if files.cropped else ""
+    enlarged = f"{files.enlarged:,} smaller than {frame.size}, so enlarged" if files.enlarged else ""
     if files.smallest == files.largest:
         sizes = [f"all {files.median[0]}x{files.median[1]}"]
-    lines = [", ".join(sizes), *filter(None, (enlarged, cropped))]
-    return [*rows, ("kinds", "\n".join(kinds)), ("sizes", "\n".join(lines))]
+    lines = [", ".join(sizes), *filter(None, (enlarged,))]
+    return [*rows, ("kinds", "\n".join(kinds)), ("sizes", "\n".join(lines)), *_fit_rows(files.shapes, frame)]
+
+
+def _fit_rows(shapes: ShapeStatistics, frame: Frame) -> list[tuple[str, str]]:
+    """What each way to fit pictures of another shape costs them; nothing where all have the frame's shape."""
+    if not shapes.others:
+        return []
+    mean, most = _percent(1 - shapes.mean), _percent(1 - shapes.least)
+    loses = "loses" if shapes.below_half == 1 else "lose"
+    half = f"; {counted(shapes.below_half, 'picture')} {loses} more than half" if shapes.below_half else ""
+    costs = {
+        "crop": f"cuts off {mean} of a picture in the mean, {most} at most{half}",
+        "pad": f"cuts nothing off, but {mean} of a picture is border in the mean, {most} at most",
+        "stretch": f"cuts nothing off, but makes pictures wider or narrower, {1 / shapes.least:.2f} times at most",
+    }
+    count = "1 picture has" if shapes.others == 1 else f"{shapes.others:,} pictures have"
+    lines = [f"{count} another shape than {frame.size} (height x width):"]
+    lines += [f"--fit {fit:<8} {cost}{' (as here)' * (fit == frame.fit)}" for fit, cost in costs.items()]
+    return [("fit", "\n".join(lines))]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 def _pack_in_words(facts: SourceFacts, spec: str) -> str:
@@ -179,20 +247,20 @@ def _pack_in_words(facts: SourceFacts, spec: str) -> str:
         case "damaged":
             state = "damaged; training builds it anew"
         case _:
-            state = f"none yet; training builds it, or {pack_command(spec, pack.resolution, pack.channels)}"
+            state = f"none yet; training builds it, or {pack_command(spec, pack.frame, pack.channels)}"
     return f"{state}\n{_arithmetic(pack)}"
 
 
-def _channels_option(resolution: int, channels: int) -> str:
-    usual = architecture(f"dcgan{resolution}").channels
-    return f" --channels {channels}" if channels != usual else ""
+def _form_options(frame: Frame, channels: int) -> str:
+    usual = architecture(resolution=frame.size).channels
+    channels_option = f" --channels {channels}" if channels != usual else ""
+    fit_option = f" --fit {frame.fit}" if frame.fit != "crop" else ""
+    return f"--resolution {frame.size.short}{channels_option}{fit_option}"
 
 
 def _arithmetic(pack: Pack) -> str:
-    each = pack.resolution**2 * pack.channels
-    return (
-        f"{pack.resolution}x{pack.resolution}x{pack.channels} = {each:,} bytes each, {size_in_words(pack.bytes)} in all"
-    )
+    each = pack.frame.size.area * pack.channels
+    return f"{pack.frame.size}x{pack.channels} = {each:,} bytes each, {size_in_words(pack.bytes)} in all"
 
 
 def _wrapped(console: Console, line: str, width: int) -> list[Text]:

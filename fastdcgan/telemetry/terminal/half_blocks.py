@@ -4,6 +4,7 @@ Not rich-pixels: it makes a styled segment of each character, which rich renders
 times as long as writing a prepared line.
 """
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,8 +16,11 @@ from rich.color import Color, ColorSystem
 from rich.color_triplet import ColorTriplet
 from torch import Tensor
 
+from fastdcgan.gan.architecture import Size
+
 MIN_SIDE, MAX_SIDE = 14, 32
-"""Pixels a side of a picture: with fewer a face can't be recognised, with more few would fit."""
+"""Pixels a side of a square picture, and others have as many pixels: with fewer a face can't be recognised, with more
+few would fit."""
 
 MIN_PICTURES = 8
 """Pictures to show; fewer if so many would fit only below `MIN_SIDE`."""
@@ -27,46 +31,59 @@ class GridLayout(NamedTuple):
 
     columns: int
     rows: int
-    side: int
-    """Pixels. A character is one pixel wide and two high; pictures are a pixel apart."""
+    size: Size
+    """A character is one pixel wide and two high; pictures are a pixel apart."""
 
 
-def grid_layout(count: int, resolution: int, width: int, height: int) -> GridLayout | None:
+def grid_layout(count: int, size: Size, width: int, height: int) -> GridLayout | None:
     """The layout with the largest pictures of which `MIN_PICTURES` fit into a space; None if not one fits.
 
     Args:
         count: of pictures.
-        resolution: their side in pixels; they are never enlarged.
+        size: of a picture; they are never enlarged.
         width: of the space, in characters.
         height: of the space, in lines.
     """
-    for side in range(min(MAX_SIDE, resolution), MIN_SIDE - 1, -1):
-        columns, rows = (width + 1) // (side + 1), (2 * height + 1) // (side + 1)
+    for side in range(_largest_side(size), MIN_SIDE - 1, -1):
+        shown = _of_side(size, side)
+        columns, rows = (width + 1) // (shown.width + 1), (2 * height + 1) // (shown.height + 1)
         if columns < 1 or rows < 1:
             continue
         if columns * rows >= min(MIN_PICTURES, count) or side == MIN_SIDE:
             columns = min(columns, count)
-            return GridLayout(columns, min(rows, -(-count // columns)), side)
+            return GridLayout(columns, min(rows, -(-count // columns)), shown)
     return None
 
 
+def _largest_side(size: Size) -> int:
+    return min(MAX_SIDE, math.isqrt(size.area))
+
+
+def _of_side(size: Size, side: int) -> Size:
+    """The shape of `size`, with about as many pixels as a square of this side."""
+    scale = side / math.sqrt(size.area)
+    return Size(max(1, round(size.height * scale)), max(1, round(size.width * scale)))
+
+
 def thumbnails(pictures_BCHW: Tensor) -> list[Image.Image]:
-    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB images of at most `MAX_SIDE` pixels a side."""
+    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB images of no more pixels than are shown."""
     pixels_BCHW = pictures_BCHW[:, :3].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     pixels_BHWC = pixels_BCHW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
     images = [Image.fromarray(np.ascontiguousarray(pixels_HWC)) for pixels_HWC in pixels_BHWC]
-    side = min(MAX_SIDE, images[0].width)
-    return [image.resize((side, side), Image.Resampling.BOX) for image in images]
+    size = Size(images[0].height, images[0].width)
+    height, width = _of_side(size, _largest_side(size))
+    return [image.resize((width, height), Image.Resampling.BOX) for image in images]
 
 
 def tiled(images: list[Image.Image], layout: GridLayout) -> NDArray[np.uint8]:
     """The first pictures in a grid on black, a pixel apart: uint8 [H, W, 3]; H is even."""
-    columns, rows, side = layout
-    height = rows * (side + 1) - 1
-    canvas = Image.new("RGB", (columns * (side + 1) - 1, height + height % 2))
+    columns, rows, (height, width) = layout
+    lines = rows * (height + 1) - 1
+    canvas = Image.new("RGB", (columns * (width + 1) - 1, lines + lines % 2))
     for number, image in enumerate(images[: columns * rows]):
         row, column = divmod(number, columns)
-        canvas.paste(image.resize((side, side), Image.Resampling.LANCZOS), (column * (side + 1), row * (side + 1)))
+        shown = image.resize((width, height), Image.Resampling.LANCZOS)
+        canvas.paste(shown, (column * (width + 1), row * (height + 1)))
     return np.asarray(canvas)
 
 

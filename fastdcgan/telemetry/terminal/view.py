@@ -21,6 +21,7 @@ from rich.segment import ControlType, Segment
 from rich.text import Text
 from torch import Tensor
 
+from fastdcgan.gan.architecture import Size
 from fastdcgan.limits.memory import memory_in_use
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.terminal.half_blocks import grid_layout, half_blocks, thumbnails, tiled
@@ -147,7 +148,8 @@ class LiveView(Progress):
 
     def _pictures(self, width: int, height: int) -> "_RenderedLines | None":
         """The samples, rendered again only for new ones or another size of the terminal."""
-        layout = grid_layout(len(self._images), self._images[0].width, width, height)
+        first = self._images[0]
+        layout = grid_layout(len(self._images), Size(first.height, first.width), width, height)
         colours = self._colours
         if layout is None or colours is None:
             return None

@@ -10,18 +10,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastdcgan import cli
+from fastdcgan.export.tutorial import export_tutorial, import_weights
 from fastdcgan.gan import reference
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.generate import load_generator
 from fastdcgan.runs.sampling import generate
-from fastdcgan.runs.tutorial_weights import export_tutorial, import_weights
 
 Layers = tuple[list[reference.Layer], list[reference.Layer]]
 
 LAYERS = {
-    "dcgan16": reference.layers_power_of_two(16, channels=1, width=6, latent_dim=5),
+    "dcgan16": reference.layers_of_size(16, 16, channels=1, width=6, latent_dim=5),
     "dcgan64": reference.layers_64(channels=3, width=4, latent_dim=7),
-    "dcgan128": reference.layers_power_of_two(128, channels=4, width=2, latent_dim=9),
+    "dcgan128": reference.layers_of_size(128, 128, channels=4, width=2, latent_dim=9),
     "dcgan28": reference.layers_28(),
 }
 
