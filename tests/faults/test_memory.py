@@ -45,10 +45,10 @@ def refused(capsys: pytest.CaptureFixture[str]) -> ONE_LINE:
 def test_what_can_not_fit_is_refused_before_a_step(
     refused: ONE_LINE, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastdcgan.tuning.memory.memory_limit", lambda: 600 << 20)
-    request = ("--data", str(pictures), "--width", "32", "--out", str(tmp_path / "run"), "--images", "8192")
+    monkeypatch.setattr("fastdcgan.tuning.memory.memory_limit", lambda: 1800 << 20)
+    request = ("--data", str(pictures), "--width", "64", "--out", str(tmp_path / "run"), "--images", "8192")
     line = refused(*request, "--batch-size", "8192")
-    found = re.search(r"more than the 0\.6 GiB that can be had here: --batch-size (\d+) or --accumulate (\d+) ", line)
+    found = re.search(r"more than the 1\.8 GiB that can be had here: --batch-size (\d+) or --accumulate (\d+) ", line)
     assert found, line
     batch, parts = found.groups()
     monkeypatch.setattr(prepare, "train_step", quick_step)
