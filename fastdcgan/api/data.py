@@ -43,8 +43,8 @@ def open_data(
         drop_duplicates: likewise.
 
     Returns:
-        `len`, `description`, `skipped`, `labels`, and `read(batches)`, which yields uint8 [B, H, W, C] tensors on the CPU for
-        batches of picture numbers.
+        `len`, `description`, `skipped`, `labels`, and `read(batches)`, which yields uint8 [B, H, W, C] tensors on the
+        CPU for batches of picture numbers.
 
     Raises:
         ValueError: they can't be opened; in one line.
