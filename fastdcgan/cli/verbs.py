@@ -161,7 +161,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
 def evaluate(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
     images: int = 10_000,
-    checkpoint: str = "latest",
+    checkpoint: Literal["latest", "best", "all"] | int = "latest",
     weights: Literal["both", "average", "last"] = "both",
     extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
     inception_weights: Path | None = None,
@@ -175,7 +175,8 @@ def evaluate(
     Args:
         runs: Runs' folders. Of several, mean and spread are shown too.
         images: How many pictures are compared with as many real ones; all real ones where there are fewer.
-        checkpoint: latest: the newest that is whole; a step; or all that there are.
+        checkpoint: latest: the newest that is whole. best: by the evaluations so far. all: each that there is, and the
+            best of them becomes the run's best. Or a step.
         weights: average: those of G's moving average. last: as the last step left them. both.
         extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
             inception where --inception-weights are given, else efficientnet-lite0.
@@ -185,12 +186,12 @@ def evaluate(
         repeats: How many sets of pictures are drawn and measured, for mean and spread.
         json: Write the figures to this file too. Default: no file.
     """
-    from fastdcgan.evaluation.evaluate import Request, parse_checkpoint
+    from fastdcgan.evaluation.evaluate import Request
     from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
 
     request = Request(
         images=images,
-        checkpoint=parse_checkpoint(checkpoint),
+        checkpoint=checkpoint,
         weights=weights,
         extractor=extractor,
         inception_weights=inception_weights,
@@ -229,7 +230,7 @@ def import_weights(
         discriminator: A file like netD.pth. Default: a new discriminator.
         out: The run's folder, a new one.
     """
-    from fastdcgan.runs.tutorial_weights import import_weights
+    from fastdcgan.export.tutorial import import_weights
 
     print(import_weights([file for file in (generator, discriminator) if file], out))
 
@@ -237,17 +238,50 @@ def import_weights(
 import_weights.__name__ = "import"  # the verb, which is a word of Python's own
 
 
-def export(run: tyro.conf.Positional[Path], to: Literal["tutorial"] = "tutorial", out: Path = Path("exported")) -> None:
-    """Write a run's newest networks for other programs.
+def export(
+    run: tyro.conf.Positional[Path],
+    to: Literal["onnx", "torch", "hub", "tutorial"] = "onnx",
+    out: Path = Path("exported"),
+    checkpoint: Literal["latest", "best"] | int = "latest",
+    weights: Literal["average", "last"] = "average",
+    precision: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write what a run has learned for other programs, checked to draw the same.
 
     Args:
         run: The run's folder.
-        to: tutorial: netG.pth and netD.pth, as PyTorch's DCGAN example and tutorial load them.
+        to: onnx: generator.onnx, for onnxruntime and what else reads ONNX. torch: generator.pt2, for PyTorch without
+            this package. hub: a folder ready for the Hugging Face Hub, which from_pretrained opens. tutorial: netG.pth
+            and netD.pth, as PyTorch's DCGAN example and tutorial load them.
         out: A folder.
+        checkpoint: As for generate.
+        weights: As for generate; tutorial has the last ones, which D has learned with.
+        precision: Of weights and arithmetic in onnx and torch; the pictures are fp32. fp16: half the size, for GPUs.
     """
-    from fastdcgan.runs.tutorial_weights import export_tutorial
+    if precision != "fp32" and to not in ("onnx", "torch"):
+        raise ValueError(f"--precision {precision} is for --to onnx and --to torch, not for --to {to}")
+    if to == "tutorial":
+        from fastdcgan.export.tutorial import export_tutorial
 
-    print(export_tutorial(run, out))
+        if (checkpoint, weights) != ("latest", "average"):
+            raise ValueError(
+                "--to tutorial writes the newest checkpoint's last weights: leave --checkpoint and --weights away"
+            )
+        print(export_tutorial(run, out))
+        return
+    raw = weights == "last"
+    if to == "onnx":
+        from fastdcgan.export.onnx_file import export_onnx
+
+        print(export_onnx(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    elif to == "torch":
+        from fastdcgan.export.exported_program import export_torch
+
+        print(export_torch(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    else:
+        from fastdcgan.export.hub import export_hub
+
+        print(export_hub(run, out, checkpoint=checkpoint, raw=raw))
 
 
 def profile(

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
-from fastdcgan.config import TrainConfig, parse_value_range
+from fastdcgan.config import UNKNOWN_DATA, TrainConfig, parse_value_range
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
@@ -20,28 +20,16 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs.checkpoints import checkpoint
-from fastdcgan.runs.checkpoints.folder import checkpoint_path, list_checkpoints, step_in_name
+from fastdcgan.runs.checkpoints.folder import Named, checkpoint_path, list_checkpoints, step_in_name
 from fastdcgan.runs.checkpoints.record import Progress, read_record
 from fastdcgan.runs.folder import RunFolder, converting_write_errors, read_condition, read_config, run_id
 from fastdcgan.runs.generate import load_generator
-from fastdcgan.runs.tutorial_weights import UNKNOWN_DATA
 
 OnStage = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and of how much."""
 
 FEWEST = 50
 """Pictures that can be measured: of fewer every figure is noise."""
-
-
-def parse_checkpoint(text: str) -> int | Literal["latest", "all"]:
-    """What `--checkpoint` names. Raises ValueError if it is nothing that can be measured."""
-    if text == "latest":
-        return "latest"
-    if text == "all":
-        return "all"
-    if not text.isdecimal():
-        raise ValueError(f"--checkpoint {text}: must be latest, all, or a step")
-    return int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +39,7 @@ class Request:
     images: int = 10_000
     """Pictures on each side; all real ones where there are fewer."""
 
-    checkpoint: int | Literal["latest", "all"] = "latest"
+    checkpoint: Named | Literal["all"] = "latest"
     weights: Literal["both", "average", "last"] = "both"
     extractor: ExtractorName = "auto"
     inception_weights: Path | None = None
@@ -91,10 +79,10 @@ def evaluate_run(
     folder = RunFolder(run)
     config = read_config(folder)
     arch = config.model.architecture()
-    steps: Sequence[int | None] = [None] if request.checkpoint == "latest" else _steps(folder, request.checkpoint)
+    checkpoints = _all_steps(folder) if request.checkpoint == "all" else [request.checkpoint]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = open_extractor(request.extractor, device, request.inception_weights)
-    source = _open_source(config, arch, request.data or config.data.data, on_stage)
+    source = _open_source(config, arch, request.data or cast(str, config.data.data), on_stage)
     if request.data is None and read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         say("changed   these are not, file for file, the pictures that the run was trained on, or not decoded as then")
     count = min(request.images, len(source))
@@ -110,8 +98,8 @@ def evaluate_run(
         on_progress=lambda done, total: on_stage("real pictures", done, total),
     )
     evaluations: list[Evaluation] = []
-    for step in steps:
-        evaluations += _evaluate_checkpoint(run, step, request, extractor, real, say, on_stage)
+    for named in checkpoints:
+        evaluations += _evaluate_checkpoint(run, named, request, extractor, real, say, on_stage)
     with converting_write_errors(folder.evaluations):
         append_evaluations(folder.evaluations, evaluations)
     return evaluations, extractor
@@ -171,7 +159,7 @@ def measure(
 
 def _evaluate_checkpoint(
     run: Path,
-    step: int | None,
+    named: Named,
     request: Request,
     extractor: Extractor,
     real: RealSide,
@@ -180,17 +168,16 @@ def _evaluate_checkpoint(
 ) -> list[Evaluation]:
     """Raises ValueError where there is no such checkpoint, or no average in it that was asked for."""
     evaluations = []
-    averaged, arch, progress, skipped = load_generator(run, step=step)
+    averaged, arch, progress, skipped = load_generator(run, checkpoint=named)
     for line in skipped:
         say(f"passed over: {line}")
-    raw, *_ = load_generator(run, raw=True, step=progress.step)
+    raw, *_ = load_generator(run, raw=True, checkpoint=progress.step)
     has_average = checkpoint_has_average(RunFolder(run), progress.step)
     if request.weights == "average" and not has_average:
         raise ValueError(f"--weights average: {run} has no average of G at step {progress.step:,}; use --weights last")
     for name, generator in (("average", averaged), ("last", raw)):
         if request.weights not in ("both", name) or (name == "average" and not has_average):
             continue
-        generator.to(memory_format=torch.channels_last)
         evaluations += [
             measure(
                 generator,
@@ -215,13 +202,12 @@ def checkpoint_has_average(folder: RunFolder, step: int) -> bool:
     return checkpoint.has_average(manifest)
 
 
-def _steps(folder: RunFolder, wanted: int | Literal["latest", "all"]) -> list[int | None]:
-    if isinstance(wanted, int):
-        return [wanted]
-    found: list[int | None] = [step_in_name(path) for path in list_checkpoints(folder.checkpoints)]
-    if not found:
+def _all_steps(folder: RunFolder) -> Sequence[Named]:
+    """Raises ValueError where there are none."""
+    steps = [step_in_name(path) for path in list_checkpoints(folder.checkpoints)]
+    if not steps:
         raise ValueError(f"{folder.path} has no checkpoint yet: there is nothing to measure")
-    return found
+    return [step for step in steps if step is not None]
 
 
 def _open_source(config: TrainConfig, arch: Architecture, spec: str, on_stage: OnStage) -> ImageSource:

@@ -16,7 +16,7 @@ from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import mirror
 from fastdcgan.evaluation.extractors import Extractor
 from fastdcgan.gan.randomness import Stream, rng
-from fastdcgan.runs.sampling import generate
+from fastdcgan.runs.sampling import generate_uint8
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 
 BATCH = 16
@@ -100,16 +100,8 @@ def generated_features(
         extractor: of the features.
         on_progress: told how far it is.
     """
-    batches = (as_uint8(generate(generator, z_BL)) for z_BL in z_NL.split(BATCH))
+    batches = (torch.from_numpy(generate_uint8(generator, z_BL)) for z_BL in z_NL.split(BATCH))
     return _features(batches, len(z_NL), extractor, on_progress)
-
-
-def as_uint8(pictures_BCHW: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as a PNG of them would hold them: uint8 [B, H, W, C], rounded to the nearest level.
-
-    Real pictures are whole levels too. Cut instead of rounded, generated ones would be half a level darker.
-    """
-    return pictures_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _features(

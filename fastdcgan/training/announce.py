@@ -19,6 +19,7 @@ from fastdcgan.gan.average import half_life
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.data_tables import classes_in_words
 from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training.begin import describe_ancestor
 from fastdcgan.training.run import Run
 
 MOST_LISTED = 10
@@ -51,6 +52,8 @@ def announce(run: Run, display: Display) -> None:
         most = half_life(run.state.average.decay) * batch
         display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
     display.say(f"output    {run.folder.path}")
+    for line in describe_ancestor(run.ancestor, run.config) if run.ancestor else ():
+        display.say(line)
     if run.start.step:
         display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")
 

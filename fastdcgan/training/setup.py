@@ -1,7 +1,7 @@
 """From a validated request to a run about to begin: open the data, choose a plan, build, load the last checkpoint."""
 
 import secrets
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from typing import cast
 
@@ -28,6 +28,7 @@ from fastdcgan.runs.checkpoints.folder import checkpoint_path, read_newest
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import (
     BATCH_NAMED,
+    BEGUN_FROM,
     VALUE_RANGE,
     RunFolder,
     converting_write_errors,
@@ -37,6 +38,7 @@ from fastdcgan.runs.folder import (
     write_config,
 )
 from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training.begin import begin_with_ancestor
 from fastdcgan.training.run import Run, Schedule, batch_for_few
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 
@@ -65,6 +67,9 @@ def setup(
     config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
     state = build_state(config, arch, chosen.plan, accelerator)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
+    ancestor = None
+    if config.run.init_from is not None and start.step == 0:
+        config, ancestor = begin_with_ancestor(config, state, arch, accelerator, display)
     if read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         display.say(
             "changed   these are not the pictures that the run was begun with, or not decoded as they were: "
@@ -82,6 +87,7 @@ def setup(
         state=state,
         schedule=schedule,
         start=start,
+        ancestor=ancestor,
     )
     if accelerator.is_main_process:
         write_down(run, batch_named=batch_named)
@@ -106,7 +112,7 @@ def open_data(
     """The pictures, the same on all processes. One process of a machine draws, checks and packs them first."""
     with local_main_process_first(accelerator):
         source = open_source(
-            config.data.data,
+            cast(str, config.data.data),
             resolution=arch.resolution,
             channels=arch.channels,
             fit=config.data.fit,
@@ -227,6 +233,7 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         VALUE_RANGE: astuple(source.value_range) if source.value_range else None,
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,
+        BEGUN_FROM: asdict(run.ancestor) if run.ancestor else read_condition(folder, BEGUN_FROM),
     }
     with converting_write_errors(folder.path):
         create(folder)
