@@ -43,13 +43,14 @@ def announce(run: Run, display: Display) -> None:
     display.say(f"device    {accelerator.device}{ranks}{threads}")
     announce_idle_devices(run, display)
     announce_plan(run, display)
-    batch = cast(int, run.config.data.batch_size)
+    batch, taken, d_steps = cast(int, run.config.data.batch_size), run.config.images_a_step, run.config.recipe.d_steps
+    for_each = f" for each of D's {d_steps} updates" if d_steps > 1 else ""
     display.say(
-        f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "
+        f"budget    {schedule.total * taken:,} images: {schedule.total:,} steps of {batch}{for_each}, "
         f"{schedule.total / schedule.per_epoch:.1f} epochs"
     )
     if run.state.average is not None:
-        most = half_life(run.state.average.decay) * batch
+        most = half_life(run.state.average.decay) * taken
         display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
     display.say(f"output    {run.folder.path}")
     for line in describe_ancestor(run.ancestor, run.config) if run.ancestor else ():

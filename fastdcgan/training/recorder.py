@@ -185,7 +185,7 @@ class Recorder:
         run = self._run
         with self._untimed(), profiler_range(ranges.CHECKPOINT):
             if self._is_main_process:
-                images = step * cast(int, run.config.data.batch_size)
+                images = step * run.config.images_a_step
                 snap = checkpoint.snapshot(
                     run.state,
                     run.arch,
@@ -264,18 +264,18 @@ class Recorder:
             self._raise_not_finite(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
 
     def _make_record(self, step: int, metrics: Tensor, unprofiled: Interval) -> Record:
-        batch = cast(int, self._run.config.data.batch_size)
+        images_a_step = self._run.config.images_a_step
         loss_d, loss_g, d_real, d_fake = metrics.mean(0).tolist()
         return Record(
             step=step,
-            images=step * batch,
+            images=step * images_a_step,
             epoch=step / self._run.schedule.per_epoch,
             seconds=self._seconds,
             loss_d=loss_d,
             loss_g=loss_g,
             d_real=d_real,
             d_fake=d_fake,
-            images_per_sec=unprofiled.steps * batch / unprofiled.seconds,
+            images_per_sec=unprofiled.steps * images_a_step / unprofiled.seconds,
             data_wait_fraction=unprofiled.waited / unprofiled.seconds,
             rollbacks=self._run.start.rollbacks,
         )

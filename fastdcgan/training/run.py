@@ -44,15 +44,16 @@ class Schedule:
     @classmethod
     def of(cls, config: TrainConfig, count: int) -> "Schedule":
         """The schedule of a run over `count` pictures. Raises ValueError if they don't fill a batch."""
-        batch = cast(int, config.data.batch_size)
-        per_epoch = steps_per_epoch(count, batch)
+        taken, d_steps = config.images_a_step, config.recipe.d_steps
+        per_epoch = steps_per_epoch(count, taken)
         if per_epoch == 0:
+            for_each = f" for each of --d-steps {d_steps}" if d_steps > 1 else ""
             raise ValueError(
-                f"--batch-size {batch} is more than the {count} usable images in {config.data.data}: "
-                f"use --batch-size {count} or less, or more images"
+                f"--batch-size {config.data.batch_size}{for_each} is more than the {count} usable images in "
+                f"{config.data.data}: use --batch-size {max(1, count // d_steps)} or less, or more images"
             )
         run = config.run
-        total = math.ceil(run.images / batch) if run.images is not None else cast(int, run.epochs) * per_epoch
+        total = math.ceil(run.images / taken) if run.images is not None else cast(int, run.epochs) * per_epoch
         return cls(
             per_epoch=per_epoch,
             total=total,
@@ -70,15 +71,16 @@ class Schedule:
 
 
 def batch_for_few(config: TrainConfig, count: int, processes: int) -> int:
-    """The configured batch, or the largest power of two in `count` pictures if they don't fill it.
+    """The configured batch, or the largest power of two of which `count` pictures fill one for each of D's updates.
 
     It stays as it is where the smaller one can't be taken in equal parts by all processes (--accumulate,
     --exact-ranks): then `Schedule.of` refuses it.
     """
     batch = cast(int, config.data.batch_size)
-    if not 0 < count < batch:
+    for_one_update = count // config.recipe.d_steps
+    if not 0 < for_one_update < batch:
         return batch
-    fitting = 1 << (count.bit_length() - 1)
+    fitting = 1 << (for_one_update.bit_length() - 1)
     parts = (processes * config.recipe.accumulate, config.execution.exact_ranks or 1)
     return batch if any(fitting % part for part in parts) else fitting
 

@@ -16,9 +16,9 @@ from fastdcgan.distributed.agreement import check_same_pictures, check_same_star
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
-from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
@@ -144,8 +144,9 @@ def with_agreed_batch(
     if batch == usual:
         return config
     pictures = f"{count:,} picture{'s' * (count != 1)}"
+    for_each = f", for each of --d-steps {config.recipe.d_steps}" if config.recipe.d_steps > 1 else ""
     display.say(
-        f"batch     {batch} instead of {usual}: the largest power of two in {pictures} (--batch-size); "
+        f"batch     {batch} instead of {usual}: the largest power of two in {pictures}{for_each} (--batch-size); "
         "so few will be memorised: expect copies of them"
     )
     return replace(config, data=replace(config.data, batch_size=batch))
@@ -177,7 +178,7 @@ def choose_plan_for(
         accelerator.device,
         arch,
         batch // config.recipe.accumulate,
-        images=schedule.total * batch,
+        images=schedule.total * config.images_a_step,
         world_size=accelerator.num_processes,
         previous_plan=read_condition(folder, "plan_fields"),
         say=display.say,
@@ -187,7 +188,7 @@ def choose_plan_for(
 
 def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator: Accelerator) -> TrainState:
     """New networks and optimizers under a plan, on the device, wrapped for several processes."""
-    generator, discriminator = models.build(arch, config.run.seed)
+    generator, discriminator = build_for(config.recipe, arch, config.run.seed)
     if config.recipe.batch_norm == "sync":
         for network in (generator, discriminator):
             sync_batch_norm.install(network, accelerator.num_processes)

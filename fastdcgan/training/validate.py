@@ -34,6 +34,7 @@ def validate(
     """
     check_same_request(accelerator, config)
     check_batch_divides(config, accelerator.num_processes)
+    check_penalty(config, accelerator.num_processes)
     config = replace(config, execution=with_launcher_precision(config.execution))
     choose_plan(config.execution, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
@@ -48,6 +49,16 @@ def validate(
     config = as_begun(config, folder, batch_named=batch_named)
     check_batch_divides(config, accelerator.num_processes)
     return config, folder
+
+
+def check_penalty(config: TrainConfig, processes: int) -> None:
+    """Raises ValueError where D's gradient would need a second derivative through several processes."""
+    recipe = config.recipe
+    if processes > 1 and recipe.r1 and recipe.batch_norm == "sync" and not recipe.spectral_norm:
+        raise ValueError(
+            f"--r1 {recipe.r1} has no second derivative through BatchNorm over {processes} processes: "
+            "add --spectral-norm, or --batch-norm local"
+        )
 
 
 def check_batch_divides(config: TrainConfig, processes: int) -> None:

@@ -214,6 +214,8 @@ def _ceiling(facts: RunFacts, records: Sequence[Record]) -> dict[str, Any] | Non
     machine = facts.machine
     if machine is None or facts.arch is None or not records or not isinstance(batch, int) or precision not in _BYTES:
         return None
+    if facts.config.get("d_steps", 1) != 1:  # another amount of work an image
+        return None
     if precision not in machine.flops or batch < 1 or not isinstance(processes, int) or processes < 1:
         return None
     most = throughput_limit(work_per_image(facts.arch, batch, _BYTES[precision]), machine, precision)
