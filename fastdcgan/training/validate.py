@@ -12,6 +12,7 @@ from fastdcgan.distributed.collectives import broadcast_object
 from fastdcgan.execution.plan import choose_plan
 from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
+from fastdcgan.training.evaluation import check_can_evaluate
 
 
 def validate(
@@ -37,6 +38,8 @@ def validate(
     choose_plan(config.execution, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         check_installed(config.run.trackers())
+        if config.run.evaluate_every is not None:
+            check_can_evaluate()
     # Every process checks; the main one's choice counts, as they may start on two sides of midnight.
     folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
     check_writable(folder)
