@@ -24,6 +24,11 @@ FEWEST_EVALUATED = 50
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
+DEFAULT_DATA = "faces"
+
+UNKNOWN_DATA = "unknown"
+"""Stands in config.json for the pictures that imported weights were trained on."""
+
 FREE = {"identity": False}
 """Marks a field that may change between a run and its continuation: it does not alter what is learned per step."""
 
@@ -81,10 +86,11 @@ class ModelConfig:
 class DataConfig:
     """The pictures."""
 
-    data: str = "faces"
+    data: str | None = None
     """A folder of images (searched recursively for JPEG, PNG, WebP, GIF, TIFF, AVIF ...), a .zip or .tar of images,
-    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; `cifar10`,
-    `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package."""
+    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy, .npz or folder of .npy; `cifar10`,
+    `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package.
+    Default: faces; with --init-from the pictures of that run."""
 
     fit: Fit = field(default="crop", metadata=AS_BEFORE)
     """How pictures of another shape than the network's are brought to it. crop: scaled to cover it; what sticks out on
@@ -97,6 +103,13 @@ class DataConfig:
     batch_size: int | None = None
     """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
     of fewer pictures the largest power of two."""
+
+    drop_duplicates: bool = field(default=False, metadata=AS_BEFORE)
+    """Leave out pictures that are copies of others, byte for byte. `fastdcgan data` counts them."""
+
+    value_range: str = field(default="auto", metadata=AS_BEFORE)
+    """Of .npy and .npz files: LO,HI are the values that become black and white; what lies outside is clipped. auto:
+    bytes as they are, other numbers from their least to their greatest, without what lies far out."""
 
     decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
     """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""
@@ -206,6 +219,13 @@ class RunConfig:
     seed: int = 0
     """Initial weights, noise and the order of the data are functions of this."""
 
+    init_from: str | None = field(default=None, metadata=FREE)
+    """Begin a new run with the weights of another one: RUN, its newest checkpoint; RUN@STEP or RUN@best. The networks
+    must be of one size; all else may differ. Default: new weights."""
+
+    fresh_optimizer: bool = field(default=False, metadata=FREE)
+    """With --init-from: without Adam's moments of that run."""
+
     resume: Literal["auto", "off"] = field(default="auto", metadata=FREE)
     """auto: go on from the last checkpoint in --out if there is one. off: refuse a folder that already holds a run."""
 
@@ -286,7 +306,8 @@ class TrainConfig:
             ValueError: naming the option, its value, and what it may be.
         """
         self._check()
-        defaults = NAMED_DEFAULTS.get(self.data.data, DEFAULTS)
+        data = self.data.data or DEFAULT_DATA
+        defaults = NAMED_DEFAULTS.get(data, DEFAULTS)
         # Who names a resolution alone gets the network for it.
         name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
         arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
@@ -294,7 +315,7 @@ class TrainConfig:
         return replace(
             self,
             model=ModelConfig.of(arch),
-            data=replace(self.data, batch_size=self.data.batch_size or defaults.batch_size),
+            data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
 
@@ -330,6 +351,8 @@ class TrainConfig:
             raise ValueError(f"--data-threads {self.data.data_threads}: must be at most {MAX_DATA_THREADS:,}")
         if self.run.images is not None and self.run.epochs is not None:
             raise ValueError("--images and --epochs are two ways to say how long to train: give one")
+        if self.run.fresh_optimizer and self.run.init_from is None:
+            raise ValueError("--fresh-optimizer says what not to take over by --init-from: name a run there")
         if not 0 <= self.run.seed < 2**63:
             raise ValueError(f"--seed {self.run.seed}: must be at least 0 and below 2**63")
         memory = self.data.data_memory
@@ -350,6 +373,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        parse_value_range(self.data.value_range)
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -371,6 +395,19 @@ class TrainConfig:
         ):
             if said:
                 raise ValueError(f"--exact-ranks {shares} does not go with {what}")
+
+
+def parse_value_range(text: str) -> tuple[float, float] | None:
+    """--value-range: None for auto. Raises ValueError."""
+    if text == "auto":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = float("nan")
+    if not float("-inf") < low < high < float("inf"):
+        raise ValueError(f"--value-range {text}: must be auto or LO,HI, two numbers, the lower one first")
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,6 +120,7 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "sample_every",
         "checkpoint_every",
         "keep_every",
+        "init_from",
     }
 
 
@@ -192,6 +193,8 @@ OTHER: dict[str, Any] = {
     "latent_dim": 5,
     "data": "/photos",
     "fit": "pad",
+    "value_range": "0,1",
+    "drop_duplicates": True,
     "flip": True,
     "batch_size": 5,
     "objective": "hinge",
@@ -219,6 +222,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "out": Path("elsewhere"),
     "images": 5,
     "epochs": 5,
+    "init_from": "another",
+    "fresh_optimizer": True,
     "resume": "off",
     "log_every": 5,
     "sample_every": 5,

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
-from fastdcgan.config import FEWEST_EVALUATED, TrainConfig
+from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, TrainConfig, parse_value_range
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
@@ -25,7 +25,6 @@ from fastdcgan.runs.checkpoints.folder import Named, checkpoint_path, list_check
 from fastdcgan.runs.checkpoints.record import Progress, read_record
 from fastdcgan.runs.folder import RunFolder, converting_write_errors, read_condition, read_config, run_id
 from fastdcgan.runs.generate import load_generator
-from fastdcgan.runs.tutorial_weights import UNKNOWN_DATA
 
 OnStage = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and of how much."""
@@ -81,7 +80,7 @@ def evaluate_run(
     checkpoints = _all_steps(folder) if request.checkpoint == "all" else [request.checkpoint]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = open_extractor(request.extractor, device, request.inception_weights)
-    source = _open_source(config, arch, request.data or config.data.data, on_stage)
+    source = _open_source(config, arch, request.data or cast(str, config.data.data), on_stage)
     if request.data is None and read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         say("changed   these are not, file for file, the pictures that the run was trained on, or not decoded as then")
     count = min(request.images, len(source))
@@ -230,4 +229,6 @@ def _open_source(config: TrainConfig, arch: Architecture, spec: str, on_stage: O
         decoder=config.data.decoder,
         cache=config.data.data_cache,
         on_progress=on_stage,
+        value_range=parse_value_range(config.data.value_range),
+        drop_duplicates=config.data.drop_duplicates,
     )

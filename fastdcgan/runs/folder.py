@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from fastdcgan import __version__
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.runs import origin
 from fastdcgan.storage.files import (
     make_folder,
     nearest_existing,
@@ -26,8 +27,14 @@ from fastdcgan.storage.files import (
     write_replacing,
 )
 
+VALUE_RANGE = "value_range"
+"""The condition that says which values of arrays became 0 and 255; None where they were bytes."""
+
 BATCH_NAMED = "batch_size_named"
 """The condition that says whether the user gave --batch-size when the run was begun."""
+
+BEGUN_FROM = "begun_from"
+"""The condition that says whose weights a run has begun with, as an `Ancestor`; None: new ones."""
 
 PACKAGES = (
     "torch",
@@ -180,7 +187,7 @@ def choose(config: TrainConfig, today: date, *, batch_named: bool = True) -> Run
 
 
 def as_begun(config: TrainConfig, folder: RunFolder, *, batch_named: bool = True) -> TrainConfig:
-    """The request, with what a run that is there was begun with where the user names nothing: precision, batch.
+    """The request, with what a run that is there was begun with: precision and batch where the user names none, origin.
 
     Args:
         config: a resolved request.
@@ -193,6 +200,10 @@ def as_begun(config: TrainConfig, folder: RunFolder, *, batch_named: bool = True
     if not folder.config.exists():
         return config
     former = read_config(folder)
+    config = replace(
+        config,
+        run=replace(config.run, init_from=former.run.init_from, fresh_optimizer=former.run.fresh_optimizer),
+    )
     if config.execution.precision == "auto":
         config = replace(config, execution=replace(config.execution, precision=former.execution.precision))
     if not batch_named and read_condition(folder, BATCH_NAMED) is False:
@@ -251,6 +262,8 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise ValueError(f"{folder.path} is not a run's folder: it has no config.json")
     try:
         config = from_flat(read_json(folder.config)["config"])
+        if config.data.data is None:
+            raise ValueError("its data can't be None")
         config.resolved()  # raises ValueError for impossible values
         return config
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -278,11 +291,29 @@ def _check_can_continue(folder: RunFolder, config: TrainConfig, batch_named: boo
         return
     if config.run.resume == "off":
         raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
-    if differing := differing_fields(read_config(folder), as_begun(config, folder, batch_named=batch_named)):
+    former = read_config(folder)
+    _check_origin(folder, former.run.init_from, config)
+    if differing := differing_fields(former, as_begun(config, folder, batch_named=batch_named)):
         raise ValueError(
             f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
             "choose another --out, or the same options"
         )
+
+
+def _check_origin(folder: RunFolder, begun: str | None, config: TrainConfig) -> None:
+    """Raises ValueError where a run has not begun with the weights that are asked for."""
+    asked = config.run.init_from
+    if origin.is_same(begun, asked) or (asked is None and config.run.out is not None):
+        return
+    if asked is not None and origin.split(asked)[0].absolute() == folder.path.absolute():
+        raise ValueError(
+            f"--init-from {asked} is the run in --out itself, which the same command without it goes on with: "
+            "choose another --out to begin a new one with its weights"
+        )
+    raise ValueError(
+        f"{folder.path} holds a run that has begun with {begun or 'new weights'}, not with {asked or 'new ones'}: "
+        "choose another --out"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -67,7 +67,7 @@ def generate_from_run(
         ValueError: a number is out of range, there is no such run or checkpoint, `latents` don't fit, `out` can't be
             written or holds something else.
     """
-    _check_request(count, seed, seeds, latents, truncation)
+    check_request(count, seed, seeds, latents, truncation)
     out, kind = _file_and_kind(out, format)
     generator, arch, progress, skipped = load_generator(run, raw=raw, checkpoint=checkpoint)
     chosen: Latents
@@ -77,12 +77,12 @@ def generate_from_run(
         chosen = LatentOfEachSeed.parsed(seeds, arch.latent_dim)
     else:
         chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
-    size = batch_size(arch)
+    at_once = batch_size(arch)
     what = Pictures(
         count=len(chosen),
-        side=arch.resolution,
+        size=arch.resolution,
         channels=arch.channels,
-        batch=size,
+        batch=at_once,
         batches=lambda start: picture_batches(generator, arch, chosen, truncation=truncation, start=start),
         name=chosen.name,
         request={
@@ -92,7 +92,7 @@ def generate_from_run(
             "truncation": truncation,
             "device": next(generator.parameters()).device.type,  # another one rounds in another way
         },
-        on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > size else None,
+        on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > at_once else None,
     )
     try:
         WRITERS[kind](what, out)
@@ -152,7 +152,7 @@ def refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
         )
 
 
-def _check_request(
+def check_request(
     count: int | None, seed: int | None, seeds: str | None, latents: Path | None, truncation: float | None
 ) -> None:
     """Raises ValueError."""

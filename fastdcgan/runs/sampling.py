@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastdcgan.device import to_device
+from fastdcgan.gan.architecture import Size
 from fastdcgan.storage.files import replacing
 
 SAMPLES = 64
@@ -70,16 +71,18 @@ def save_tiled(pictures_BCHW: Tensor, path: Path, *, columns: int) -> Path:
 
 
 def grid(pictures_BCHW: Tensor) -> Tensor:
-    """A grid of pictures in [-1, 1], about as high as wide: fp32 [C, H, W] in [0, 1].
-
-    It has as many columns as rows; twice as many where pictures are about 4 times as high as wide, or half.
-    """
+    """A grid of pictures in [-1, 1], about as high as wide: fp32 [C, H, W] in [0, 1]."""
     from torchvision.utils import make_grid
 
-    height, width = pictures_BCHW.shape[2:]
-    columns = math.ceil(math.sqrt(len(pictures_BCHW)) * 2 ** round(math.log2(height / width) / 2))
+    columns = grid_columns(len(pictures_BCHW), Size(*pictures_BCHW.shape[2:]))
     tiled: Tensor = make_grid(pictures_BCHW.clamp(-1, 1).add(1).div(2), nrow=columns, padding=2)
     return tiled
+
+
+def grid_columns(count: int, size: Size) -> int:
+    """Columns of a grid: as many as rows; twice as many where pictures are about 4 times as high as wide, or half."""
+    wider = 2.0 ** round(math.log2(size.height / size.width) / 2)
+    return min(count, math.ceil(math.sqrt(count) * wider))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from fastdcgan.runs.folder import RunFolder, check_writable, read_config
 from fastdcgan.storage.signals import Stopped, stop_requests
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.announce import announce_plan
+from fastdcgan.training.begin import with_ancestors_choices
 from fastdcgan.training.setup import setup
 from fastdcgan.training.trainer import fit
 from fastdcgan.training.validate import validate
@@ -71,7 +72,7 @@ def profile_request(request: TrainConfig) -> Path:
     Raises:
         ValueError: for what the user can fix.
     """
-    config = request.resolved()
+    config = with_ancestors_choices(request).resolved()
     folder = RunFolder(config.run.out or Path("runs") / f"{date.today().isoformat()}-{config.model.arch}-profile")
     if folder.config.exists():
         raise ValueError(f"{folder.path} already holds a run: fastdcgan profile {folder.path} profiles it")

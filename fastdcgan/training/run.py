@@ -13,6 +13,7 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder
+from fastdcgan.runs.origin import Ancestor
 
 GRIDS_PER_RUN, CHECKPOINTS_PER_RUN, MOST_STEPS_BETWEEN_CHECKPOINTS = 20, 10, 1000
 
@@ -108,3 +109,5 @@ class Run:
     state: TrainState
     schedule: Schedule
     start: Progress
+    ancestor: Ancestor | None = None
+    """Whose weights it begins with, in this session; None: its own, or new ones."""

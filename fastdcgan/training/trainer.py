@@ -26,6 +26,7 @@ from fastdcgan.telemetry.report.end_of_run import reporting
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.announce import announce, announce_end, announce_nothing_to_do
+from fastdcgan.training.begin import with_ancestors_choices
 from fastdcgan.training.caller import Caller
 from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
@@ -47,7 +48,7 @@ def train(request: TrainConfig, caller: Caller | None = None) -> RunFolder:
     """
     caller = caller or Caller()
     with caller.stop_requests() as stop, ExitStack() as session:
-        config, batch_named = request.resolved(), request.data.batch_size is not None
+        config, batch_named = with_ancestors_choices(request).resolved(), request.data.batch_size is not None
         accelerator = join(config.execution)
         timeout = config.execution.rank_timeout
         with lost_ranks_as_one_line(accelerator, timeout):

@@ -12,6 +12,7 @@ from fastdcgan.distributed.collectives import broadcast_object
 from fastdcgan.execution.plan import choose_plan
 from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
+from fastdcgan.training.begin import check_ancestor
 from fastdcgan.training.evaluation import check_can_evaluate
 
 
@@ -42,6 +43,8 @@ def validate(
             check_can_evaluate()
     # Every process checks; the main one's choice counts, as they may start on two sides of midnight.
     folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
+    if config.run.init_from is not None and not folder.config.exists():
+        check_ancestor(config)
     check_writable(folder)
     if config.run.profile:
         check_writable(RunFolder(folder.profile))

@@ -127,6 +127,18 @@ def test_another_number_of_processes_goes_on(
     np.testing.assert_allclose(curve(out), curve(undisturbed), rtol=1e-6)
 
 
+def test_two_processes_begin_with_another_runs_weights_as_one_does(
+    photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    for ranks in (1, 2):
+        asked = request(photos, tmp_path / str(ranks), steps=3)
+        asked = replace(asked, run=replace(asked.run, init_from=str(undisturbed)))
+        assert on_ranks(ranks, train, asked) == [""] * ranks
+    one, two = (learned(tmp_path / name, 3) for name in "12")
+    torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
+    assert one["optimizer.generator.layers.0.weight.step"] == 9, "with the moments of 6 steps"
+
+
 def test_another_kind_of_batch_norm_is_another_run(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     (failure,) = on_ranks(1, train, request(photos, tmp_path / "run", 9, batch_norm="local"))

@@ -101,6 +101,18 @@ def test_the_grid_is_that_of_training(run: Path) -> None:
     assert_nearly(found, wanted.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
+def test_rectangles(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", architecture("dcgan64x16", width=4, latent_dim=6))
+    generate_from_run(run, count=7)
+    generate_from_run(run, count=7, format="npy")
+    generator, arch, _, _ = load_generator(run)
+    pictures_BCHW = generate(generator, latents(0, Stream.GENERATE, 0, 7, arch.latent_dim))
+    wanted = grid(pictures_BCHW).mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    with Image.open("generated.png") as image:
+        assert_nearly(np.asarray(image), wanted)
+    assert np.load("generated.npy").shape == (7, 64, 16, 3)
+
+
 def test_too_many_for_a_grid_are_refused(run: Path) -> None:
     with pytest.raises(ValueError, match=r"too many for one grid .* end in \.npy, \.npz or \.tar"):
         generate_from_run(run, count=MAX_GRID_BYTES // 16**2)

@@ -139,7 +139,9 @@ def write(
     return path
 
 
-def read(path: Path, state: TrainState, arch: Architecture, run: str | None = None) -> Snapshot:
+def read(
+    path: Path, state: TrainState, arch: Architecture, run: str | None = None, *, scalers: bool = True
+) -> Snapshot:
     """Read a checkpoint that fits `state`, without changing `state`.
 
     Args:
@@ -147,18 +149,19 @@ def read(path: Path, state: TrainState, arch: Architecture, run: str | None = No
         state: says which names, dtypes and shapes the tensors must have.
         arch: of its networks.
         run: the run's id; None: of any run.
+        scalers: whether those of fp16 must be in it, where `state` has some: not for `begin`.
 
     Raises:
         ValueError: it is damaged, or of another architecture or run.
     """
     record, manifest = read_record(path, run)
     check_architecture(path, record, arch)
-    may_have_no_update = []
+    may_have_no_update = [] if scalers else ["generator.", "discriminator."]
     for network, name, scaler in (
         ("generator", "scaler_g", state.scaler_g),
         ("discriminator", "scaler_d", state.scaler_d),
     ):
-        if scaler.is_enabled():
+        if scalers and scaler.is_enabled():
             _check_scaler(path, name, record[name], scaler.state_dict())
             may_have_no_update.append(f"{network}.")
     expected = like_moments("generator", state.generator) | like_moments("discriminator", state.discriminator)
@@ -198,18 +201,24 @@ def has_average(manifest: dict[str, FileDigest] | None) -> bool:
 
 
 def restore(snap: Snapshot, state: TrainState) -> Progress:
-    """Load into `state` what `read` has read for it."""
+    """Load into `state` what `read` has read for it: all of it."""
+    begin(snap, state, moments=True)
+    for scaler, name in ((state.scaler_g, "scaler_g"), (state.scaler_d, "scaler_d")):
+        if scaler.is_enabled():
+            scaler.load_state_dict(snap.record[name])
+    return snap.progress
+
+
+def begin(snap: Snapshot, state: TrainState, *, moments: bool) -> None:
+    """Load into `state` the weights of what `read` has read for it, and Adam's moments."""
     state.generator.load_state_dict(snap.generator)
     state.discriminator.load_state_dict(snap.discriminator)
     if state.average:
         # A run that had none before goes on with one that begins here.
         state.average.network.load_state_dict(snap.generator if snap.average is None else snap.average)
-    restore_moments("generator", snap.moments, state.generator, state.optimizer_g)
-    restore_moments("discriminator", snap.moments, state.discriminator, state.optimizer_d)
-    for scaler, name in ((state.scaler_g, "scaler_g"), (state.scaler_d, "scaler_d")):
-        if scaler.is_enabled():
-            scaler.load_state_dict(snap.record[name])
-    return snap.progress
+    if moments:
+        restore_moments("generator", snap.moments, state.generator, state.optimizer_g)
+        restore_moments("discriminator", snap.moments, state.discriminator, state.optimizer_d)
 
 
 def _check_scaler(path: Path, name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:

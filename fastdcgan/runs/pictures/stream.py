@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def batch_size(arch: Architecture) -> int:
     """How many pictures are made at a time: 64 up to 64x64 at the usual widths, fewer of larger ones."""
-    activations = 4 * arch.width * (arch.resolution // 2) ** 2
+    activations = 4 * arch.width * arch.resolution.area // 4
     return max(1, min(CHUNK, BATCH_BYTES // (2 * activations)))  # before and after BatchNorm
 
 

@@ -122,7 +122,8 @@ def locked(path: Path, lock_file: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                lock_file.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows removes no file that is open
+                    lock_file.unlink()
     except Timeout as error:
         raise ValueError(f"another process is writing {path}: wait for it, or choose another --out") from error
 

@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastdcgan.gan.architecture import Size
 from fastdcgan.runs.pictures.stream import in_order
 from fastdcgan.runs.pictures.unfinished import locked, refuse_another_request, unfinished
+from fastdcgan.runs.sampling import grid_columns
 from fastdcgan.storage.files import read_json, remove_unfinished, replacing, write_replacing
 
 Format = Literal["grid", "png", "npy", "npz", "tar"]
@@ -47,7 +49,7 @@ class Pictures:
     """What there is to write."""
 
     count: int
-    side: int
+    size: Size
     channels: int
     batch: int
     """Pictures a batch: what is gone on with begins at a multiple of it."""
@@ -75,10 +77,10 @@ def png_bytes(picture_HWC: NDArray[np.uint8]) -> bytes:
 
 
 def write_grid(pictures: Pictures, path: Path) -> None:
-    """One PNG, as square as their number allows, row by row. Raises ValueError where they are too many for one."""
-    columns = math.ceil(math.sqrt(pictures.count))
-    rows, cell = math.ceil(pictures.count / columns), pictures.side + _PADDING
-    height, width = rows * cell + _PADDING, columns * cell + _PADDING
+    """One PNG, about as high as wide, row by row. Raises ValueError where they are too many for one."""
+    columns = grid_columns(pictures.count, pictures.size)
+    rows, cell = math.ceil(pictures.count / columns), Size(*(side + _PADDING for side in pictures.size))
+    height, width = rows * cell.height + _PADDING, columns * cell.width + _PADDING
     if height * width * pictures.channels > MAX_GRID_BYTES:
         raise ValueError(
             f"{pictures.count:,} pictures are too many for one grid of {width:,} x {height:,} pixels: "
@@ -89,8 +91,8 @@ def write_grid(pictures: Pictures, path: Path) -> None:
     for pictures_NHWC in pictures.batches(0):
         for picture_HWC in pictures_NHWC:
             row, column = divmod(number, columns)
-            top, left = row * cell + _PADDING, column * cell + _PADDING
-            canvas_HWC[top : top + pictures.side, left : left + pictures.side] = picture_HWC
+            top, left = row * cell.height + _PADDING, column * cell.width + _PADDING
+            canvas_HWC[top:, left:][: pictures.size.height, : pictures.size.width] = picture_HWC
             number += 1
         pictures.on_progress(number)
     if pictures.count == 1:
@@ -173,7 +175,7 @@ def _write_array(pictures: Pictures, path: Path, *, zipped: bool) -> None:
         done = growing.done
         pictures.on_progress(done)
         if done == 0:
-            shape = pictures.count, pictures.side, pictures.side, pictures.channels
+            shape = pictures.count, *pictures.size, pictures.channels
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(growing.file, header)
         for pictures_NHWC in pictures.batches(done):

@@ -19,7 +19,7 @@ from PIL import Image
 from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.limits.roofline import throughput_limit, work_per_image
 from fastdcgan.runs.animation import evenly_spaced, save_animation
-from fastdcgan.runs.folder import RunFolder
+from fastdcgan.runs.folder import BEGUN_FROM, RunFolder
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import Record
@@ -170,6 +170,9 @@ def _headline(facts: RunFacts, records: Sequence[Record]) -> list[tuple[str, str
             ("training time", _duration(last.seconds)),
             ("images a second", f"{median_speed(records):,.0f}"),
         ]
+    match facts.conditions.get(BEGUN_FROM):
+        case {"run": str(run), "step": int(step)}:
+            figures.append(("begun with", f"{run}@{step}"))
     device, processes = facts.conditions.get("device"), facts.conditions.get("processes")
     if isinstance(device, str):
         several = f" x {processes:,}" if isinstance(processes, int) and processes > 1 else ""

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastdcgan.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from fastdcgan.config import UNKNOWN_DATA, DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.randomness import Stream, latents
@@ -39,9 +39,6 @@ from fastdcgan.storage.files import open_regular, replacing
 
 NETWORK_FILES = ("netG.pth", "netD.pth")
 """What `export` writes."""
-
-UNKNOWN_DATA = "unknown"
-"""Stands in config.json for the pictures that imported weights were trained on."""
 
 _PREFIX = re.compile(r"(?:(?:module|_orig_mod)\.)*(?:main\.(?:(?:module|_orig_mod)\.)*)?(?=\d+\.\w+$)")
 """Of a tensor's name; `module.` is of DataParallel and DDP, `_orig_mod.` of torch.compile."""
