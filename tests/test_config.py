@@ -119,6 +119,7 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "threads",
         "sample_every",
         "checkpoint_every",
+        "evaluate_every",
         "keep_every",
         "init_from",
     }
@@ -228,6 +229,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "log_every": 5,
     "sample_every": 5,
     "checkpoint_every": 5,
+    "evaluate_every": 5,
+    "evaluate_images": 500,
     "keep_checkpoints": 5,
     "keep_every": 5,
     "track": "none",
