@@ -35,6 +35,7 @@ from fastdcgan.telemetry.profiler.summary import ProfiledRun
 from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import TrackedRun, Trackers
+from fastdcgan.telemetry.watch import Watch
 from fastdcgan.training.evaluation import Evaluator
 from fastdcgan.training.run import Due, Run
 from fastdcgan.tuning.choice import plan_fields
@@ -60,6 +61,7 @@ class Recorder:
         self._checkpoint_writer = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._last_tick_step, self._data_wait_seconds, self._interval_start = run.start.step, 0.0, time.perf_counter()
+        self._watch = Watch()
         self._best = known_best(run.folder, run.start.step)
         self._evaluator: Evaluator | None = None
         self._waiting = patient_group(run.accelerator) if run.schedule.evaluate_every else None
@@ -160,6 +162,7 @@ class Recorder:
                 self._metrics_file.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
+            self._warn(self._watch.record(record))
         self._data_wait_seconds, self._interval_start = 0.0, time.perf_counter()
 
     def check_state(self, step: int) -> None:
@@ -190,6 +193,7 @@ class Recorder:
                     save_grid(pictures_BCHW, file)
                 self._trackers.write_grid(grid(pictures_BCHW), step)
                 self._display.show_samples(pictures_BCHW, step)
+                self._warn(self._watch.samples(pictures_BCHW, step))
 
     def evaluate(self, step: int) -> None:
         """Measure the quality of pictures on the main process, while the others wait, and say what was found.
@@ -376,6 +380,10 @@ class Recorder:
             self._checkpoint_writer.wait()
         good = list_checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+
+    def _warn(self, sign: str | None) -> None:
+        if sign:
+            self._display.say(f"warning   {sign}", always=True)
 
     @contextmanager
     def _untimed(self) -> Iterator[None]:
