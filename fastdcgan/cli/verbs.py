@@ -78,8 +78,11 @@ def data(
     out: Path = Path("contact-sheet.png"),
     skipped: Path | None = None,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
+    json: Path | None = None,
 ) -> None:
-    """Describe pictures: number, kinds, sizes, what can't be used; a contact sheet.
+    """Describe pictures: kinds, sizes, classes, copies, damage; a contact sheet.
 
     Args:
         source: As for train --data.
@@ -87,12 +90,23 @@ def data(
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
         fit: How pictures of another shape are brought to this one: as for train.
         out: A PNG of up to 64 pictures, evenly spread over the source, as training sees them.
-        skipped: List all files that can't be used in this file too, with reasons. Default: no file.
+        skipped: List all files that are left out in this file too, with reasons. Default: no file.
         decoder: As for train.
+        value_range: As for train.
+        drop_duplicates: As for train.
+        json: Write the facts to this file too. Default: no file.
     """
-    from fastdcgan.telemetry.terminal.data_commands import describe_data
+    from fastdcgan.telemetry.terminal.data_commands import Request, describe_data
 
-    describe_data(source, resolution=resolution, channels=channels, fit=fit, out=out, skipped=skipped, decoder=decoder)
+    request = Request(
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        value_range=value_range,
+        drop_duplicates=drop_duplicates,
+    )
+    describe_data(source, request, out=out, skipped=skipped, json=json)
 
 
 def pack(
@@ -102,6 +116,8 @@ def pack(
     fit: Fit = "crop",
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     threads: int | None = None,
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
 ) -> None:
     """Decode pictures once, into a pack of pixels that training at this size reads.
 
@@ -114,10 +130,21 @@ def pack(
         fit: How pictures of another shape are brought to this one: as for train.
         decoder: As for train.
         threads: Threads that decode pictures. Default: as many as there are cores, at most 8.
+        value_range: As for train.
+        drop_duplicates: As for train.
     """
-    from fastdcgan.telemetry.terminal.data_commands import pack_data
+    from fastdcgan.telemetry.terminal.data_commands import Request, pack_data
 
-    pack_data(source, resolution=resolution, channels=channels, fit=fit, decoder=decoder, threads=threads)
+    request = Request(
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        threads=threads,
+        value_range=value_range,
+        drop_duplicates=drop_duplicates,
+    )
+    pack_data(source, request)
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan.config import UNKNOWN_DATA, TrainConfig
+from fastdcgan.config import UNKNOWN_DATA, TrainConfig, parse_value_range
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
@@ -223,4 +223,6 @@ def _open_source(config: TrainConfig, arch: Architecture, spec: str, on_stage: O
         decoder=config.data.decoder,
         cache=config.data.data_cache,
         on_progress=on_stage,
+        value_range=parse_value_range(config.data.value_range),
+        drop_duplicates=config.data.drop_duplicates,
     )

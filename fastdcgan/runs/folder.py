@@ -27,6 +27,9 @@ from fastdcgan.storage.files import (
     write_replacing,
 )
 
+VALUE_RANGE = "value_range"
+"""The condition that says which values of arrays became 0 and 255; None where they were bytes."""
+
 BATCH_NAMED = "batch_size_named"
 """The condition that says whether the user gave --batch-size when the run was begun."""
 
