@@ -13,6 +13,7 @@ from fastdcgan.data.source import (
     is_passed_over,
 )
 from fastdcgan.distributed.launcher import launch_command, overruled_settings
+from fastdcgan.evaluation.best import known_best
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
@@ -84,6 +85,9 @@ def announce_end(run: Run, display: Display) -> None:
     display.say(f"See what happened:  {folder.report}")
     if config.run.profile:
         display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
+    if best := known_best(folder, run.schedule.total):
+        display.say(f"Best checkpoint:    of step {best.step:,} ({best.metric}: {best.value:.4f})")
+        display.say(f"                    fastdcgan generate {folder.path} --checkpoint best")
     display.say(f"Make new pictures:  fastdcgan generate {folder.path} --count 64 --out grid.png")
     if config.data.data == "faces":
         display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")

@@ -100,6 +100,7 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
             resume="auto",
             sample_every=_NEVER,
             checkpoint_every=_NEVER,
+            evaluate_every=None,
             track="none",
             profile=True,
         ),

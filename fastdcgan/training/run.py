@@ -25,10 +25,11 @@ class Due:
     log: bool
     sample: bool
     save: bool
+    evaluate: bool = False
 
     def before_stopping(self) -> "Due":
-        """The same, and a checkpoint."""
-        return replace(self, log=True, save=True)
+        """The same, and a checkpoint; but no evaluation, as who asks to stop wants to go."""
+        return replace(self, log=True, save=True, evaluate=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Schedule:
     log_every: int
     sample_every: int
     checkpoint_every: int
+    evaluate_every: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, count: int) -> "Schedule":
@@ -61,13 +63,20 @@ class Schedule:
             sample_every=run.sample_every or max(1, total // GRIDS_PER_RUN),
             checkpoint_every=run.checkpoint_every
             or min(MOST_STEPS_BETWEEN_CHECKPOINTS, max(1, total // CHECKPOINTS_PER_RUN)),
+            evaluate_every=run.evaluate_every,
         )
 
     def due(self, step: int) -> Due:
         """What is due after a step, counted from 1. After the last one everything is."""
         last = step == self.total
-        save = last or step % self.checkpoint_every == 0
-        return Due(log=save or step % self.log_every == 0, sample=last or step % self.sample_every == 0, save=save)
+        evaluate = self.evaluate_every is not None and (last or step % self.evaluate_every == 0)
+        save = last or evaluate or step % self.checkpoint_every == 0  # the best can be kept only if it was saved
+        return Due(
+            log=save or step % self.log_every == 0,
+            sample=last or step % self.sample_every == 0,
+            save=save,
+            evaluate=evaluate,
+        )
 
 
 def batch_for_few(config: TrainConfig, count: int, processes: int) -> int:

@@ -11,7 +11,7 @@ from fastdcgan.config import TrainConfig, parse_value_range
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource, count_files
-from fastdcgan.distributed.accelerator import Accelerator, wrap
+from fastdcgan.distributed.accelerator import Accelerator, local_processes, wrap
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
 from fastdcgan.execution.plan import Plan
@@ -41,6 +41,7 @@ from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.begin import begin_with_ancestor
 from fastdcgan.training.run import Run, Schedule, batch_for_few
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
+from fastdcgan.tuning.memory import MemoryDemand
 
 
 def setup(
@@ -63,9 +64,13 @@ def setup(
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
     schedule = Schedule.of(config, len(source))
-    chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
-    config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
-    state = build_state(config, arch, chosen.plan, accelerator)
+    demand = memory_demand(config, arch, accelerator)
+    if warning := demand.check():
+        display.say(f"memory    {warning}")
+    with demand.failures_as_one_line():
+        chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
+        config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
+        state = build_state(config, arch, chosen.plan, accelerator)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
     ancestor = None
     if config.run.init_from is not None and start.step == 0:
@@ -145,6 +150,17 @@ def with_agreed_batch(
         "so few will be memorised: expect copies of them"
     )
     return replace(config, data=replace(config.data, batch_size=batch))
+
+
+def memory_demand(config: TrainConfig, arch: Architecture, accelerator: Accelerator) -> MemoryDemand:
+    """What the run's steps need of this machine's memory."""
+    return MemoryDemand(
+        config=config,
+        arch=arch,
+        device=accelerator.device,
+        processes=accelerator.num_processes,
+        local_processes=local_processes(),
+    )
 
 
 def choose_plan_for(

@@ -30,7 +30,7 @@ from fastdcgan.training.begin import with_ancestors_choices
 from fastdcgan.training.caller import Caller
 from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
-from fastdcgan.training.setup import load_last_checkpoint, setup
+from fastdcgan.training.setup import load_last_checkpoint, memory_demand, setup
 from fastdcgan.training.stop_vote import StopVote
 from fastdcgan.training.validate import validate
 
@@ -60,7 +60,8 @@ def train(request: TrainConfig, caller: Caller | None = None) -> RunFolder:
         run = setup(config, folder, accelerator, display, batch_named=batch_named)
         announce(run, display)
         if run.start.step < run.schedule.total:
-            fit(run, stop, display)
+            with memory_demand(run.config, run.arch, accelerator).failures_as_one_line():
+                fit(run, stop, display)
             display.stop_drawing()
             announce_end(run, display)
         else:

@@ -13,6 +13,7 @@ from fastdcgan.execution.plan import choose_plan
 from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
 from fastdcgan.training.begin import check_ancestor
+from fastdcgan.training.evaluation import check_can_evaluate
 
 
 def validate(
@@ -39,6 +40,8 @@ def validate(
     choose_plan(config.execution, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         check_installed(config.run.trackers())
+        if config.run.evaluate_every is not None:
+            check_can_evaluate()
     # Every process checks; the main one's choice counts, as they may start on two sides of midnight.
     folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
     if config.run.init_from is not None and not folder.config.exists():

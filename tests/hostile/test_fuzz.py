@@ -102,6 +102,19 @@ def zipped() -> bytes:
     return file.getvalue()
 
 
+def encoded(form: str) -> bytes:
+    file = io.BytesIO()
+    picture = Image.linear_gradient("L").resize((20, 20))
+    (picture if form in ("PPM", "JPEG2000") else picture.convert("RGB")).save(file, form)
+    return file.getvalue()
+
+
+def fractions() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.linspace(-3, 9, 1024, dtype=np.float32).reshape(4, 16, 16))
+    return file.getvalue()
+
+
 def array(save: Callable[..., None]) -> bytes:
     file = io.BytesIO()
     save(file, np.zeros((4, 16, 16, 3), np.uint8))
@@ -145,6 +158,13 @@ def configuration(path: Path) -> None:
 READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     "tar": ("a.tar", tar(), open_any),
     "zip": ("a.zip", zipped(), open_any),
+    "tiff": ("a.tif", encoded("TIFF"), lambda path: open_any(path.parent)),
+    "pnm": ("a.pgm", encoded("PPM"), lambda path: open_any(path.parent)),
+    "avif": ("a.avif", encoded("AVIF"), lambda path: open_any(path.parent)),
+    "jpeg 2000": ("a.jp2", encoded("JPEG2000"), lambda path: open_any(path.parent)),
+    "ico": ("a.ico", encoded("ICO"), lambda path: open_any(path.parent)),
+    "npy of fractions": ("a.npy", fractions(), open_any),
+    "folder of npy": ("a.npy", fractions(), lambda path: open_any(path.parent)),
     "npy": ("a.npy", array(np.save), open_any),
     "npz": ("a.npz", array(np.savez_compressed), open_any),
     "idx": (FILE_NAME, struct.pack(">IIII", 0x0803, 4, 16, 16) + bytes(1024), read_idx_images),

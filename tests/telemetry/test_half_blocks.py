@@ -84,6 +84,7 @@ def test_a_layout_has_no_empty_places() -> None:
 def test_pictures_come_out_in_their_place_and_colour(channels: int) -> None:
     pictures_BCHW = torch.full((4, channels, 16, 16), -1.0)
     pictures_BCHW[1] = 1.0
+    pictures_BCHW[:, 3:] = 1.0  # opaque
     layout = grid_layout(4, Size(16, 16), 40, 20)
     assert layout == (2, 2, (16, 16))
     pixels_HWC = tiled(thumbnails(pictures_BCHW), layout)

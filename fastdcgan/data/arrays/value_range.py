@@ -36,8 +36,9 @@ class ValueRange:
         small = values.dtype.itemsize <= (4 if values.dtype.kind == "f" else 2)
         kind = np.float32 if small else np.float64
         scaled: NDArray[Any] = values.astype(kind)
-        scaled -= kind(self.low)
-        scaled *= kind(255 / (self.high - self.low))
+        with np.errstate(invalid="ignore", over="ignore"):  # of NaN and infinities
+            scaled -= kind(self.low)
+            scaled *= kind(255 / (self.high - self.low))
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         rounded: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
         return rounded

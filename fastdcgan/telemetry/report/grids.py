@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastdcgan.gan.architecture import Size
 from fastdcgan.runs.animation import WEBP_METHOD, WEBP_QUALITY, evenly_spaced
+from fastdcgan.telemetry.checkerboard import on_checkerboard
 
 MAX_SIDE = 640
 """Pixels: larger grids are downscaled."""
@@ -98,26 +99,32 @@ def _read_grid(step: int, path: Path, resolution: Size | None) -> Grid | str:
     picture = read_picture(path)
     if isinstance(picture, str):
         return picture
-    differ = None if resolution is None else diversity(np.asarray(picture), resolution)
+    differ = None if resolution is None else diversity(_pixels(picture), resolution)
     picture = downscaled(picture)
     return Grid(step=step, path=path, size=picture.size, webp=encode_webp(picture), diversity=differ)
 
 
+def _pixels(picture: Image.Image) -> NDArray[np.uint8]:
+    """With colours weighted by alpha: what lies under transparent pixels is not seen."""
+    return np.asarray(picture.convert("RGBa") if picture.mode == "RGBA" else picture)
+
+
 def read_picture(path: Path) -> Image.Image | str:
-    """A PNG as RGB, or why it can't be read."""
+    """A PNG as RGB, or RGBA where it is that, or why it can't be read."""
     if not path.is_file():
         return "no such file"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG"]) as image:
-                return image.convert("RGB")
+                return image.convert("RGBA" if image.has_transparency_data else "RGB")
     except _PNG_ERRORS:
         return "not a whole PNG" if path.stat().st_size else "an empty file"
 
 
 def downscaled(picture: Image.Image) -> Image.Image:
-    """The picture with no side longer than `MAX_SIDE`."""
+    """The picture as RGB with no side longer than `MAX_SIDE`; on a checkerboard where it is transparent."""
+    picture = on_checkerboard(picture)
     if max(picture.size) <= MAX_SIDE:
         return picture
     smaller = picture.copy()

@@ -17,10 +17,14 @@ from rich.color_triplet import ColorTriplet
 from torch import Tensor
 
 from fastdcgan.gan.architecture import Size
+from fastdcgan.telemetry.checkerboard import on_checkerboard
 
 MIN_SIDE, MAX_SIDE = 14, 32
 """Pixels a side of a square picture, and others have as many pixels: with fewer a face can't be recognised, with more
 few would fit."""
+
+_SQUARE = 4
+"""Pixels a side of the checkerboard's squares."""
 
 MIN_PICTURES = 8
 """Pictures to show; fewer if so many would fit only below `MIN_SIDE`."""
@@ -66,13 +70,17 @@ def _of_side(size: Size, side: int) -> Size:
 
 
 def thumbnails(pictures_BCHW: Tensor) -> list[Image.Image]:
-    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB images of no more pixels than are shown."""
-    pixels_BCHW = pictures_BCHW[:, :3].clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    pixels_BHWC = pixels_BCHW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    """Pictures in [-1, 1] on the CPU, of 1, 3 or 4 channels, as RGB images of no more pixels than are shown.
+
+    Transparent ones lie on a checkerboard.
+    """
+    pixels_BCHW = pictures_BCHW.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    channels = max(3, pixels_BCHW.shape[1])
+    pixels_BHWC = pixels_BCHW.expand(-1, channels, -1, -1).permute(0, 2, 3, 1).numpy()
     images = [Image.fromarray(np.ascontiguousarray(pixels_HWC)) for pixels_HWC in pixels_BHWC]
     size = Size(images[0].height, images[0].width)
     height, width = _of_side(size, _largest_side(size))
-    return [image.resize((width, height), Image.Resampling.BOX) for image in images]
+    return [on_checkerboard(image.resize((width, height), Image.Resampling.BOX), _SQUARE) for image in images]
 
 
 def tiled(images: list[Image.Image], layout: GridLayout) -> NDArray[np.uint8]:
