@@ -121,6 +121,7 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "checkpoint_every",
         "keep_every",
         "init_from",
+        "from_step",
     }
 
 
@@ -222,6 +223,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "epochs": 5,
     "init_from": "another",
     "fresh_optimizer": True,
+    "from_step": "5",
     "resume": "off",
     "log_every": 5,
     "sample_every": 5,

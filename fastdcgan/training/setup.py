@@ -29,6 +29,7 @@ from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import (
     BATCH_NAMED,
     BEGUN_FROM,
+    CHANGES,
     RunFolder,
     converting_write_errors,
     create,
@@ -38,6 +39,7 @@ from fastdcgan.runs.folder import (
 )
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.begin import begin_with_ancestor
+from fastdcgan.training.go_back import WentBack, all_changes, asked_to_go_back, set_aside_after
 from fastdcgan.training.run import Run, Schedule, batch_for_few
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 
@@ -65,6 +67,7 @@ def setup(
     chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
     config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
     state = build_state(config, arch, chosen.plan, accelerator)
+    back = go_back(config, folder, state, arch, accelerator, display)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
     ancestor = None
     if config.run.init_from is not None and start.step == 0:
@@ -87,6 +90,7 @@ def setup(
         schedule=schedule,
         start=start,
         ancestor=ancestor,
+        changes=all_changes(folder, back, start.step),
     )
     if accelerator.is_main_process:
         write_down(run, batch_named=batch_named)
@@ -170,6 +174,28 @@ def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator
     return replace(state, average=MovingAverage(state.generator, config.recipe.ema)) if config.recipe.ema else state
 
 
+def go_back(
+    config: TrainConfig,
+    folder: RunFolder,
+    state: TrainState,
+    arch: Architecture,
+    accelerator: Accelerator,
+    display: Display,
+) -> WentBack | None:
+    """Make the checkpoint of --from-step the newest one, if it can be read. Raises ValueError if it can't."""
+    back = asked_to_go_back(config, folder)
+    if back is not None and accelerator.is_main_process:
+        if back.step is not None:
+            path = checkpoint_path(folder.checkpoints, back.step)
+            checkpoint.read(path, state, arch, run_id(folder))
+            if moved := set_aside_after(folder, back.step):
+                display.say(f"set aside what came after step {back.step:,}: {moved}")
+        for change in back.changes:
+            display.say(f"changed   {change}")
+    accelerator.wait_for_everyone()
+    return back
+
+
 def load_last_checkpoint(
     folder: RunFolder, state: TrainState, arch: Architecture, accelerator: Accelerator, display: Display
 ) -> tuple[str, Progress]:
@@ -215,6 +241,7 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         "skipped": count_files(source.skipped),
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,
+        CHANGES: run.changes,
         BEGUN_FROM: asdict(run.ancestor) if run.ancestor else read_condition(folder, BEGUN_FROM),
     }
     with converting_write_errors(folder.path):

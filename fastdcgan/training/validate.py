@@ -13,6 +13,7 @@ from fastdcgan.execution.plan import choose_plan
 from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
 from fastdcgan.training.begin import check_ancestor
+from fastdcgan.training.go_back import asked_to_go_back
 
 
 def validate(
@@ -42,6 +43,8 @@ def validate(
     folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
     if config.run.init_from is not None and not folder.config.exists():
         check_ancestor(config)
+    if config.run.from_step not in (None, "latest"):
+        asked_to_go_back(as_begun(config, folder, batch_named=batch_named), folder)
     check_writable(folder)
     if config.run.profile:
         check_writable(RunFolder(folder.profile))
