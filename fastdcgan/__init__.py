@@ -9,10 +9,12 @@ tuning       the measured choice of a plan: parity with the reference, timing in
 data         where pictures come from: one file a source, behind one protocol
 distributed  several processes: joining them through Accelerate, collectives, what they must agree on
 runs         a run's folder, lock and checkpoints, and pictures made from them
+evaluation   how near generated pictures come to real ones: features, distances, their records
 telemetry    what a run shows: the terminal, the report, profiles, trackers
 training     a whole run, composed of the above: resolve, join, validate, open, build, fit
 doctor       what is here to train with, what is used, what is broken
-api          all of that from Python: `train`, `Run`, `open_data`, as docs/api.md shows them
+export       a run's networks for other programs, and from them: ONNX, torch.export, the Hub, PyTorch's tutorial
+api          all of that from Python: `train`, `Run`, `Generator`, `open_data`, as docs/api.md shows them
 
 `private_torch` has all that is used of PyTorch's private names, and the versions it was checked with; `device` how to
 copy to a GPU without waiting for it. `config` is what a run can be asked for, `cli` the verbs. docs/architecture.md
@@ -21,9 +23,11 @@ follows an image and an option through.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings, filterwarnings
 
 if TYPE_CHECKING:
     from fastdcgan.api.data import open_data as open_data
+    from fastdcgan.api.generator import Generator as Generator
     from fastdcgan.api.run import Run as Run
     from fastdcgan.api.training import StopTraining as StopTraining
     from fastdcgan.api.training import Tick as Tick
@@ -37,18 +41,21 @@ _HOMES = {
     "Tick": "fastdcgan.api.training",
     "StopTraining": "fastdcgan.api.training",
     "Run": "fastdcgan.api.run",
+    "Generator": "fastdcgan.api.generator",
     "open_data": "fastdcgan.api.data",
     "TrainConfig": "fastdcgan.config",
 }
 """Where each public name is. They are imported when they are first used: PyTorch alone takes seconds."""
 
-__all__ = ["Run", "StopTraining", "Tick", "TrainConfig", "open_data", "train"]
+__all__ = ["Generator", "Run", "StopTraining", "Tick", "TrainConfig", "open_data", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with catch_warnings():  # in a notebook without ipywidgets Accelerate's progress bars, which aren't used, regret it
+        filterwarnings("ignore", "IProgress not found")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

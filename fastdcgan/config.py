@@ -88,7 +88,7 @@ class DataConfig:
 
     data: str | None = None
     """A folder of images (searched recursively for JPEG, PNG, WebP, GIF, TIFF, AVIF ...), a .zip or .tar of images,
-    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy or .npz of uint8 images; `cifar10`,
+    in shards too (`'/photos/train-{000..127}.tar'`, in quotes; `*` too), or a .npy, .npz or folder of .npy; `cifar10`,
     `celeba` or `fashion-mnist`, which are downloaded, or `faces`: cartoon portraits drawn by this package.
     Default: faces; with --init-from the pictures of that run."""
 
@@ -103,6 +103,13 @@ class DataConfig:
     batch_size: int | None = None
     """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
     of fewer pictures the largest power of two."""
+
+    drop_duplicates: bool = field(default=False, metadata=AS_BEFORE)
+    """Leave out pictures that are copies of others, byte for byte. `fastdcgan data` counts them."""
+
+    value_range: str = field(default="auto", metadata=AS_BEFORE)
+    """Of .npy and .npz files: LO,HI are the values that become black and white; what lies outside is clipped. auto:
+    bytes as they are, other numbers from their least to their greatest, without what lies far out."""
 
     decoder: Literal["auto", "dali", "pillow"] = field(default="auto", metadata=FREE)
     """Who decodes a folder's files: NVIDIA DALI where it is installed, else Pillow."""
@@ -366,6 +373,7 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        parse_value_range(self.data.value_range)
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -387,6 +395,19 @@ class TrainConfig:
         ):
             if said:
                 raise ValueError(f"--exact-ranks {shares} does not go with {what}")
+
+
+def parse_value_range(text: str) -> tuple[float, float] | None:
+    """--value-range: None for auto. Raises ValueError."""
+    if text == "auto":
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = float("nan")
+    if not float("-inf") < low < high < float("inf"):
+        raise ValueError(f"--value-range {text}: must be auto or LO,HI, two numbers, the lower one first")
+    return low, high
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,6 +194,8 @@ OTHER: dict[str, Any] = {
     "latent_dim": 5,
     "data": "/photos",
     "fit": "pad",
+    "value_range": "0,1",
+    "drop_duplicates": True,
     "flip": True,
     "batch_size": 5,
     "objective": "hinge",

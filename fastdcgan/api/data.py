@@ -3,7 +3,7 @@
 import os
 from typing import Literal
 
-from fastdcgan.config import MAX_DATA_THREADS, Fit
+from fastdcgan.config import MAX_DATA_THREADS, Fit, parse_value_range
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.gan.architecture import architecture
@@ -19,6 +19,8 @@ def open_data(
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     data_cache: Literal["auto", "on", "off"] = "auto",
     data_threads: int | None = None,
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
 ) -> ImageSource:
     """Open pictures as `train` does, to look at them or to use them elsewhere.
 
@@ -30,17 +32,19 @@ def open_data(
     (torch.Size([8, 32, 32, 3]), torch.uint8)
 
     Args:
-        data: as `fastdcgan train --data`: a folder, tar shards, a NumPy file, or the name of a data set.
+        data: as `fastdcgan train --data`: a folder, an archive, a NumPy file, or the name of a data set.
         resolution: size of the pictures in pixels: 96, or "128x64" (height x width).
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
         fit: how pictures of another shape are brought to this one: as for `train`.
         decoder: likewise.
         data_cache: likewise.
         data_threads: likewise.
+        value_range: likewise.
+        drop_duplicates: likewise.
 
     Returns:
-        `len`, `description`, `skipped`, and `read(batches)`, which yields uint8 [B, H, W, C] tensors on the CPU for
-        batches of picture numbers.
+        `len`, `description`, `skipped`, `labels`, and `read(batches)`, which yields uint8 [B, H, W, C] tensors on the
+        CPU for batches of picture numbers.
 
     Raises:
         ValueError: they can't be opened; in one line.
@@ -57,4 +61,6 @@ def open_data(
         fit=fit,
         decoder=decoder,
         cache=data_cache,
+        value_range=parse_value_range(value_range),
+        drop_duplicates=drop_duplicates,
     )

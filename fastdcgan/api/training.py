@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
+from fastdcgan.api.notebook import NotebookView, notebook_display
 from fastdcgan.api.run import Run
 from fastdcgan.config import GROUPS, TrainConfig, flat, from_flat
 from fastdcgan.distributed.accelerator import apart_from_the_program
@@ -122,7 +123,9 @@ class _Program(Caller):
 
     def display(self, folder: RunFolder, *, first: bool, quiet: bool, log: RunLog | None) -> Display:
         self.run = Run(folder.path)
-        return Display(visible=first and not quiet, quiet=quiet, log=log)
+        visible, notebook = first and not quiet, notebook_display()
+        view = NotebookView(notebook) if visible and notebook is not None else None
+        return Display(visible=visible, quiet=quiet, log=log, view=view)
 
     def tick(self, record: Record, total: int) -> None:
         if self._on_tick is None or self.raised is not None:

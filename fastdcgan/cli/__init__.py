@@ -12,7 +12,7 @@ from fastdcgan.cli.parsing import OPTIONS, read
 VERBS = {
     "to train": (verbs.train, verbs.generate),
     "your pictures": (verbs.data, verbs.pack),
-    "a run's results": (verbs.report, verbs.interpolate, verbs.profile),
+    "a run's results": (verbs.report, verbs.evaluate, verbs.interpolate, verbs.profile),
     "other programs": (verbs.import_weights, verbs.export),
     "speed": (verbs.tune, verbs.roofline, verbs.scale),
     "this machine": (verbs.doctor,),

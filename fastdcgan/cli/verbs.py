@@ -78,8 +78,11 @@ def data(
     out: Path = Path("contact-sheet.png"),
     skipped: Path | None = None,
     decoder: Literal["auto", "dali", "pillow"] = "auto",
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
+    json: Path | None = None,
 ) -> None:
-    """Describe pictures: number, kinds, sizes, what can't be used; a contact sheet.
+    """Describe pictures: kinds, sizes, classes, copies, damage; a contact sheet.
 
     Args:
         source: As for train --data.
@@ -87,12 +90,23 @@ def data(
         channels: 1 (greyscale), 3 (RGB) or 4 (RGB and alpha). Default: 3; 1 for 28x28.
         fit: How pictures of another shape are brought to this one: as for train.
         out: A PNG of up to 64 pictures, evenly spread over the source, as training sees them.
-        skipped: List all files that can't be used in this file too, with reasons. Default: no file.
+        skipped: List all files that are left out in this file too, with reasons. Default: no file.
         decoder: As for train.
+        value_range: As for train.
+        drop_duplicates: As for train.
+        json: Write the facts to this file too. Default: no file.
     """
-    from fastdcgan.telemetry.terminal.data_commands import describe_data
+    from fastdcgan.telemetry.terminal.data_commands import Request, describe_data
 
-    describe_data(source, resolution=resolution, channels=channels, fit=fit, out=out, skipped=skipped, decoder=decoder)
+    request = Request(
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        value_range=value_range,
+        drop_duplicates=drop_duplicates,
+    )
+    describe_data(source, request, out=out, skipped=skipped, json=json)
 
 
 def pack(
@@ -102,6 +116,8 @@ def pack(
     fit: Fit = "crop",
     decoder: Literal["auto", "dali", "pillow"] = "auto",
     threads: int | None = None,
+    value_range: str = "auto",
+    drop_duplicates: bool = False,
 ) -> None:
     """Decode pictures once, into a pack of pixels that training at this size reads.
 
@@ -114,10 +130,21 @@ def pack(
         fit: How pictures of another shape are brought to this one: as for train.
         decoder: As for train.
         threads: Threads that decode pictures. Default: as many as there are cores, at most 8.
+        value_range: As for train.
+        drop_duplicates: As for train.
     """
-    from fastdcgan.telemetry.terminal.data_commands import pack_data
+    from fastdcgan.telemetry.terminal.data_commands import Request, pack_data
 
-    pack_data(source, resolution=resolution, channels=channels, fit=fit, decoder=decoder, threads=threads)
+    request = Request(
+        resolution=resolution,
+        channels=channels,
+        fit=fit,
+        decoder=decoder,
+        threads=threads,
+        value_range=value_range,
+        drop_duplicates=drop_duplicates,
+    )
+    pack_data(source, request)
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:
@@ -129,6 +156,50 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     from fastdcgan.telemetry.report.html import rewrite_report
 
     rewrite_report(run)
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
+    images: int = 10_000,
+    checkpoint: Literal["latest", "best", "all"] | int = "latest",
+    weights: Literal["both", "average", "last"] = "both",
+    extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
+    inception_weights: Path | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    repeats: int = 1,
+    json: Path | None = None,
+) -> None:
+    """Measure how near a run's pictures come to those that it was trained on.
+
+    Args:
+        runs: Runs' folders. Of several, mean and spread are shown too.
+        images: How many pictures are compared with as many real ones; all real ones where there are fewer.
+        checkpoint: latest: the newest that is whole. best: by the evaluations so far. all: each that there is, and the
+            best of them becomes the run's best. Or a step.
+        weights: average: those of G's moving average. last: as the last step left them. both.
+        extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
+            inception where --inception-weights are given, else efficientnet-lite0.
+        inception_weights: torch-fidelity's file of FID's Inception. Default: downloaded, if inception is asked for.
+        data: Compare with these pictures, which are named as for train. Default: those that the run was trained on.
+        seed: The pictures are a function of this.
+        repeats: How many sets of pictures are drawn and measured, for mean and spread.
+        json: Write the figures to this file too. Default: no file.
+    """
+    from fastdcgan.evaluation.evaluate import Request
+    from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
+
+    request = Request(
+        images=images,
+        checkpoint=checkpoint,
+        weights=weights,
+        extractor=extractor,
+        inception_weights=inception_weights,
+        data=data,
+        seed=seed,
+        repeats=repeats,
+    )
+    evaluate(runs, request, out=json)
 
 
 def interpolate(
@@ -159,7 +230,7 @@ def import_weights(
         discriminator: A file like netD.pth. Default: a new discriminator.
         out: The run's folder, a new one.
     """
-    from fastdcgan.runs.tutorial_weights import import_weights
+    from fastdcgan.export.tutorial import import_weights
 
     print(import_weights([file for file in (generator, discriminator) if file], out))
 
@@ -167,17 +238,50 @@ def import_weights(
 import_weights.__name__ = "import"  # the verb, which is a word of Python's own
 
 
-def export(run: tyro.conf.Positional[Path], to: Literal["tutorial"] = "tutorial", out: Path = Path("exported")) -> None:
-    """Write a run's newest networks for other programs.
+def export(
+    run: tyro.conf.Positional[Path],
+    to: Literal["onnx", "torch", "hub", "tutorial"] = "onnx",
+    out: Path = Path("exported"),
+    checkpoint: Literal["latest", "best"] | int = "latest",
+    weights: Literal["average", "last"] = "average",
+    precision: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write what a run has learned for other programs, checked to draw the same.
 
     Args:
         run: The run's folder.
-        to: tutorial: netG.pth and netD.pth, as PyTorch's DCGAN example and tutorial load them.
+        to: onnx: generator.onnx, for onnxruntime and what else reads ONNX. torch: generator.pt2, for PyTorch without
+            this package. hub: a folder ready for the Hugging Face Hub, which from_pretrained opens. tutorial: netG.pth
+            and netD.pth, as PyTorch's DCGAN example and tutorial load them.
         out: A folder.
+        checkpoint: As for generate.
+        weights: As for generate; tutorial has the last ones, which D has learned with.
+        precision: Of weights and arithmetic in onnx and torch; the pictures are fp32. fp16: half the size, for GPUs.
     """
-    from fastdcgan.runs.tutorial_weights import export_tutorial
+    if precision != "fp32" and to not in ("onnx", "torch"):
+        raise ValueError(f"--precision {precision} is for --to onnx and --to torch, not for --to {to}")
+    if to == "tutorial":
+        from fastdcgan.export.tutorial import export_tutorial
 
-    print(export_tutorial(run, out))
+        if (checkpoint, weights) != ("latest", "average"):
+            raise ValueError(
+                "--to tutorial writes the newest checkpoint's last weights: leave --checkpoint and --weights away"
+            )
+        print(export_tutorial(run, out))
+        return
+    raw = weights == "last"
+    if to == "onnx":
+        from fastdcgan.export.onnx_file import export_onnx
+
+        print(export_onnx(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    elif to == "torch":
+        from fastdcgan.export.exported_program import export_torch
+
+        print(export_torch(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    else:
+        from fastdcgan.export.hub import export_hub
+
+        print(export_hub(run, out, checkpoint=checkpoint, raw=raw))
 
 
 def profile(

@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import PIL
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.fitting import Frame, fit
 from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.decoding.prefetch import prefetch_map
@@ -46,6 +48,7 @@ class ArraySource:
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
     prefetch = False
     """Whether a thread gathers batches ahead, in pinned memory where there is a GPU.
@@ -56,7 +59,7 @@ class ArraySource:
 
     def __init__(
         self,
-        pictures_NHWC: NDArray[np.uint8],
+        pictures_NHWC: NDArray[Any],
         *,
         description: str,
         origin: str,
@@ -64,7 +67,6 @@ class ArraySource:
         skipped: Sequence[Skipped] = (),
         find_labels: FindLabels = no_labels,
     ) -> None:
-        assert pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
         assert pictures_NHWC.ndim == 4, pictures_NHWC.shape
         self.description, self.origin, self.skipped = description, origin, skipped
         self.pictures_NHWC = pictures_NHWC
@@ -97,6 +99,7 @@ class ArraySource:
 
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`."""
+        assert self.pictures_NHWC.dtype == np.uint8, self.pictures_NHWC.dtype
         if self.prefetch:
             return prefetch_map(self._gather, batches, threads=1, depth=PREFETCH_BATCHES)
         return (self._gather(numbers) for numbers in batches)
@@ -116,10 +119,10 @@ class ArraySource:
 
 
 class ResizedSource:
-    """An `ImageSource` over an array of pictures of another size or number of channels, converted as they are read.
+    """An `ImageSource` over an array of pictures of another size, number of channels or range, converted when read.
 
     Args:
-        pictures_NHWC: uint8, C of 1, 3 or 4.
+        pictures_NHWC: uint8, or other numbers with a `value_range`; C of 1, 3 or 4.
         frame: what the pictures given out are brought to.
         channels: 1, 3 or 4: of the pictures given out.
         threads: how many batches are converted at a time.
@@ -127,6 +130,7 @@ class ResizedSource:
         origin: see `ImageSource`.
         fingerprint: of the array; without it, made from the pixels.
         find_labels: gives what `ImageSource.labels` is.
+        value_range: what becomes 0 and 255; None leaves uint8 as it is.
     """
 
     description: str
@@ -135,7 +139,7 @@ class ResizedSource:
 
     def __init__(
         self,
-        pictures_NHWC: NDArray[np.uint8],
+        pictures_NHWC: NDArray[Any],
         *,
         frame: Frame,
         channels: int,
@@ -144,8 +148,10 @@ class ResizedSource:
         origin: str,
         fingerprint: str | None = None,
         find_labels: FindLabels = no_labels,
+        value_range: ValueRange | None = None,
     ) -> None:
-        self.description, self.origin = description, origin
+        assert value_range or pictures_NHWC.dtype == np.uint8, pictures_NHWC.dtype
+        self.description, self.origin, self.value_range = description, origin, value_range
         self._source = ArraySource(
             pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
         )
@@ -159,10 +165,11 @@ class ResizedSource:
     @property
     def fingerprint(self) -> str:
         """See `ImageSource.fingerprint`."""
-        return f"Pillow {PIL.__version__}: {self._source.fingerprint}"
+        values = f", {self.value_range} as bytes" if self.value_range else ""
+        return f"Pillow {PIL.__version__}{values}: {self._source.fingerprint}"
 
     @property
-    def pictures_NHWC(self) -> NDArray[np.uint8]:
+    def pictures_NHWC(self) -> NDArray[Any]:
         """The array, before conversion."""
         return self._source.pictures_NHWC
 
@@ -179,6 +186,8 @@ class ResizedSource:
         batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, number in zip(batch, numbers, strict=True):
             original_HWC = self._source.pictures_NHWC[number]
+            if self.value_range is not None:
+                original_HWC = self.value_range.to_bytes(original_HWC)
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
             pixels[:] = np.asarray(fit(as_channels(picture, self._channels), self._frame)).reshape(pixels.shape)
         return torch.from_numpy(batch)
@@ -198,7 +207,7 @@ class DeviceSource:
 
     def __init__(self, source: ArraySource, device: torch.device) -> None:
         self.description = f"{source.description}, kept on {device}"
-        self.origin, self.skipped = source.origin, source.skipped
+        self.origin, self.skipped, self.value_range = source.origin, source.skipped, source.value_range
         self._source = source
         self._pictures_NHWC = torch.empty(source.pictures_NHWC.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(source), _CHUNK):
@@ -227,7 +236,7 @@ class DeviceSource:
 
 
 def make_array_source(
-    pictures_NHWC: NDArray[np.uint8],
+    pictures_NHWC: NDArray[Any],
     *,
     frame: Frame,
     channels: int,
@@ -236,9 +245,10 @@ def make_array_source(
     origin: str,
     fingerprint: str | None = None,
     find_labels: FindLabels = no_labels,
+    value_range: ValueRange | None = None,
 ) -> ImageSource:
-    """An `ArraySource` where the pictures have the size and channels asked for, else a `ResizedSource`."""
-    if pictures_NHWC.shape[1:] == (*frame.size, channels):
+    """An `ArraySource` where the pictures are uint8 of the size and channels asked for, else a `ResizedSource`."""
+    if pictures_NHWC.shape[1:] == (*frame.size, channels) and value_range is None:
         return ArraySource(
             pictures_NHWC, description=description, origin=origin, fingerprint=fingerprint, find_labels=find_labels
         )
@@ -251,6 +261,7 @@ def make_array_source(
         origin=origin,
         fingerprint=fingerprint,
         find_labels=find_labels,
+        value_range=value_range,
     )
 
 
@@ -261,7 +272,7 @@ def _mapped_file(array: object) -> mmap.mmap | None:
     return array
 
 
-def array_checksum(pictures_NHWC: NDArray[np.uint8]) -> str:
+def array_checksum(pictures_NHWC: NDArray[Any]) -> str:
     """SHA-256 of shape and pixels, hexadecimal."""
     digest = hashlib.sha256(repr(pictures_NHWC.shape).encode())
     for start in range(0, len(pictures_NHWC), _CHUNK):

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from fastdcgan.data.decoding.dali import DaliSource
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.duplicates import Copies, SubsetSource
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackStatus, pack_status
-from fastdcgan.data.source import ImageSource, Skipped, and_more, count_files
+from fastdcgan.data.source import ImageSource, Skipped, and_more, count_files, is_passed_over
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
 
@@ -85,17 +88,22 @@ class SourceFacts:
 
     pack_status: PackStatus | None
     skipped: tuple[Skipped, ...]
+    labels: Labels | None = None
+    copies: Copies | None = None
+    """None where it wasn't looked for any."""
 
 
-def describe(source: ImageSource, *, frame: Frame, channels: int) -> SourceFacts:
+def describe(source: ImageSource, *, frame: Frame, channels: int, copies: Copies | None = None) -> SourceFacts:
     """Collect the facts about a source, without decoding anything.
 
     Args:
         source: as `open_source` gives it with cache="off".
         frame: with which it was opened.
         channels: with which it was opened.
+        copies: what `find_copies` has found, where it was called.
     """
     pack = None
+    whole = source.source if isinstance(source, SubsetSource) else source
     if not isinstance(source, ArraySource):
         pack = Pack(original=source, frame=frame, channels=channels)
     return SourceFacts(
@@ -103,12 +111,48 @@ def describe(source: ImageSource, *, frame: Frame, channels: int) -> SourceFacts
         count=len(source),
         frame=frame,
         channels=channels,
-        files=describe_files(source.encoded, frame) if isinstance(source, DaliSource | PillowSource) else None,
-        pixels=_describe_array(source, frame) if isinstance(source, ArraySource | ResizedSource) else None,
+        files=describe_files(whole.encoded, frame) if isinstance(whole, DaliSource | PillowSource) else None,
+        pixels=_describe_array(whole, frame) if isinstance(whole, ArraySource | ResizedSource) else None,
         pack=pack,
         pack_status=pack_status(pack) if pack else None,
         skipped=tuple(source.skipped),
+        labels=source.labels,
+        copies=copies,
     )
+
+
+def facts_as_json(facts: SourceFacts) -> dict[str, Any]:
+    """The facts as plain data, for other programs."""
+    files = asdict(facts.files) if facts.files else None
+    if files:
+        files["kinds"] = dict(files["kinds"])
+    labels, pack = facts.labels, facts.pack
+    return {
+        "source": facts.source,
+        "pictures": facts.count,
+        "size": list(facts.frame.size),
+        "channels": facts.channels,
+        "files": files,
+        "array": asdict(facts.pixels) if facts.pixels else None,
+        "classes": labels and dict(zip(labels.classes, labels.counts(), strict=True)),
+        "copies": None if facts.copies is None else len(facts.copies),
+        "pack": pack and {"path": str(pack.array), "status": facts.pack_status, "bytes": pack.bytes},
+        "skipped": [
+            {
+                "path": skip.path,
+                "reason": skip.reason,
+                "files": skip.count,
+                "kind": _kind_of(skip),
+            }
+            for skip in facts.skipped
+        ],
+    }
+
+
+def _kind_of(skip: Skipped) -> str:
+    if skip.hidden:
+        return "hidden"
+    return "no picture" if skip.not_a_picture else "passed over" if is_passed_over(skip) else "unusable"
 
 
 def describe_files(encoded: EncodedPictures, frame: Frame) -> FileStatistics:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL
+
 from fastdcgan.data.decoding.formats import (
     FORMAT_NAMES,
     SIGNATURE_BYTES,
@@ -48,6 +50,8 @@ MAX_BYTES = 2**30
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, the total)."""
+
+_FORMAT_3 = f"fastdcgan folder index 3, Pillow {PIL.__version__}"
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -114,6 +118,10 @@ class FolderIndex:
         picture = self.pictures[number]
         return PictureInfo(*picture[1:6])
 
+    def name(self, number: int) -> str:
+        """See `EncodedPictures.name`."""
+        return printable(self.pictures[number].path)
+
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
         picture = self.pictures[number]
@@ -149,7 +157,7 @@ def scan_folder(folder: str | Path, on_progress: OnProgress | None = None) -> Fo
         raise ValueError(f"no such folder: {printable(folder)}")
     if not folder.is_dir():
         raise ValueError(f"not a folder but a file: {printable(folder)}")
-    files, skipped, hidden = _list_files(folder)
+    files, skipped, hidden = list_files(folder)
     root = f"{folder}{os.sep}"
     entries = _check_files(folder, root, files, skipped, on_progress)
     pictures = []
@@ -263,7 +271,7 @@ def _no_pictures_message(index: FolderIndex) -> str:
     return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}{left_out}"
 
 
-def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
+def list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
     """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped.
 
     Hidden files and those in hidden folders are only counted.
@@ -377,11 +385,12 @@ def _load(path: Path) -> dict[str, _IndexEntry]:
     """The cached index; empty where it is missing, damaged or of another version."""
     try:
         index = strict_json.parse(read_cached(path) or b"{}")
-        return (
-            {name: _checked_entry(*entry) for name, entry in index["files"].items()}
-            if index.get("format") == _format()
-            else {}
-        )
+        format = index.get("format")
+        if format not in (_format(), _FORMAT_3):
+            return {}
+        entries = {name: _checked_entry(*entry) for name, entry in index["files"].items()}
+        # Version 3 read fewer kinds of files: what it found usable is so still.
+        return {name: entry for name, entry in entries.items() if format != _FORMAT_3 or not entry.reason}
     except (ValueError, TypeError, LookupError, AttributeError):
         return {}
 

@@ -12,6 +12,8 @@ import torch
 from fastdcgan.data.archives.shard_names import names_shards
 from fastdcgan.data.archives.shards import open_shards
 from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.arrays.numpy_folder import NumpyFolderSource, holds_numpy_files
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.datasets.celeba import scan_celeba
 from fastdcgan.data.datasets.cifar10 import holds_cifar10, open_cifar10
 from fastdcgan.data.datasets.idx import holds_idx, open_fashion_mnist
@@ -19,6 +21,7 @@ from fastdcgan.data.decoding.dali import INSTALL_DALI, DaliSource, dali_availabl
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.duplicates import without_copies
 from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
@@ -44,6 +47,8 @@ class _Options:
     device: torch.device
     decoder: Literal["auto", "dali", "pillow"]
     on_progress: OnProgress | None
+    value_range: ValueRange | None
+    drop_duplicates: bool
 
 
 def open_source(
@@ -58,12 +63,15 @@ def open_source(
     cache: Literal["off", "auto", "on"] = "off",
     device_memory: float | None = None,
     on_progress: OnProgress | None = None,
+    value_range: tuple[float, float] | None = None,
+    drop_duplicates: bool = False,
 ) -> ImageSource:
     """Open a source of pictures.
 
     Args:
         spec: "faces" (drawn by the package, no download), "cifar10", "celeba" or "fashion-mnist"; a folder of
-            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures; or tar and zip files (see
+            pictures, of MNIST's idx files or of CIFAR-10's; a NumPy file of pictures, or a folder of
+            them; or tar and zip files (see
             `shards.py`).
         resolution: of the pictures given out: 64, or "128x64" (height x width).
         channels: 1 (grey), 3 (RGB) or 4 (RGBA, which Pillow decodes).
@@ -75,8 +83,11 @@ def open_source(
             where there is room; "off" decodes whenever a picture is read.
         device_memory: bytes of a GPU's memory that pictures may take; None for half of what is free. Packs and arrays
             are kept there if they fit.
-        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images" or "packing
-            images", done, total).
+        on_progress: called with ("drawing faces", "unpacking celeba", "listing shards", "checking images",
+            "looking for copies" or "packing images", done, total).
+        value_range: of NumPy files: the values that become 0 and 255. None: bytes stay as they are, other numbers have
+            their own range.
+        drop_duplicates: leave out pictures that are copies of others, byte for byte.
 
     Raises:
         ValueError: it can't be opened; the message is one line for the user.
@@ -87,8 +98,10 @@ def open_source(
         device=torch.device(device),
         decoder=decoder,
         on_progress=on_progress,
+        value_range=value_range and ValueRange(*value_range),
+        drop_duplicates=drop_duplicates,
     )
-    source = _open(spec, options, to_pack=cache != "off")
+    source = _open_as_asked(spec, options, to_pack=cache != "off")
     if cache != "off" and not isinstance(source, ArraySource):
         try:
             source = open_packed(
@@ -101,9 +114,15 @@ def open_source(
         except PackWriteError as error:
             if cache == "on":
                 raise
-            source = _open(spec, options, to_pack=False)
+            source = _open_as_asked(spec, options, to_pack=False)
             source.description += f" (not packed: {error})"
     return _place(source, options.device, device_memory) if isinstance(source, ArraySource) else source
+
+
+def _open_as_asked(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
+    """`_open`, without copies where these are to be left out."""
+    source = _open(spec, options, to_pack=to_pack)
+    return without_copies(source, options.on_progress) if options.drop_duplicates else source
 
 
 def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
@@ -124,7 +143,7 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     except OSError as error:
         raise ValueError(f"{printable(spec)}: {os_error_reason(error)}") from error
     if is_numpy_file(path):
-        return open_numpy_file(path, **options.form)
+        return open_numpy_file(path, **options.form, value_range=options.value_range)
     if holds_idx(path):
         return open_fashion_mnist(path, **options.form)
     if holds_cifar10(path):
@@ -132,6 +151,8 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     if path.name == spec and not path.exists():
         named = ", ".join((*_FILE_DATASETS, *_ARRAY_DATASETS))
         raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
+    if holds_numpy_files(path):
+        return NumpyFolderSource(path, **options.form, value_range=options.value_range)
     return _with_decoder(scan_folder(path, options.on_progress), options, to_pack=to_pack)
 
 

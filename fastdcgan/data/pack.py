@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import ArraySource, array_checksum
+from fastdcgan.data.arrays.npy import map_uint8
 from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.folder import OnProgress
-from fastdcgan.data.numpy_file import map_npy
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import create, read_json, write_replacing
@@ -147,7 +147,7 @@ def open_packed(
             "set FASTDCGAN_CACHE to a folder that can be written, or train with --data-cache off"
         ) from error
     assert pictures_NHWC is not None, pack.array
-    return ArraySource(
+    packed = ArraySource(
         pictures_NHWC,
         description=f"{original.description}, packed in {pack.array}",
         origin=original.origin,
@@ -155,6 +155,8 @@ def open_packed(
         skipped=original.skipped,
         find_labels=lambda: original.labels,
     )
+    packed.value_range = original.value_range
+    return packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +222,7 @@ def _open_finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
     if manifest is None or not _fits_source(manifest, pack):
         return None
     try:
-        pictures_NHWC, _ = map_npy(pack.array, "")
+        pictures_NHWC = map_uint8(pack.array)
         touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
     except (OSError, ValueError):
         return None

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.hidden import HIDDEN_FILE, IN_HIDDEN_FOLDER
 from fastdcgan.data.labels import Labels
 from fastdcgan.storage.printable import printable
@@ -22,6 +23,8 @@ MOST_KINDS = 16
 MOST_KINDS_NAMED = 4
 
 SECOND_PICTURE = "continues the name of another picture, as x.seg.png that of x.jpg, so it is no second one"
+
+COPY = "a copy of another picture, byte for byte"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,11 @@ class Skipped:
 
     hidden: str = ""
     """For hidden files and those of tools: the kind of name they are left out for (see `hidden.py`)."""
+
+
+def is_passed_over(skip: Skipped) -> bool:
+    """Whether it is a picture that could be used, but is left out by a rule."""
+    return skip.reason in (SECOND_PICTURE, COPY)
 
 
 def count_files(skipped: Iterable[Skipped]) -> int:
@@ -114,6 +122,9 @@ class ImageSource(Protocol):
 
     skipped: Sequence[Skipped]
     """Files that can't be used, those with `not_a_picture` last."""
+
+    value_range: ValueRange | None
+    """What became 0 and 255, where the pictures were numbers of another range."""
 
     @property
     def labels(self) -> Labels | None:

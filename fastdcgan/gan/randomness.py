@@ -20,6 +20,8 @@ class Stream(IntEnum):
     FLIP = 3
     SAMPLES = 4
     GENERATE = 5
+    EVALUATE = 6
+    EVALUATE_REAL = 7
 
 
 def rng(seed: int, stream: Stream, position: int = 0) -> np.random.Generator:

@@ -27,6 +27,9 @@ from fastdcgan.storage.files import (
     write_replacing,
 )
 
+VALUE_RANGE = "value_range"
+"""The condition that says which values of arrays became 0 and 255; None where they were bytes."""
+
 BATCH_NAMED = "batch_size_named"
 """The condition that says whether the user gave --batch-size when the run was begun."""
 
@@ -67,6 +70,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """A JSON line of figures every `--log-every` steps."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """A JSON line each time that the quality of pictures was measured."""
+        return self.path / "evaluations.jsonl"
 
     @property
     def losses(self) -> Path:

@@ -67,7 +67,7 @@ def generate_from_run(
         ValueError: a number is out of range, there is no such run or checkpoint, `latents` don't fit, `out` can't be
             written or holds something else.
     """
-    _check_request(count, seed, seeds, latents, truncation)
+    check_request(count, seed, seeds, latents, truncation)
     out, kind = _file_and_kind(out, format)
     generator, arch, progress, skipped = load_generator(run, raw=raw, checkpoint=checkpoint)
     chosen: Latents
@@ -152,7 +152,7 @@ def refuse_too_large(folder: RunFolder, arch: Architecture) -> None:
         )
 
 
-def _check_request(
+def check_request(
     count: int | None, seed: int | None, seeds: str | None, latents: Path | None, truncation: float | None
 ) -> None:
     """Raises ValueError."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.animation import FORMATS, evenly_spaced, save_animation
 from fastdcgan.runs.generate import load_generator, with_skipped
@@ -54,9 +55,8 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
     if out.suffix.lower() not in FORMATS:
         raise ValueError(f"--out {out}: must end in {' or '.join(FORMATS)}")
     generator, arch, progress, skipped = load_generator(run)
-    paths = min(4, max(1, MAX_SIDE // max(arch.resolution))) ** 2
-    z_NL = latents(seed, Stream.GENERATE, 0, WAYPOINTS * paths, arch.latent_dim)
-    waypoints_WBL = z_NL.unflatten(0, (WAYPOINTS, paths))
+    waypoints_WBL = waypoints(arch, seed)
+    paths = waypoints_WBL.shape[1]
     pictures_FBCHW = [generate(generator, z_BL) for z_BL in closed_path(waypoints_WBL, frames)]
     columns = evenly_spaced(range(frames), STILL_COLUMNS)
     still_BCHW = torch.stack([pictures_FBCHW[frame] for frame in columns], 1)[:MAX_STILL_ROWS].flatten(0, 1)
@@ -70,6 +70,12 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
     noun = "walk" if paths == 1 else "walks"
     message = f"{paths} {noun} in {frames} frames from step {progress.step:,} of {run}: {out}, and as a still {still}"
     return with_skipped(skipped, message)
+
+
+def waypoints(arch: Architecture, seed: int) -> Tensor:
+    """The latents [W, B, L] that walks pass through, of as many walks as are shown beside each other."""
+    paths = min(4, max(1, MAX_SIDE // max(arch.resolution))) ** 2
+    return latents(seed, Stream.GENERATE, 0, WAYPOINTS * paths, arch.latent_dim).view(WAYPOINTS, paths, -1)
 
 
 def closed_path(waypoints_WBL: Tensor, frames: int) -> list[Tensor]:

@@ -4,12 +4,20 @@ from typing import cast
 
 import torch
 
-from fastdcgan.data.source import ImageSource, common_suffixes, count_files, describe_hidden, describe_skipped
+from fastdcgan.data.source import (
+    ImageSource,
+    common_suffixes,
+    count_files,
+    describe_hidden,
+    describe_skipped,
+    is_passed_over,
+)
 from fastdcgan.distributed.launcher import launch_command, overruled_settings
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
 from fastdcgan.runs.folder import RunFolder
+from fastdcgan.telemetry.terminal.data_tables import classes_in_words
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.begin import describe_ancestor
 from fastdcgan.training.run import Run
@@ -24,6 +32,8 @@ def announce(run: Run, display: Display) -> None:
     ranks = f" x {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     display.say(f"data      {run.source.description}")
     list_skipped(run.source, run.folder, display)
+    if (labels := run.source.labels) is not None:
+        display.say(f"classes   not used, all are learned together: {classes_in_words(labels)}")
     display.say(
         f"networks  {arch.name}, {arch.channels}x{arch.resolution}, width {arch.width}: "
         f"G {models.parameter_count(run.state.generator):,} and "
@@ -90,7 +100,8 @@ def announce_nothing_to_do(run: Run, display: Display) -> None:
 
 def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> None:
     """Name the first damaged files with reasons; count the others, those that are no pictures, and hidden ones."""
-    damaged = [skip for skip in source.skipped if not skip.not_a_picture]
+    damaged = [skip for skip in source.skipped if not skip.not_a_picture and not is_passed_over(skip)]
+    passed_over = [skip for skip in source.skipped if is_passed_over(skip)]
     others = [skip for skip in source.skipped if skip.not_a_picture and not skip.hidden]
     listed = f"all listed in {folder.skipped}"
     if damaged:
@@ -103,5 +114,8 @@ def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> No
         names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "
         display.say(f"{begin} {count_files(others):,} files that are no pictures{names}, {listed}")
+    if passed_over:
+        first = describe_skipped(passed_over[0])
+        display.say(f"left out  {count_files(passed_over):,} pictures, {listed}; the first: {first}")
     if hidden := describe_hidden(source.skipped):
         display.say(f"left out  {hidden}, listed in {folder.skipped}")

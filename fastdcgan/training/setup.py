@@ -1,13 +1,13 @@
 """From a validated request to a run about to begin: open the data, choose a plan, build, load the last checkpoint."""
 
 import secrets
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from typing import cast
 
 import torch
 
-from fastdcgan.config import TrainConfig
+from fastdcgan.config import TrainConfig, parse_value_range
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource, count_files
@@ -30,6 +30,7 @@ from fastdcgan.runs.folder import (
     BATCH_NAMED,
     BEGUN_FROM,
     CHANGES,
+    VALUE_RANGE,
     RunFolder,
     converting_write_errors,
     create,
@@ -60,7 +61,7 @@ def setup(
         ValueError: for what the user can fix.
     """
     arch = config.model.architecture()
-    source = open_data(config, arch, accelerator, display)
+    source = open_data(config, arch, accelerator, display, value_range=value_range_of(config, folder))
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
     schedule = Schedule.of(config, len(source))
@@ -97,7 +98,21 @@ def setup(
     return run
 
 
-def open_data(config: TrainConfig, arch: Architecture, accelerator: Accelerator, display: Display) -> ImageSource:
+def value_range_of(config: TrainConfig, folder: RunFolder) -> tuple[float, float] | None:
+    """Which values of arrays become 0 and 255: as asked, else as the run was begun; None for the data's own."""
+    asked = parse_value_range(config.data.value_range)
+    begun = read_condition(folder, VALUE_RANGE)
+    return asked or (tuple(begun) if isinstance(begun, list) and len(begun) == 2 else None)
+
+
+def open_data(
+    config: TrainConfig,
+    arch: Architecture,
+    accelerator: Accelerator,
+    display: Display,
+    *,
+    value_range: tuple[float, float] | None = None,
+) -> ImageSource:
     """The pictures, the same on all processes. One process of a machine draws, checks and packs them first."""
     with local_main_process_first(accelerator):
         source = open_source(
@@ -111,6 +126,8 @@ def open_data(config: TrainConfig, arch: Architecture, accelerator: Accelerator,
             cache=config.data.data_cache,
             device_memory=config.data.data_memory and config.data.data_memory * 2**30,
             on_progress=display.advance,
+            value_range=value_range,
+            drop_duplicates=config.data.drop_duplicates,
         )
     check_same_pictures(accelerator, source)
     return source
@@ -239,6 +256,7 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         "pictures": len(source),
         "data_fingerprint": source.fingerprint,
         "skipped": count_files(source.skipped),
+        VALUE_RANGE: astuple(source.value_range) if source.value_range else None,
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,
         CHANGES: run.changes,

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-MODULES = ["training", "run", "data"]
+MODULES = ["training", "run", "data", "generator"]
 """Later ones use the run that the first one's example makes."""
 
 

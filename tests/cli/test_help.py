@@ -64,6 +64,7 @@ def test_verbs_come_in_the_order_in_which_they_are_met(
         "data",
         "pack",
         "report",
+        "evaluate",
         "interpolate",
         "profile",
         "import",

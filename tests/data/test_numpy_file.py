@@ -145,12 +145,11 @@ def lying(data: bytes) -> bytes:
     return data[: place + 24] + struct.pack("<I", size + 2**30) + data[place + 28 :]
 
 
-FLOATS = npy(COLOUR / np.float32(255))
 BAD = {
-    "floats.npy": (FLOATS, r": pictures must be uint8 from 0 to 255, these are float32; .*astype\(numpy.uint8\)"),
-    "floats.npz": (npz(faces=FLOATS), r": faces: pictures must be uint8 from 0 to 255, these are float32"),
-    "long.npy": (npy(COLOUR.astype(np.int64)), r"these are int64; if they are 0\.\.255"),
-    "bool.npy": (npy(COLOUR > 9), r"these are bool"),
+    "complex.npy": (npy(COLOUR * 1j), r"pictures must be of numbers, these are complex128"),
+    "text.npy": (npy(np.full((9, 16, 16), "a")), r"these are <U1"),
+    "one value.npy": (npy(np.full((9, 16, 16), 0.5)), r"every value is 0\.5, so all pictures are of one colour"),
+    "no value.npy": (npy(np.full((9, 16, 16), np.nan)), r"none of its values is a finite number"),
     "records.npy": (npy(np.zeros(3, [("a\nb", "u1"), ("b", "u1")])), r"these are records"),
     "objects.npy": (objects(), r"these are Python objects; .*numpy\.stack"),
     "objects.npz": (npz(faces=objects()), r"these are Python objects"),
@@ -190,7 +189,7 @@ BAD = {
         r"which array .*Call it images; there are left \(uint8, 9x16x16x3\), right \(uint8, 4x16x16\), y \(int64, 9\)$",
     ),
     "both.npz": (npz(images=PICTURES, x=OTHERS), r"which array holds the pictures\?"),
-    "no pictures.npz": (npz(x=FLOATS, y=npy(np.arange(9))), r"it holds x \(float32, 9x16x16x3\), y \(int64, 9\)$"),
+    "no pictures.npz": (npz(x=npy(COLOUR[0, 0]), y=npy(np.arange(9))), r"it holds x \(uint8, 16x3\), y \(int64, 9\)$"),
     "many.npz": (npz(**{f"a{n}": OTHERS for n in range(20)}), r"a7 \(uint8, 4x16x16\) and 12 more$"),
 }
 

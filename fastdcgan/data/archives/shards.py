@@ -72,6 +72,11 @@ class ShardIndex:
         _, size, _, width, height, kind, plain = shard.pictures[picture].item()
         return PictureInfo(width, height, plain, shard.kinds[kind], size)
 
+    def name(self, number: int) -> str:
+        """See `EncodedPictures.name`."""
+        shard, picture = self._find(number)
+        return shard.describe_picture(picture)
+
     def read_bytes(self, number: int) -> bytes:
         """See `EncodedPictures.read_bytes`."""
         shard, picture = self._find(number)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Frame, fit_box, fit_geometry
 from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
@@ -81,6 +82,7 @@ class DaliSource:
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
     def __init__(
         self, encoded: EncodedPictures, *, frame: Frame, channels: int, device: int | None, threads: int

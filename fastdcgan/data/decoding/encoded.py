@@ -39,6 +39,10 @@ class EncodedPictures(Protocol):
         """Size and format of a picture, as the check found them."""
         ...
 
+    def name(self, number: int) -> str:
+        """What a picture's file is called, for the user."""
+        ...
+
     def read_bytes(self, number: int) -> bytes:
         """The bytes of a picture's file.
 

@@ -7,6 +7,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
@@ -28,6 +29,7 @@ class PillowSource:
     description: str
     origin: str
     skipped: Sequence[Skipped]
+    value_range: ValueRange | None = None
 
     def __init__(self, encoded: EncodedPictures, *, frame: Frame, channels: int, threads: int) -> None:
         self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by Pillow"

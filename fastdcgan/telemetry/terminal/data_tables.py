@@ -8,8 +8,17 @@ from rich.text import Text
 
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import FileStatistics, ShapeStatistics, SourceFacts, group_by_reason
+from fastdcgan.data.duplicates import Copies
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackResult
-from fastdcgan.data.source import Skipped, count_files, describe_hidden, describe_skipped
+from fastdcgan.data.source import (
+    Skipped,
+    common_suffixes,
+    count_files,
+    describe_hidden,
+    describe_skipped,
+    is_passed_over,
+)
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.storage.printable import printable
 
@@ -61,6 +70,10 @@ def facts_rows(facts: SourceFacts, spec: str) -> list[tuple[str, str]]:
         shape = "x".join(map(str, facts.pixels.shape))
         rows.append(("array", f"{facts.pixels.dtype}, {shape}, {size_in_words(facts.pixels.bytes)}"))
         rows += _fit_rows(facts.pixels.shapes, facts.frame)
+    if facts.labels is not None:
+        rows.append(("classes", classes_in_words(facts.labels)))
+    if facts.copies is not None:
+        rows.append(("copies", _copies_in_words(facts.copies)))
     return [*rows, ("pack", _pack_in_words(facts, spec)), *skipped_by_reason_rows(facts.skipped)]
 
 
@@ -78,7 +91,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
     else:
         rate = count / max(packing.seconds, 1e-9)
         done = f"{why}built in {packing.seconds:,.1f} s: {rate:,.0f} img/s"
-    skipped = [skip for skip in pack.original.skipped if not skip.hidden]
+    skipped = unusable(pack.original.skipped)
     rows = [
         ("pack", printable(pack.array)),
         ("", f"{counted(count, 'picture')}, {_arithmetic(pack)}"),
@@ -96,7 +109,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
 def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     """How many files can't be used, and why: the reasons with their counts, the first files of each."""
     left_out = left_out_rows(skipped)
-    skipped = [skip for skip in skipped if not skip.hidden]
+    skipped = unusable(skipped)
     if not skipped:
         return [("skipped", "nothing"), *left_out]
     lines = [f"{counted(count_files(skipped), 'file')} that can't be used:"]
@@ -114,9 +127,43 @@ def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
 
 
 def left_out_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
-    """How many hidden files and files of tools there are, and of which kinds; nothing where there are none."""
-    hidden = describe_hidden(skipped)
-    return [("left out", hidden)] if hidden else []
+    """How many files are left out that nothing is wrong with, and of which kinds; nothing where there are none."""
+    lines = []
+    for reason, group in group_by_reason([skip for skip in skipped if is_passed_over(skip)]):
+        lines.append(f"{counted(count_files(group), 'picture')}, as {group[0].path}: {reason}")
+    if others := [skip for skip in skipped if skip.not_a_picture and not skip.hidden]:
+        kinds = common_suffixes(others)
+        of_kinds = f" ({kinds})" if kinds else f", as {others[0].path}"
+        count = count_files(others)
+        lines.append(f"{counted(count, 'file')} that {'is no picture' if count == 1 else 'are no pictures'}{of_kinds}")
+    if hidden := describe_hidden(skipped):
+        lines.append(hidden)
+    return [("left out", "\n".join(lines))] if lines else []
+
+
+def unusable(skipped: Sequence[Skipped]) -> list[Skipped]:
+    """Pictures that something is wrong with."""
+    return [skip for skip in skipped if not skip.not_a_picture and not is_passed_over(skip)]
+
+
+def classes_in_words(labels: Labels) -> str:
+    """How many there are, and how many pictures each has, the largest first."""
+    counts = sorted(zip(labels.counts(), labels.classes, strict=True), key=lambda pair: -pair[0])
+    most, least = counts[0][0], counts[-1][0]
+    if most == least:
+        names = ", ".join([printable(name) for _, name in counts[:MOST]] + ["..."] * (len(counts) > MOST))
+        return f"{len(counts):,} of {counted(most, 'picture')} each: {names}"
+    named = [f"{printable(name)} {count:,}" for count, name in counts[:MOST]]
+    if len(counts) > MOST:
+        named.append(f"... {printable(counts[-1][1])} {least:,}")
+    return f"{len(counts):,}, the largest {most / least:,.1f} times the smallest: {', '.join(named)}"
+
+
+def _copies_in_words(copies: Copies) -> str:
+    if not len(copies):
+        return "none: no two pictures have the same bytes"
+    first = f"{counted(len(copies), 'picture')} with the bytes of another, as {copies.example()}"
+    return f"{first}\n--drop-duplicates leaves them out"
 
 
 def train_command(spec: str, frame: Frame, channels: int) -> str:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import TaskID
@@ -20,11 +20,53 @@ PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where there is no terminal, and in run.log."""
 
 
+class View(Protocol):
+    """What shows a run while it goes on: `LiveView` on a terminal, another one in a notebook."""
+
+    def start(self) -> None:
+        """Begin to show it."""
+
+    def stop(self) -> None:
+        """Leave the last of it; what is said later comes below."""
+
+    def refresh(self) -> None:
+        """Show all that is new now."""
+
+    def say(self, text: str) -> None:
+        """Show a message of one or more lines."""
+
+    def add_task(self, description: str, *, total: float | None) -> TaskID:
+        """A new bar."""
+        ...
+
+    def update(
+        self,
+        task_id: TaskID,
+        *,
+        completed: float | None = None,
+        total: float | None = None,
+        visible: bool | None = None,
+    ) -> None:
+        """Another state of a bar; None: as it was."""
+
+    def add(self, record: Record) -> None:
+        """Show new figures."""
+
+    def show_samples(self, pictures_BCHW: Tensor, caption: str) -> None:
+        """Show new samples: pictures in [-1, 1] on the CPU."""
+
+
 class Display:
     """Messages and progress of a run."""
 
     def __init__(
-        self, *, visible: bool = True, quiet: bool = False, log: RunLog | None = None, console: Console | None = None
+        self,
+        *,
+        visible: bool = True,
+        quiet: bool = False,
+        log: RunLog | None = None,
+        console: Console | None = None,
+        view: View | None = None,
     ) -> None:
         """Nothing is shown before `__enter__`.
 
@@ -33,12 +75,15 @@ class Display:
             quiet: show only messages with `always`.
             log: gets all messages and progress lines, whatever is shown.
             console: to write to. Default: standard output.
+            view: shows all that is visible, instead of the console.
         """
         self._console = console or Console(highlight=False, emoji=False, soft_wrap=True)
         self._console.quiet = not visible
         self._quiet, self._log = quiet, log
-        self._live = visible and not quiet and self._console.is_terminal and not self._console.is_dumb_terminal
-        self._view = LiveView(self._console, disable=not self._live)
+        on_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = visible and not quiet and (view is not None or on_terminal)
+        terminal = LiveView(self._console, disable=view is not None or not self._live)
+        self._view: View = view if view is not None and visible else terminal
         self._tasks: dict[str, TaskID] = {}
         self._started_at: dict[str, tuple[float, int]] = {}
         self._last_plain_line = time.monotonic()

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastdcgan import cli
+from fastdcgan.export.tutorial import export_tutorial, import_weights
 from fastdcgan.gan import reference
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.generate import load_generator
 from fastdcgan.runs.sampling import generate
-from fastdcgan.runs.tutorial_weights import export_tutorial, import_weights
 
 Layers = tuple[list[reference.Layer], list[reference.Layer]]
 
