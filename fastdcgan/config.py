@@ -227,9 +227,9 @@ class RunConfig:
     """With --init-from: without Adam's moments of that run."""
 
     from_step: str | None = field(default=None, metadata=FREE)
-    """Go on in --out from the checkpoint of this step, or latest, with another --lr, --beta1, --beta2, --accumulate or
-    --label-smoothing. What came after that step is set aside in the run's folder. Default: the newest checkpoint, with
-    the options that it was trained with."""
+    """Go on in the run's folder from the checkpoint of this step, or latest: learning rate, betas, label smoothing and
+    parts of a batch may be others from there on. What came after that step is set aside. Default: the newest
+    checkpoint, with the options that it was trained with."""
 
     resume: Literal["auto", "off"] = field(default="auto", metadata=FREE)
     """auto: go on from the last checkpoint in --out if there is one. off: refuse a folder that already holds a run."""
