@@ -122,6 +122,7 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "evaluate_every",
         "keep_every",
         "init_from",
+        "from_step",
         "lr_g",
         "lr_d",
     }
@@ -241,6 +242,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "epochs": 5,
     "init_from": "another",
     "fresh_optimizer": True,
+    "from_step": "5",
     "resume": "off",
     "log_every": 5,
     "sample_every": 5,
