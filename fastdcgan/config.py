@@ -13,11 +13,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
+AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 Fit = Literal["crop", "pad", "stretch"]
 
 MAX_DATA_THREADS = 1024
 """More threads than the system grants would end the process in DALI, without a word."""
+
+FEWEST_EVALUATED = 50
+"""Pictures whose quality can be measured: of fewer every figure is noise."""
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -136,11 +140,36 @@ class RecipeConfig:
     lr: float = 2e-4
     """Adam's learning rate, for both networks."""
 
+    lr_g: float | None = field(default=None, metadata=AS_BEFORE)
+    """That of G alone. Default: that of both."""
+
+    lr_d: float | None = field(default=None, metadata=AS_BEFORE)
+    """That of D alone: two time scales, Heusel et al. 2017. Default: that of both."""
+
     beta1: float = 0.5
     """Adam's decay of the gradient's mean."""
 
     beta2: float = 0.999
     """Adam's decay of the gradient's square."""
+
+    d_steps: int = field(default=1, metadata=AS_BEFORE)
+    """Updates of D for one of G, each with a batch of pictures and noise of its own. A step is one update of G; all of
+    its pictures count as images and towards epochs."""
+
+    augment: str = field(default="none", metadata=AS_BEFORE)
+    """Random changes of every picture that D sees, real or fake, so that it can't learn a few real ones by heart
+    (DiffAugment, Zhao et al. 2020): colour, translation, cutout, joined by commas; or none."""
+
+    spectral_norm: bool = field(default=False, metadata=AS_BEFORE)
+    """Divide each of D's weights by its largest singular value, so that D is steep nowhere (Miyato et al. 2018). D then
+    has no BatchNorm, which would undo it."""
+
+    r1: float = field(default=0.0, metadata=AS_BEFORE)
+    """Weight gamma of the R1 penalty, which holds D flat around real pictures (Mescheder et al. 2018): gamma / 2 times
+    the mean squared length of D's gradient there. 0: none."""
+
+    r1_every: int = field(default=16, metadata=AS_BEFORE)
+    """Steps between updates of D by that penalty, each as much stronger (Karras et al. 2020)."""
 
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
@@ -153,6 +182,16 @@ class RecipeConfig:
     accumulate: int = 1
     """Parts that the global batch is taken in, for less memory: gradients are averaged over them, and each network is
     updated once. BatchNorm normalises over a part."""
+
+    def augmentation(self) -> tuple[AugmentName, ...]:
+        """The names in `augment`, in the order of their use. Raises ValueError if there are others."""
+        known: tuple[AugmentName, ...] = get_args(AugmentName)
+        names = {name.strip() for name in self.augment.split(",")}
+        if names == {"none"}:
+            return ()
+        if names - set(known):
+            raise ValueError(f"--augment {self.augment}: must be {', '.join(known)}, joined by commas, or none")
+        return tuple(name for name in known if name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +274,13 @@ class RunConfig:
     checkpoint_every: int | None = field(default=None, metadata=FREE)
     """Steps between checkpoints. Default: about 10 a run, and at least every 1,000 steps."""
 
+    evaluate_every: int | None = field(default=None, metadata=FREE)
+    """Steps between measurements of how near pictures come to the training pictures, each with a checkpoint; the best
+    of these is kept. Needs the extra `metrics`, and some 10 ms a picture on a CPU. Default: never."""
+
+    evaluate_images: int = field(default=1000, metadata=FREE)
+    """Pictures that are measured then, against as many real ones."""
+
     keep_checkpoints: int = field(default=3, metadata=FREE)
     """How many of the newest checkpoints to keep. Damaged ones don't count."""
 
@@ -309,10 +355,23 @@ class TrainConfig:
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
 
+    @property
+    def images_a_step(self) -> int:
+        """Real pictures that a step takes, over all processes: a batch for each update of D. For a resolved request."""
+        assert self.data.batch_size is not None, "the configuration is not resolved"
+        return self.data.batch_size * self.recipe.d_steps
+
+    @property
+    def parts_a_step(self) -> int:
+        """Parts that a step's pictures are taken in, one after the other: micro-batches of D's updates."""
+        return self.recipe.d_steps * self.recipe.accumulate
+
     def _check(self) -> None:
         at_least_one = {
             "--batch-size": self.data.batch_size,
             "--accumulate": self.recipe.accumulate,
+            "--d-steps": self.recipe.d_steps,
+            "--r1-every": self.recipe.r1_every,
             "--data-threads": self.data.data_threads,
             "--threads": self.execution.threads,
             "--images": self.run.images,
@@ -320,6 +379,7 @@ class TrainConfig:
             "--log-every": self.run.log_every,
             "--sample-every": self.run.sample_every,
             "--checkpoint-every": self.run.checkpoint_every,
+            "--evaluate-every": self.run.evaluate_every,
             "--keep-checkpoints": self.run.keep_checkpoints,
             "--profile-active": self.run.profile_active,
             "--keep-every": self.run.keep_every,
@@ -334,6 +394,8 @@ class TrainConfig:
         ):
             if number < 0:
                 raise ValueError(f"{label} {number}: must be at least 0")
+        if self.run.evaluate_images < FEWEST_EVALUATED:
+            raise ValueError(f"--evaluate-images {self.run.evaluate_images}: must be at least {FEWEST_EVALUATED}")
         if (self.data.data_threads or 1) > MAX_DATA_THREADS:
             raise ValueError(f"--data-threads {self.data.data_threads}: must be at most {MAX_DATA_THREADS:,}")
         if self.run.images is not None and self.run.epochs is not None:
@@ -349,8 +411,9 @@ class TrainConfig:
         if not 1 <= timeout <= 86_400:
             raise ValueError(f"--rank-timeout {timeout}: must be at least 1 second and at most a day")
         recipe = self.recipe
-        if not 0 < recipe.lr < float("inf"):
-            raise ValueError(f"--lr {recipe.lr}: must be above 0")
+        for label, rate in (("--lr", recipe.lr), ("--lr-g", recipe.lr_g), ("--lr-d", recipe.lr_d)):
+            if rate is not None and not 0 < rate < float("inf"):
+                raise ValueError(f"{label} {rate}: must be above 0")
         for label, beta in (("--beta1", recipe.beta1), ("--beta2", recipe.beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{label} {beta}: must be at least 0 and below 1")
@@ -361,6 +424,9 @@ class TrainConfig:
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
         parse_value_range(self.data.value_range)
+        recipe.augmentation()
+        if not 0 <= recipe.r1 < float("inf"):
+            raise ValueError(f"--r1 {recipe.r1}: must be at least 0")
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -378,6 +444,8 @@ class TrainConfig:
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
+            (self.recipe.spectral_norm, "--spectral-norm"),
+            (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
             ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):
             if said:

@@ -23,3 +23,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def free_memory(device: torch.device) -> int:
     """Bytes of a device's own memory that are free; 0 where that is unknown."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a device's own memory; 0 where that is unknown."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0

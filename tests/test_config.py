@@ -119,8 +119,11 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "threads",
         "sample_every",
         "checkpoint_every",
+        "evaluate_every",
         "keep_every",
         "init_from",
+        "lr_g",
+        "lr_d",
     }
 
 
@@ -149,6 +152,7 @@ def test_from_flat_refuses_missing_and_unknown_fields_by_name() -> None:
         from_flat({**values, "weight_decay": 0.1, "colour": "red"})
     del values["lr"], values["beta2"]
     del values["keep_every"]  # free to change: a run from before there was such an option goes on
+    del values["d_steps"]  # not free, but its default is what that run did
     with pytest.raises(ValueError, match=r"lacks lr, beta2$"):
         from_flat(values)
 
@@ -166,9 +170,10 @@ def test_a_run_begun_before_there_was_track_can_be_read(before: bool, now: str) 
     assert from_flat({**values, "tensorboard": before}).run.track == now
 
 
-def test_options_that_are_free_and_newer_than_the_run_have_their_defaults() -> None:
+def test_options_that_are_newer_than_the_run_have_their_defaults() -> None:
     values = {**flat(TrainConfig()), "seed": 5}
     del values["quiet"], values["track"]
+    del values["lr_g"], values["lr_d"], values["d_steps"]
     assert from_flat(values) == TrainConfig(run=RunConfig(seed=5))
 
 
@@ -183,6 +188,11 @@ def test_options_that_are_free_and_newer_than_the_run_have_their_defaults() -> N
 )
 def test_trackers_are_named_with_commas(track: str, names: tuple[str, ...]) -> None:
     assert RunConfig(track=track).trackers() == names
+
+
+def test_augmentations_are_named_with_commas_in_any_order() -> None:
+    assert RecipeConfig(augment="cutout, colour,cutout").augmentation() == ("colour", "cutout")
+    assert RecipeConfig(augment="none").augmentation() == () == RecipeConfig().augmentation()
 
 
 OTHER: dict[str, Any] = {
@@ -200,6 +210,13 @@ OTHER: dict[str, Any] = {
     "objective": "hinge",
     "label_smoothing": 0.2,
     "lr": 0.5,
+    "lr_g": 0.5,
+    "lr_d": 0.5,
+    "d_steps": 2,
+    "augment": "cutout",
+    "spectral_norm": True,
+    "r1": 0.5,
+    "r1_every": 5,
     "beta1": 0.25,
     "beta2": 0.25,
     "batch_norm": "local",
@@ -228,6 +245,8 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "log_every": 5,
     "sample_every": 5,
     "checkpoint_every": 5,
+    "evaluate_every": 5,
+    "evaluate_images": 500,
     "keep_checkpoints": 5,
     "keep_every": 5,
     "track": "none",
@@ -294,6 +313,11 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"exact_ranks": 2, "compile": "on"}, "--exact-ranks 2 does not go with --compile on"),
         ({"exact_ranks": 2, "batch_norm": "local"}, "--exact-ranks 2 does not go with --batch-norm local"),
         ({"exact_ranks": 2, "accumulate": 2}, "--exact-ranks 2 does not go with --accumulate 2"),
+        ({"r1": -1.0}, "--r1 -1.0: must be at least 0"),
+        ({"r1": float("nan")}, "--r1 nan"),
+        ({"r1_every": 0}, "--r1-every 0: must be at least 1"),
+        ({"exact_ranks": 2, "r1": 1.0}, "--exact-ranks 2 does not go with --r1 1.0"),
+        ({"exact_ranks": 2, "spectral_norm": True}, "--exact-ranks 2 does not go with --spectral-norm"),
         ({"exact_ranks": 2, "threads": 2}, "--exact-ranks 2 does not go with --threads 2"),
         ({"seed": -1}, "--seed -1: must be at least 0"),
         ({"seed": 2**63}, f"--seed {2**63}: must be .* below 2"),
@@ -301,6 +325,12 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"lr": -1e-3}, "--lr -0.001: must be above 0"),
         ({"lr": float("inf")}, "--lr inf"),
         ({"lr": float("nan")}, "--lr nan"),
+        ({"lr_g": 0.0}, "--lr-g 0.0: must be above 0"),
+        ({"lr_d": float("inf")}, "--lr-d inf: must be above 0"),
+        ({"d_steps": 0}, "--d-steps 0: must be at least 1"),
+        ({"augment": "color"}, "--augment color: must be colour, translation, cutout, joined by commas, or none"),
+        ({"augment": "none,cutout"}, "--augment none,cutout: must be"),
+        ({"augment": ""}, "--augment : must be"),
         ({"beta1": 1.0}, "--beta1 1.0: must be at least 0 and below 1"),
         ({"beta1": -0.1}, "--beta1 -0.1"),
         ({"beta2": 1.0}, "--beta2 1.0: must be at least 0 and below 1"),

@@ -11,7 +11,7 @@ import torch
 
 from fastdcgan.data.archives.shard_names import names_shards
 from fastdcgan.data.archives.shards import open_shards
-from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.array import ArraySource, DeviceSource, ResizedSource
 from fastdcgan.data.arrays.numpy_folder import NumpyFolderSource, holds_numpy_files
 from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.datasets.celeba import scan_celeba
@@ -26,6 +26,11 @@ from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
 from fastdcgan.data.pack import MAX_DISK_SHARE, PackWriteError, open_packed
 from fastdcgan.data.source import ImageSource
+from fastdcgan.data.tables.hdf5 import is_hdf5, open_hdf5
+from fastdcgan.data.tables.hub import PREFIX as HUB_PREFIX
+from fastdcgan.data.tables.hub import open_hub
+from fastdcgan.data.tables.lmdb_folder import is_lmdb, open_lmdb
+from fastdcgan.data.tables.parquet import open_parquet, parquet_files
 from fastdcgan.device import free_memory, has_own_memory
 from fastdcgan.gan.architecture import Resolution
 from fastdcgan.storage.printable import printable
@@ -131,6 +136,8 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
         return _ARRAY_DATASETS[spec](None, **options.form)
     if spec in _FILE_DATASETS:
         return _with_decoder(_FILE_DATASETS[spec](options.on_progress), options, to_pack=to_pack)
+    if spec.startswith(HUB_PREFIX):
+        return _with_decoder(open_hub(spec, options.on_progress), options, to_pack=to_pack)
     path = _path_of_spec(spec)
     if names_shards(spec) and not (holds_idx(path) or holds_cifar10(path)):
         shards = open_shards(spec, options.on_progress)
@@ -151,9 +158,22 @@ def _open(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
     if path.name == spec and not path.exists():
         named = ", ".join((*_FILE_DATASETS, *_ARRAY_DATASETS))
         raise ValueError(f"no such folder: {printable(spec)}; named sets are {named}")
+    table = _open_table(path, options)
+    if table is not None:
+        return table if isinstance(table, ResizedSource) else _with_decoder(table, options, to_pack=to_pack)
     if holds_numpy_files(path):
         return NumpyFolderSource(path, **options.form, value_range=options.value_range)
     return _with_decoder(scan_folder(path, options.on_progress), options, to_pack=to_pack)
+
+
+def _open_table(path: Path, options: _Options) -> ResizedSource | EncodedPictures | None:
+    """The pictures of another library's table; None for what is none."""
+    if is_lmdb(path):
+        return open_lmdb(path, options.on_progress)
+    if is_hdf5(path):
+        return open_hdf5(path, **options.form, value_range=options.value_range, on_progress=options.on_progress)
+    files = parquet_files(path)
+    return open_parquet(path, files, options.on_progress) if files else None
 
 
 def _path_of_spec(spec: str) -> Path:

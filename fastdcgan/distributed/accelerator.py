@@ -150,7 +150,12 @@ def default_threads() -> int:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if said.isdecimal() and int(said) > 0 and not (launched and said == "1"):
         return int(said)
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, usable_cores() // local_processes())
+
+
+def local_processes() -> int:
+    """How many processes of this run are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _check_device(request: ExecutionConfig, world_size: int) -> None:

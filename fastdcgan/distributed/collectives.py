@@ -31,16 +31,23 @@ def broadcast_object(accelerator: Accelerator, value: T) -> T:
     return values[0]
 
 
+def patient_group(accelerator: Accelerator) -> distributed.ProcessGroup | None:
+    """All processes, for barriers that wait for `PREPARATION` instead of `--rank-timeout`; None for a single one."""
+    if accelerator.num_processes == 1:
+        return None
+    return cast(distributed.ProcessGroup, distributed.new_group(timeout=PREPARATION, backend="gloo"))
+
+
 @contextmanager
 def local_main_process_first(accelerator: Accelerator) -> Iterator[None]:
     """One process of each machine runs the block first, then the others, which find its work done. All leave together.
 
     Unlike Accelerate's own, it waits for `PREPARATION` instead of `--rank-timeout`: preparing data may take long.
     """
-    if accelerator.num_processes == 1:
+    patient = patient_group(accelerator)
+    if patient is None:
         yield
         return
-    patient = cast(distributed.ProcessGroup, distributed.new_group(timeout=PREPARATION, backend="gloo"))
     if not accelerator.is_local_main_process:
         distributed.barrier(patient)
     yield

@@ -9,10 +9,11 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan.config import UNKNOWN_DATA, TrainConfig, parse_value_range
+from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, TrainConfig, parse_value_range
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
+from fastdcgan.evaluation.best import find_best, write_best
 from fastdcgan.evaluation.extractors import Extractor, ExtractorName, open_extractor
 from fastdcgan.evaluation.features import RealSide, generated_features, real_features
 from fastdcgan.evaluation.records import Evaluation, append_evaluations
@@ -27,9 +28,6 @@ from fastdcgan.runs.generate import load_generator
 
 OnStage = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is, and of how much."""
-
-FEWEST = 50
-"""Pictures that can be measured: of fewer every figure is noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +50,8 @@ class Request:
 
     def check(self) -> None:
         """Raises ValueError for a number that is out of range."""
-        if self.images < FEWEST:
-            raise ValueError(f"--images {self.images}: must be at least {FEWEST}")
+        if self.images < FEWEST_EVALUATED:
+            raise ValueError(f"--images {self.images}: must be at least {FEWEST_EVALUATED}")
         if self.repeats < 1:
             raise ValueError(f"--repeats {self.repeats}: must be at least 1")
         if self.seed < 0:
@@ -86,8 +84,10 @@ def evaluate_run(
     if request.data is None and read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         say("changed   these are not, file for file, the pictures that the run was trained on, or not decoded as then")
     count = min(request.images, len(source))
-    if count < FEWEST:
-        raise ValueError(f"{source.origin}: {count} pictures are too few to measure distances to: at least {FEWEST}")
+    if count < FEWEST_EVALUATED:
+        raise ValueError(
+            f"{source.origin}: {count} pictures are too few to measure distances to: at least {FEWEST_EVALUATED}"
+        )
     few = f": all there are, fewer than --images {request.images:,}" if count < request.images else ""
     say(f"real      {f'{count:,} of ' if count < len(source) else ''}{source.description}{few}")
     real = real_features(
@@ -102,6 +102,12 @@ def evaluate_run(
         evaluations += _evaluate_checkpoint(run, named, request, extractor, real, say, on_stage)
     with converting_write_errors(folder.evaluations):
         append_evaluations(folder.evaluations, evaluations)
+        if request.checkpoint == "all":
+            of_shown = [one for one in evaluations if one.weights == evaluations[0].weights]
+            best = find_best(of_shown)
+            assert best is not None
+            write_best(folder, best)
+            say(f"best      step {best.step:,}: {best.metric}: {best.value:.4f} (generate --checkpoint best)")
     return evaluations, extractor
 
 

@@ -74,7 +74,7 @@ def open_extractor(name: ExtractorName, device: torch.device, inception_weights:
     return _efficientnet(device)
 
 
-def check_installed() -> None:
+def check_weights_installed() -> None:
     """Raises ValueError, naming the extra, if EfficientNet-Lite0's weights are missing."""
     _efficientnet_file()
 

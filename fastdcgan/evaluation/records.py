@@ -68,6 +68,15 @@ class Evaluation:
         )
 
 
+def describe_evaluation(one: Evaluation) -> str:
+    """The figures in a line, and what they took."""
+    frechet = f"{one.frechet_label} {one.frechet:.2f}, " if one.frechet is not None else ""
+    return (
+        f"{frechet}{one.kernel_label} {one.kernel:.4f}, precision {one.precision:.2f}, recall {one.recall:.2f} "
+        f"at step {one.step:,} ({one.pictures:,} pictures, {one.weights} weights, {one.seconds:.0f} s)"
+    )
+
+
 def append_evaluations(path: Path, evaluations: Iterable[Evaluation]) -> None:
     """Add lines. Raises OSError."""
     with open_to_append(path) as file:
@@ -101,7 +110,10 @@ def read_evaluations(path: Path) -> tuple[list[Evaluation], int]:
 def forget_later_steps(path: Path, step: int) -> None:
     """Remove the lines past a step, from which on the run is repeated. Raises ValueError and OSError."""
     if path.exists():
-        found, _ = read_evaluations(path)
+        try:
+            found, _ = read_evaluations(path)
+        except ValueError as error:
+            raise ValueError(f"{path} can't be read: {error}") from error
         write_replacing(path, "".join(_line(one) for one in found if one.step <= step))
 
 

@@ -21,8 +21,10 @@ from fastdcgan.gan.step import (
     TrainState,
     discriminator_loss,
     frozen,
+    generate,
     generator_loss,
     optimizer_step,
+    updates_of_discriminator,
 )
 
 
@@ -39,19 +41,24 @@ class MicroBatched(nn.Module):
         return torch.cat([self.network(x_b) for x_b in x.chunk(self.count)])
 
 
-def accumulated_train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+def accumulated_train_step(
+    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None
+) -> StepMetrics:
     """One iteration as `step.train_step`, in `state.accumulate` micro-batches; metrics are means over them.
 
     Args:
         state: networks and optimizers; changed in place. `call_generator` takes the whole batch.
-        real_BCHW: real pictures in [-1, 1]; B is a multiple of the number of micro-batches.
+        real_BCHW: real pictures in [-1, 1]; those of each of D's updates are a multiple of the micro-batches.
         z_BL: standard normal noise.
+        draws_BN: as there.
     """
-    assert len(real_BCHW) % state.accumulate == 0, (real_BCHW.shape, state.accumulate)
-    with state.autocast(), profiler_range(ranges.GENERATOR):
-        fake_BCHW = state.call_generator(z_BL)
-    metrics_d = _update_discriminator(state, real_BCHW, fake_BCHW.detach())
-    losses_g = _update_generator(state, fake_BCHW)
+    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+        assert len(update.real) % state.accumulate == 0, (update.real.shape, state.accumulate)
+        state.discriminator.before_update()
+        with state.autocast():
+            fake_bCHW = generate(state, update)
+        metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach())
+    losses_g = _update_generator(state, fake_bCHW)
     with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)

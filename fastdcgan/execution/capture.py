@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from fastdcgan import private_torch
 from fastdcgan.execution.accumulate import mean_probability
 from fastdcgan.gan.ranges import CAPTURED_STEP, profiler_range
-from fastdcgan.gan.step import StepMetrics, TrainState, discriminator_loss, generator_loss
+from fastdcgan.gan.step import (
+    StepMetrics,
+    TrainState,
+    as_discriminator_sees,
+    chunks,
+    discriminator_loss,
+    generator_loss,
+    updates_of_discriminator,
+)
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class AdamState(NamedTuple):
@@ -57,8 +67,8 @@ class CapturedStep:
         self._generator = _without_batch_counters(state.generator)
         self._discriminator = _without_batch_counters(state.discriminator)
         self._counters = (
-            _BatchCounter(state.generator, passes=state.accumulate),
-            _BatchCounter(state.discriminator, passes=3 * state.accumulate),
+            _BatchCounter(state.generator, passes=state.d_steps * state.accumulate),
+            _BatchCounter(state.discriminator, passes=(2 * state.d_steps + 1) * state.accumulate),
         )
         on_cuda = next(state.generator.parameters()).device.type == "cuda"
         self._graph = torch.compile(
@@ -71,27 +81,33 @@ class CapturedStep:
         # The next replay of a CUDA graph overwrites the tensors that the last one returned.
         self._copy: Callable[[Tensor], Tensor] = torch.clone if on_cuda else lambda metrics: metrics
 
-    def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+    def __call__(self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> StepMetrics:
         """As `train_step`."""
         adam_g, adam_d = _adam_state(self._state.optimizer_g), _adam_state(self._state.optimizer_d)
         with private_torch.autograd_in_graphs(), profiler_range(CAPTURED_STEP):
-            metrics = self._graph(real_BCHW, z_BL, adam_g, adam_d)
+            metrics = self._graph(real_BCHW, z_BL, draws_BN, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
         return StepMetrics(*self._copy(metrics).unbind())
 
-    def _iteration(self, real_BCHW: Tensor, z_BL: Tensor, adam_g: AdamState, adam_d: AdamState) -> Tensor:
+    def _iteration(
+        self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None, adam_g: AdamState, adam_d: AdamState
+    ) -> Tensor:
         """`train_step`, or `accumulated_train_step`, in operators that trace. Returns the metrics as a tensor [4]."""
         G, D, state = self._generator, self._discriminator, self._state
-        with state.autocast():
-            fakes_bCHW = [G(z_bL) for z_bL in z_BL.chunk(state.accumulate)]
-        gradients_d, gradients_g, metrics = [], [], []
-        for real_bCHW, fake_bCHW in zip(real_BCHW.chunk(state.accumulate), fakes_bCHW, strict=True):
+        for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+            D.before_update()
+            of_fakes = zip(update.z.chunk(state.accumulate), chunks(update.draws, state.accumulate), strict=True)
             with state.autocast():
-                loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
-            gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
-            metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
-        _adam_step(D, gradients_d, adam_d, state.optimizer_d, state.all_reduce_dtype)
+                fakes_bCHW = [as_discriminator_sees(state, G(z_bL), draws_bN) for z_bL, draws_bN in of_fakes]
+            gradients_d, metrics = [], []
+            for real_bCHW, fake_bCHW in zip(update.real.chunk(state.accumulate), fakes_bCHW, strict=True):
+                with state.autocast():
+                    loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
+                gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
+                metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
+            _adam_step(D, gradients_d, adam_d, state.optimizer_d, state.all_reduce_dtype)
+        gradients_g = []
         for fake_bCHW, metrics_b in zip(fakes_bCHW, metrics, strict=True):
             with state.autocast():  # a new context, which casts D's updated weights
                 loss_g = generator_loss(D, fake_bCHW, state.objective)
@@ -113,7 +129,7 @@ def _adam_step(
     `optimizer.step()` doesn't trace; these are its operations and its hyperparameters.
     """
     parameters: list[Tensor] = list(network.parameters())
-    gradients = _all_reduce_mean(_mean_gradients(gradients_of_micro_batches), all_reduce_dtype)
+    gradients = all_reduce_mean(_mean_gradients(gradients_of_micro_batches), all_reduce_dtype)
     options = optimizer.param_groups[0]
     beta1, beta2 = options["betas"]
     with torch.no_grad():
@@ -143,7 +159,7 @@ def _mean_gradients(gradients_of_micro_batches: list[tuple[Tensor, ...]]) -> lis
     return [sum(gradients[1:], gradients[0]) / count for gradients in zip(*gradients_of_micro_batches, strict=True)]
 
 
-def _all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
+def all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
     """The mean over all processes, in one all-reduce of this dtype; None: of the gradients' own."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return gradients
@@ -183,7 +199,7 @@ def _adam_state(optimizer: torch.optim.Optimizer) -> AdamState:
     return adam
 
 
-def _without_batch_counters(network: nn.Module) -> nn.Module:
+def _without_batch_counters(network: Network) -> Network:
     """A copy of a network that shares its parameters and statistics; its BatchNorms don't count their batches."""
     shared: Iterable[Tensor] = chain(network.parameters(), network.buffers())
     shallow = copy.deepcopy(network, memo={id(tensor): tensor for tensor in shared})

@@ -6,16 +6,17 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution import exact_sums
 from fastdcgan.execution.accumulate import MicroBatched, accumulated_train_step
 from fastdcgan.execution.allocator import keep_freed_memory
-from fastdcgan.execution.capture import CapturedStep
+from fastdcgan.execution.capture import CapturedStep, all_reduce_mean
 from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
 from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.execution.stacked import StackedDiscriminator
+from fastdcgan.gan.gradient_penalty import GradientPenalty
 from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective, objective
 from fastdcgan.gan.step import (
@@ -36,8 +37,8 @@ INSTALL_KERNELS: dict[KernelName, Callable[[nn.Module], int]] = {
 }
 """Each replaces layers of a network in place and returns how many."""
 
-TakeStep = Callable[[Tensor, Tensor], StepMetrics]
-"""(real_BCHW, z_BL) to metrics: `train_step` of a certain state."""
+TakeStep = Callable[..., StepMetrics]
+"""(real_BCHW, z_BL), and draws_BN where there is an augmentation, to metrics: `train_step` of a certain state."""
 
 
 def _identity(network: nn.Module) -> nn.Module:
@@ -47,7 +48,7 @@ def _identity(network: nn.Module) -> nn.Module:
 def prepare(
     plan: Plan,
     generator: nn.Module,
-    discriminator: nn.Module,
+    discriminator: Discriminator,
     recipe: RecipeConfig,
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module] = _identity,
@@ -67,7 +68,14 @@ def prepare(
     """
     _configure_process(plan)
     for network in (generator, discriminator):
-        _configure_network(plan, network, device)
+        _place(plan, network, device)
+    optimizer_d = _adam(plan, discriminator, recipe, recipe.lr_d)
+    penalty = None
+    if recipe.r1:  # before layers are replaced by ours, which have no second derivative
+        reduce = partial(all_reduce_mean, dtype=all_reduce_dtype)
+        penalty = GradientPenalty(discriminator, optimizer_d, recipe.r1, recipe.r1_every, reduce)
+    for network in (generator, discriminator):
+        _install_layers(plan, network)
     if plan.capture:
         wrap = _identity
     called_generator, called_discriminator = _compiled(plan, generator), _compiled(plan, discriminator)
@@ -75,7 +83,7 @@ def prepare(
         called_generator = MicroBatched(called_generator, recipe.accumulate)
     call_discriminator = called_discriminator
     if plan.stacked:
-        call_discriminator = StackedDiscriminator(cast(Discriminator, discriminator))
+        call_discriminator = StackedDiscriminator(discriminator)
     return TrainState(
         generator=generator,
         discriminator=discriminator,
@@ -83,14 +91,17 @@ def prepare(
         call_discriminator=wrap(call_discriminator),
         discriminate=discriminate_in_one_call if plan.stacked else discriminate_in_two_calls,
         call_frozen_discriminator=called_discriminator,
-        optimizer_g=_adam(plan, generator, recipe),
-        optimizer_d=_adam(plan, discriminator, recipe),
+        optimizer_g=_adam(plan, generator, recipe, recipe.lr_g),
+        optimizer_d=optimizer_d,
         scaler_g=_scaler(plan, device),
         scaler_d=_scaler(plan, device),
         autocast=_autocast(plan.precision, device),
         objective=_objective(plan, recipe),
         all_reduce_dtype=all_reduce_dtype,
         accumulate=recipe.accumulate,
+        d_steps=recipe.d_steps,
+        augmentation=recipe.augmentation(),
+        penalty=penalty,
     )
 
 
@@ -112,9 +123,12 @@ def _configure_process(plan: Plan) -> None:
         torch.set_num_threads(plan.threads)
 
 
-def _configure_network(plan: Plan, network: nn.Module, device: torch.device) -> None:
+def _place(plan: Plan, network: nn.Module, device: torch.device) -> None:
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def _install_layers(plan: Plan, network: nn.Module) -> None:
     for name in plan.kernels:
         INSTALL_KERNELS[name](network)
     if plan.shares:
@@ -128,10 +142,10 @@ def _compiled(plan: Plan, network: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(network, backend=plan.backend, fullgraph=True, dynamic=False))
 
 
-def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig) -> torch.optim.Adam:
+def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig, own_lr: float | None) -> torch.optim.Adam:
     return torch.optim.Adam(
         network.parameters(),
-        lr=recipe.lr,
+        lr=recipe.lr if own_lr is None else own_lr,
         betas=(recipe.beta1, recipe.beta2),
         fused=plan.fused_adam,
         capturable=plan.replay,

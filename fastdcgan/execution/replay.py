@@ -72,7 +72,7 @@ class ReplayedStep:
     def __init__(
         self,
         state: TrainState,
-        take_step: Callable[[TrainState, Tensor, Tensor], StepMetrics],
+        take_step: Callable[..., StepMetrics],
         make_graph: Callable[[], Graph] = CudaGraph,
     ) -> None:
         assert not state.scaler_d.is_enabled() and not state.scaler_g.is_enabled(), "a gradient scaler is not replayed"
@@ -81,19 +81,19 @@ class ReplayedStep:
         self._make_graph = make_graph
         self._graph: Graph | None = None
 
-    def __call__(self, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
+    def __call__(self, *inputs: Tensor) -> StepMetrics:
         """As `train_step`."""
         # Loading a checkpoint replaces tensors of the optimizers.
         if self._graph is None or self._addresses != self._current_addresses():
-            self._graph = self._record(real_BCHW, z_BL)
-        assert (real_BCHW.shape, z_BL.shape) == (self._real_BCHW.shape, self._z_BL.shape), "recorded for another shape"
-        self._real_BCHW.copy_(real_BCHW, non_blocking=True)
-        self._z_BL.copy_(z_BL, non_blocking=True)
+            self._graph = self._record(*inputs)
+        assert [x.shape for x in inputs] == [x.shape for x in self._inputs], "recorded for another shape"
+        for static, current in zip(self._inputs, inputs, strict=True):
+            static.copy_(current, non_blocking=True)
         self._graph.replay()
         return StepMetrics(*self._metrics.clone().unbind())  # the next replay overwrites them
 
-    def _record(self, real_BCHW: Tensor, z_BL: Tensor) -> Graph:
-        self._real_BCHW, self._z_BL = real_BCHW.clone(), z_BL.clone()
+    def _record(self, *inputs: Tensor) -> Graph:
+        self._inputs = [tensor.clone() for tensor in inputs]
         before = {id(tensor): tensor.clone() for tensor in self._tensors()}
         graph = self._make_graph()
         for _ in range(WARM_UP_STEPS):
@@ -106,7 +106,7 @@ class ReplayedStep:
         return graph
 
     def _iteration(self) -> Tensor:
-        return torch.stack([metric.float() for metric in self._take_step(self._state, self._real_BCHW, self._z_BL)])
+        return torch.stack([metric.float() for metric in self._take_step(self._state, *self._inputs)])
 
     def _tensors(self) -> Iterator[Tensor]:
         """All that a step changes, in place."""

@@ -16,14 +16,22 @@ class StackedDiscriminator(nn.Module):
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
-        self.layers = discriminator.layers
+        self.layers = StackedLayers(*discriminator.layers)
+        self._call_layers = discriminator.call_layers
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
         """[2B, C, H, W] in [-1, 1] to logits [2B]."""
-        x = pictures_BCHW
-        for layer in self.layers:
+        return self._call_layers(self.layers, pictures_BCHW).flatten()
+
+
+class StackedLayers(nn.Sequential):
+    """D's layers, on two concatenated batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[2B, C, H, W] to [2B, ...]."""
+        for layer in self:
             if isinstance(layer, SyncBatchNorm2d | ExactBatchNorm2d | ExactConv2d):
                 x = layer(x, batches=2)
             else:
                 x = normalise_each(layer, x, batches=2 if isinstance(layer, nn.BatchNorm2d) else 1)
-        return x.flatten()
+        return x

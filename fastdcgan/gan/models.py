@@ -4,7 +4,7 @@ Radford, Metz & Chintala 2016, "Unsupervised Representation Learning with Deep C
 section 3, with the discriminator's sigmoid moved into the loss.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +35,21 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures to logits: strided convolutions with LeakyReLU 0.2; BatchNorm after all but the first and the last."""
+    """Pictures to logits: strided convolutions with LeakyReLU 0.2; BatchNorm after all but the first and the last.
 
-    def __init__(self, arch: Architecture) -> None:
+    Args:
+        arch: the layers.
+        normalise: makes what is in BatchNorm's places, for a number of channels.
+    """
+
+    def __init__(self, arch: Architecture, normalise: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         first, *hidden, last = arch.discriminator
         self.layers = nn.Sequential(
             _conv(nn.Conv2d, first),
             nn.LeakyReLU(0.2, inplace=True),
             *_flatten(
-                (_conv(nn.Conv2d, spec), nn.BatchNorm2d(spec.out_channels), nn.LeakyReLU(0.2, inplace=True))
+                (_conv(nn.Conv2d, spec), normalise(spec.out_channels), nn.LeakyReLU(0.2, inplace=True))
                 for spec in hidden
             ),
             _conv(nn.Conv2d, last),
@@ -52,8 +57,27 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures_BCHW: Tensor) -> Tensor:
         """Pictures [B, C, H, W] in [-1, 1] to logits [B]: above 0 for real. Their sigmoid is the probability."""
-        logits_B: Tensor = self.layers(pictures_BCHW).flatten()
-        return logits_B
+        return self.call_layers(self.layers, pictures_BCHW).flatten()
+
+    def call_layers(self, layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
+        """What these layers, which are D's own under the same names, make of pictures or a batch of them."""
+        y_BCHW: Tensor = layers(x_BCHW)
+        return y_BCHW
+
+    def before_update(self) -> None:
+        """To be called before each update of D. Here it does nothing."""
+
+
+class Shift(nn.Module):
+    """What BatchNorm adds to a channel, alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to the same."""
+        return x_BCHW + self.bias[:, None, None]
 
 
 def initialise(module: nn.Module, seed: int) -> None:
@@ -70,10 +94,12 @@ def initialise(module: nn.Module, seed: int) -> None:
             nn.init.zeros_(child.bias)
 
 
-def build(arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
+def build(
+    arch: Architecture, seed: int, make_discriminator: Callable[[Architecture], Discriminator] = Discriminator
+) -> tuple[Generator, Discriminator]:
     """G and D, initialised, on the CPU, fp32, contiguous. The global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):  # PyTorch's own default initialisation draws from it
-        generator, discriminator = Generator(arch), Discriminator(arch)
+        generator, discriminator = Generator(arch), make_discriminator(arch)
     for position, network in enumerate((generator, discriminator)):
         initialise(network, int(rng(seed, Stream.WEIGHTS, position).integers(2**63)))
     return generator, discriminator

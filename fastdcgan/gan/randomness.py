@@ -22,6 +22,7 @@ class Stream(IntEnum):
     GENERATE = 5
     EVALUATE = 6
     EVALUATE_REAL = 7
+    AUGMENT = 8
 
 
 def rng(seed: int, stream: Stream, position: int = 0) -> np.random.Generator:
@@ -35,6 +36,16 @@ def rng(seed: int, stream: Stream, position: int = 0) -> np.random.Generator:
     # The seed is always two 32-bit words: SeedSequence concatenates the words of its integers, so a long seed would
     # else equal a short seed with another stream.
     return np.random.default_rng(np.random.SeedSequence((seed & 0xFFFFFFFF, seed >> 32, stream, position)))
+
+
+def uniform(seed: int, stream: Stream, position: int, count: int, numbers: int) -> Tensor:
+    """Uniform numbers in [0, 1): [count, numbers], fp32, on the CPU; the first rows don't depend on `count`.
+
+    They are multiples of 2**-14: so their product with a whole number up to 1,024 is not rounded, and what is chosen by
+    it is the same in any arithmetic.
+    """
+    drawn = rng(seed, stream, position).integers(2**14, size=(count, numbers), dtype=np.int32)
+    return torch.from_numpy(drawn.astype(np.float32) / np.float32(2**14))
 
 
 def latents(seed: int, stream: Stream, position: int, count: int, latent_dim: int) -> Tensor:

@@ -13,6 +13,7 @@ from fastdcgan.private_torch import profiler_is_active, record_operator
 
 DATA_WAIT = "data wait"
 NOISE = "noise"
+AUGMENTATION = "augmentation"
 GENERATOR = "generator"
 DISCRIMINATOR_REAL = "discriminator real"
 DISCRIMINATOR_FAKE = "discriminator fake"
@@ -26,6 +27,7 @@ GENERATOR_LOSS = "generator loss"
 
 BACKWARD_G = "backward G"
 OPTIMIZER_G = "optimizer G"
+PENALTY = "gradient penalty"
 CAPTURED_STEP = "captured step"
 """The whole iteration, where it is one graph."""
 
@@ -37,6 +39,7 @@ CHECKPOINT = "checkpoint"
 ALL_RANGES = (
     DATA_WAIT,
     NOISE,
+    AUGMENTATION,
     GENERATOR,
     DISCRIMINATOR_REAL,
     DISCRIMINATOR_FAKE,
@@ -46,6 +49,7 @@ ALL_RANGES = (
     GENERATOR_LOSS,
     BACKWARD_G,
     OPTIMIZER_G,
+    PENALTY,
     CAPTURED_STEP,
     ALL_REDUCE,
     METRICS,

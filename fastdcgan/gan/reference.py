@@ -15,6 +15,7 @@ come to look like the real ones.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 # --- The layers -------------------------------------------------------------------------------------------------------
 #
@@ -140,6 +141,32 @@ class Discriminator(nn.Module):
         return logits_B
 
 
+class Shift(nn.Module):
+    """A number added to each channel: all that is left of BatchNorm in a D with spectral normalisation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to the same."""
+        return x_BCHW + self.bias.reshape(1, -1, 1, 1)
+
+
+def normalise_spectrally(discriminator: Discriminator) -> None:
+    """Spectral normalisation (Miyato et al. 2018): each weight is divided by its largest singular value.
+
+    No layer can then stretch the difference between two pictures: D is steep nowhere. BatchNorm would undo it, as its
+    result does not depend on a weight's scale; so it is replaced by its shift alone. To be called after `initialise`.
+    """
+    layers = discriminator.layers
+    for number, layer in enumerate(layers):
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[number] = Shift(layer.num_features)
+        elif isinstance(layer, nn.Conv2d):
+            parametrizations.spectral_norm(layer)
+
+
 def initialise(network: nn.Module) -> None:
     """Begin small: convolutions from N(0, 0.02), BatchNorm's scale from N(1, 0.02), BatchNorm's shift at 0."""
     for module in network.modules():
@@ -150,9 +177,12 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def adam(network: nn.Module) -> torch.optim.Adam:
-    """Adam as DCGAN uses it. Its usual beta1 of 0.9 looks too far back: the opponent has changed since."""
-    return torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+def adam(network: nn.Module, lr: float = 2e-4) -> torch.optim.Adam:
+    """Adam as DCGAN uses it. Its usual beta1 of 0.9 looks too far back: the opponent has changed since.
+
+    The two networks may learn at different rates (the two time-scale update rule, Heusel et al. 2017).
+    """
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(0.5, 0.999))
 
 
 # --- What each network wants ------------------------------------------------------------------------------------------
@@ -197,6 +227,49 @@ def loss_g(objective: str, logits_fake_B: Tensor) -> Tensor:
     raise ValueError(f"unknown objective {objective!r}")
 
 
+# --- What D sees ------------------------------------------------------------------------------------------------------
+
+
+def augment(pictures_BCHW: Tensor, uniform_BN: Tensor, names: tuple[str, ...]) -> Tensor:
+    """DiffAugment (Zhao et al. 2020): each picture changed at random, so that D can't learn the real ones by heart.
+
+    Every operation has a gradient, and G's pictures are changed in the same ways: so G learns through the change, and
+    does not learn to draw it.
+
+    Args:
+        pictures_BCHW: real or fake, in [-1, 1].
+        uniform_BN: seven random numbers in [0, 1) for each.
+        names: colour, translation, cutout, or some of them.
+    """
+    if pictures_BCHW.dtype == torch.bfloat16:
+        pictures_BCHW = pictures_BCHW.float()
+    changed = []
+    for picture_CHW, numbers in zip(pictures_BCHW, uniform_BN.tolist(), strict=True):
+        brightness, saturation, contrast, down, right, top, left = numbers
+        _, height, width = picture_CHW.shape
+        if "colour" in names:
+            picture_CHW = picture_CHW + (brightness - 0.5)
+            grey = picture_CHW.mean(dim=0, keepdim=True)
+            picture_CHW = grey + (picture_CHW - grey) * (2 * saturation)
+            mean = picture_CHW.mean()
+            picture_CHW = mean + (picture_CHW - mean) * (contrast + 0.5)
+        if "translation" in names:
+            # Up to an eighth of the side, in whole pixels. What comes in from outside is 0.
+            y, x = round(height / 8), round(width / 8)
+            dy, dx = int(down * (2 * y + 1)) - y, int(right * (2 * x + 1)) - x
+            padded = F.pad(picture_CHW, (x, x, y, y))
+            picture_CHW = padded[:, y - dy : y - dy + height, x - dx : x - dx + width]
+        if "cutout" in names:
+            # A window of half the side, wherever its centre falls, is 0.
+            h, w = round(height / 2), round(width / 2)
+            y, x = int(top * (height + 1 - h % 2)) - h // 2, int(left * (width + 1 - w % 2)) - w // 2
+            mask = torch.ones_like(picture_CHW)
+            mask[:, max(0, y) : y + h, max(0, x) : x + w] = 0
+            picture_CHW = picture_CHW * mask
+        changed.append(picture_CHW)
+    return torch.stack(changed)
+
+
 # --- One step ---------------------------------------------------------------------------------------------------------
 
 
@@ -209,42 +282,63 @@ def train_step(
     z_BL: Tensor,
     objective: str = "bce",
     label_smoothing: float = 0.0,
+    d_steps: int = 1,
+    augmentation: tuple[str, ...] = (),
+    uniform_BN: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One iteration: D learns from a batch of real and a batch of G's pictures, then G learns from the better D.
+
+    D may learn several times before G does, as in the first GAN's algorithm 1: each time from other pictures.
 
     Args:
         G: the generator, in training mode.
         D: the discriminator, in training mode.
         optimizer_g: changes G's parameters alone.
         optimizer_d: changes D's parameters alone.
-        real_BCHW: real pictures in [-1, 1].
-        z_BL: standard normal noise. It is an argument so that two implementations can be given the same.
+        real_BCHW: real pictures in [-1, 1]: as many batches as D has steps, one after the other.
+        z_BL: standard normal noise likewise. It is an argument so that two implementations can be given the same.
         objective: bce, minimax, hinge or lsgan.
         label_smoothing: how far below 1 D's target for real pictures lies.
+        d_steps: how often D learns.
+        augmentation: how what D sees is changed (`augment`).
+        uniform_BN: random numbers for it: seven for each real picture, then seven for the fake one beside it.
 
     Returns:
-        loss_d, loss_g, and D's mean probability for real (d_real) and for fake pictures (d_fake) before D's update.
+        loss_d, loss_g, and D's mean probability for real (d_real) and fake pictures (d_fake) before its last update.
     """
-    fake_BCHW = G(z_BL)
-
     # 1. D learns. Real and fake go through D one after the other, each batch with BatchNorm statistics of its own:
     #    mixed in one batch, the statistics themselves would tell D which half is fake.
     #    detach() cuts the fake pictures off from the graph that made them. D's loss shall change D; without the cut,
     #    backward() would run on into G and leave gradients there that *help* D.
-    D.zero_grad()
-    logits_real_B = D(real_BCHW)
-    logits_fake_B = D(fake_BCHW.detach())
-    error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
-    error_d.backward()
-    optimizer_d.step()
+    #    With spectral normalisation a weight in training mode takes a step of the power iteration whenever it is used;
+    #    cached() makes that once an update, for real and fake together.
+    for number, (real_bCHW, z_bL) in enumerate(zip(real_BCHW.chunk(d_steps), z_BL.chunk(d_steps), strict=True)):
+        fake_BCHW = G(z_bL)
+        if augmentation:
+            assert uniform_BN is not None
+            for_real, for_fake = uniform_BN.chunk(d_steps)[number].chunk(2, dim=1)
+            real_bCHW = augment(real_bCHW, for_real, augmentation)
+            fake_BCHW = augment(fake_BCHW, for_fake, augmentation)
+        D.zero_grad()
+        with parametrize.cached():
+            logits_real_B = D(real_bCHW)
+            logits_fake_B = D(fake_BCHW.detach())
+        error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
+        error_d.backward()
+        optimizer_d.step()
 
-    # 2. G learns. The same pictures, not detached this time, judged by the D that has just been updated. backward()
+    # 2. G learns. The last pictures, not detached this time, judged by the D that has just been updated. backward()
     #    goes through D into G. It leaves gradients in D on the way, which nobody asked for: D.zero_grad() above throws
     #    them away in the next step.
+    has_spectral_norm = any(parametrize.is_parametrized(layer) for layer in D.modules())
+    if has_spectral_norm:
+        D.eval()  # no step of the power iteration here; nothing else in such a D depends on the mode
     G.zero_grad()
     error_g = loss_g(objective, D(fake_BCHW))
     error_g.backward()
     optimizer_g.step()
+    if has_spectral_norm:
+        D.train()
 
     return {
         "loss_d": error_d.detach(),
@@ -252,3 +346,33 @@ def train_step(
         "d_real": torch.sigmoid(logits_real_B).mean().detach(),
         "d_fake": torch.sigmoid(logits_fake_B).mean().detach(),
     }
+
+
+def r1_step(
+    D: nn.Module, optimizer_d: torch.optim.Optimizer, real_BCHW: Tensor, gamma: float = 1.0, every: int = 16
+) -> None:
+    """An update of D by the R1 penalty (Mescheder et al. 2018): gamma / 2 times the squared length of D's gradient.
+
+    A D that is flat around real pictures does not drive G past them. One such update, as much stronger, is enough every
+    16 steps (Karras et al. 2020).
+
+    Args:
+        D: the discriminator, in training mode.
+        optimizer_d: changes D's parameters alone.
+        real_BCHW: the step's last real pictures, as D saw them.
+        gamma: weight of the penalty.
+        every: in how many steps it is taken once.
+    """
+    has_spectral_norm = any(parametrize.is_parametrized(layer) for layer in D.modules())
+    if has_spectral_norm:
+        D.eval()  # no step of the power iteration
+    real_BCHW = real_BCHW.detach().requires_grad_()
+    slopes_BCHW = torch.autograd.grad(D(real_BCHW).sum(), real_BCHW, create_graph=True)[0]
+    penalty = gamma / 2 * slopes_BCHW.square().sum(dim=(1, 2, 3)).mean()
+    parameters = list(D.parameters())
+    gradients = torch.autograd.grad(every * penalty, parameters, materialize_grads=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer_d.step()
+    if has_spectral_norm:
+        D.train()

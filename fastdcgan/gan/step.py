@@ -5,7 +5,7 @@ thrown away: 1 of 12 convolution passes), forward passes may run under autocast 
 stay on the device.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,8 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastdcgan.config import AugmentName
 from fastdcgan.gan import ranges
+from fastdcgan.gan.augment import augment
 from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.gradient_penalty import GradientPenalty
+from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.ranges import profiler_range
 
@@ -40,7 +44,7 @@ class TrainState:
     generator: nn.Module
     """The plain module: it owns the parameters, and is what samples and is saved."""
 
-    discriminator: nn.Module
+    discriminator: Discriminator
 
     call_generator: Network
     """The generator as a step calls it: compiled, wrapped in DDP, or the plain module itself."""
@@ -69,6 +73,15 @@ class TrainState:
 
     accumulate: int = 1
     """Micro-batches of a batch (`accumulate.py`)."""
+
+    d_steps: int = 1
+    """D's updates in a step, each with pictures of its own."""
+
+    augmentation: tuple[AugmentName, ...] = ()
+    """How the pictures that D sees are changed (`augment.py`)."""
+
+    penalty: GradientPenalty | None = None
+    """On D's gradient. A step doesn't apply it: `penalise` does, after the step."""
 
     average: MovingAverage | None = None
     """Of the generator. A step doesn't update it: `average.update` does, after the step."""
@@ -117,32 +130,51 @@ def generator_loss(D: Network, fake_BCHW: Tensor, objective: Objective) -> Tenso
         return objective.generator(D(fake_BCHW))
 
 
-def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetrics:
-    """One iteration: D learns from real and fake pictures, then G learns from the updated D.
+class Update(NamedTuple):
+    """What D learns from in one update."""
+
+    real: Tensor
+    """[B, C, H, W], as D sees them."""
+
+    z: Tensor
+    """[B, L], of the fake pictures."""
+
+    draws: Tensor | None
+    """[B, N]: random numbers by which fake pictures are changed before D sees them; None: they aren't."""
+
+    is_last: bool
+    """Of the step: G learns from its fake pictures."""
+
+
+def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> StepMetrics:
+    """One iteration: D learns from real and fake pictures, `state.d_steps` times, then G learns from the updated D.
 
     No random numbers are drawn, and nothing is moved to the host.
 
     Args:
         state: networks and optimizers; changed in place.
-        real_BCHW: real pictures in [-1, 1].
-        z_BL: standard normal noise.
+        real_BCHW: real pictures in [-1, 1]: the batches that D learns from, one after the other.
+        z_BL: standard normal noise likewise. G learns from the last batch's.
+        draws_BN: uniform numbers for the augmentation, if there is one: `augment.NUMBERS` for each real picture, then
+            as many for the fake one.
     """
-    # Autocast caches casts of weights until its context ends. D's weights change between the two phases, so each phase
-    # has its own context: in a common one G would learn from D before its update.
-    with state.autocast():
-        with profiler_range(ranges.GENERATOR):
-            fake_BCHW = state.call_generator(z_BL)
-        loss_d, logits_real_B, logits_fake_B = discriminator_loss(
-            state.call_discriminator, real_BCHW, fake_BCHW.detach(), state.objective, state.discriminate
-        )
-    with profiler_range(ranges.BACKWARD_D):
-        _backward(loss_d, state.optimizer_d, state.scaler_d)
-    with profiler_range(ranges.OPTIMIZER_D):
-        optimizer_step(state.optimizer_d, state.scaler_d)
+    # Autocast caches casts of weights until its context ends. D's weights change between updates, so each phase has its
+    # own context: in a common one G would learn from D before its update.
+    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+        state.discriminator.before_update()
+        with state.autocast():
+            fake_bCHW = generate(state, update)
+            loss_d, logits_real_B, logits_fake_B = discriminator_loss(
+                state.call_discriminator, update.real, fake_bCHW.detach(), state.objective, state.discriminate
+            )
+        with profiler_range(ranges.BACKWARD_D):
+            _backward(loss_d, state.optimizer_d, state.scaler_d)
+        with profiler_range(ranges.OPTIMIZER_D):
+            optimizer_step(state.optimizer_d, state.scaler_d)
 
     with frozen(state.discriminator):
         with state.autocast():
-            loss_g = generator_loss(state.call_frozen_discriminator, fake_BCHW, state.objective)
+            loss_g = generator_loss(state.call_frozen_discriminator, fake_bCHW, state.objective)
         with profiler_range(ranges.BACKWARD_G):
             _backward(loss_g, state.optimizer_g, state.scaler_g)
         with profiler_range(ranges.OPTIMIZER_G):
@@ -155,6 +187,62 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor) -> StepMetric
             logits_real_B.detach().float().sigmoid().mean(),
             logits_fake_B.detach().float().sigmoid().mean(),
         )
+
+
+def updates_of_discriminator(
+    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None
+) -> list[Update]:
+    """What D learns from in a step, update by update."""
+    assert len(real_BCHW) % state.d_steps == 0, (real_BCHW.shape, state.d_steps)
+    draws_of_fake_BN = None
+    if state.augmentation:
+        assert draws_BN is not None, "what D sees is changed by random numbers"
+        draws_of_real_BN, draws_of_fake_BN = draws_BN.chunk(2, dim=1)
+        with profiler_range(ranges.AUGMENTATION):
+            real_BCHW = augment(real_BCHW, draws_of_real_BN, state.augmentation)
+    updates = zip(
+        real_BCHW.chunk(state.d_steps),
+        z_BL.chunk(state.d_steps),
+        chunks(draws_of_fake_BN, state.d_steps),
+        range(state.d_steps),
+        strict=True,
+    )
+    return [Update(real_bCHW, z_bL, draws_bN, n == state.d_steps - 1) for real_bCHW, z_bL, draws_bN, n in updates]
+
+
+def generate(state: TrainState, update: Update) -> Tensor:
+    """G's pictures, as D sees them, under the caller's autocast.
+
+    Only those that G learns from keep what its backward pass needs.
+    """
+    with torch.set_grad_enabled(update.is_last):
+        with profiler_range(ranges.GENERATOR):
+            fake_BCHW = state.call_generator(update.z)
+        return as_discriminator_sees(state, fake_BCHW, update.draws)
+
+
+def as_discriminator_sees(state: TrainState, fake_BCHW: Tensor, draws_BN: Tensor | None) -> Tensor:
+    """Fake pictures, changed by these numbers if there are any."""
+    if draws_BN is None:
+        return fake_BCHW
+    with profiler_range(ranges.AUGMENTATION):
+        return augment(fake_BCHW, draws_BN, state.augmentation)
+
+
+def chunks(tensor: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    """Equal parts of a tensor, or as many None."""
+    return [None] * count if tensor is None else tensor.chunk(count)
+
+
+def penalise(state: TrainState, step: int, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> None:
+    """Update D by the penalty on its gradient, if there is one and it is due after this step, counted from 1.
+
+    The others are the step's inputs.
+    """
+    if state.penalty is not None and state.penalty.is_due(step):
+        with profiler_range(ranges.PENALTY):
+            *_, last = updates_of_discriminator(state, real_BCHW, z_BL, draws_BN)
+            state.penalty.update(last.real, state.accumulate)
 
 
 def _backward(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from fastdcgan.limits.control_groups import control_groups
+
 
 def usable_cores() -> int:
     """Cores that this process may use: those of its affinity, and no more than its control groups' quota of time.
@@ -22,19 +24,7 @@ def _quota_in_cores(root: Path) -> float:
     Args:
         root: of the file system.
     """
-    quotas = [math.inf]
-    with suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            mount = root / "sys/fs/cgroup" / controllers
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            # Within a container the path may be the host's, while only the part below the container's root is there.
-            for folder in (mount / path.lstrip("/"), *(mount / path.lstrip("/")).parents):
-                quotas.append(_quota_of(folder))
-                if folder == mount:
-                    break
-    return min(quotas)
+    return min((_quota_of(group) for group in control_groups(root, "cpu")), default=math.inf)
 
 
 def _quota_of(group: Path) -> float:

@@ -13,6 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
 from torch.utils.tensorboard.summary import image, scalar
 
+from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.telemetry.metrics import Record
 
 TAGS = {
@@ -24,6 +25,19 @@ TAGS = {
     "data_wait_fraction": "speed/data wait fraction",
 }
 """The fields of a record that trackers get, and their names there."""
+
+
+def quality_figures(evaluation: Evaluation) -> dict[str, float]:
+    """The figures of an evaluation that trackers get, by their names there."""
+    figures = {
+        f"quality/{evaluation.kernel_label.partition(', ')[0]}": evaluation.kernel,
+        "quality/precision": evaluation.precision,
+        "quality/recall": evaluation.recall,
+    }
+    if evaluation.frechet is not None:
+        figures[f"quality/{evaluation.frechet_label.partition(', ')[0]}"] = evaluation.frechet
+    return figures
+
 
 _EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
@@ -54,6 +68,12 @@ class TensorBoard:
         values = asdict(record)
         for name, tag in TAGS.items():
             self._add(Event(step=record.step, summary=scalar(tag, values[name])))
+        self._file.flush()
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Add the figures of an evaluation."""
+        for tag, value in quality_figures(evaluation).items():
+            self._add(Event(step=evaluation.step, summary=scalar(tag, value)))
         self._file.flush()
 
     def write_grid(self, grid_CHW: Tensor, step: int) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from fastdcgan.distributed.accelerator import start_tracker
+from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.telemetry.metrics import Record
-from fastdcgan.telemetry.tensorboard import TAGS, TensorBoard
+from fastdcgan.telemetry.tensorboard import TAGS, TensorBoard, quality_figures
 
 SERVICES = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 """Trackers that are other packages; extras of the same names install them."""
@@ -39,6 +40,9 @@ class Tracker(Protocol):
 
     def write(self, record: Record) -> None:
         """Add a record's figures."""
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Add the figures of an evaluation."""
 
     def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
@@ -81,6 +85,11 @@ class Trackers:
         for name, tracker in list(self._active.items()):
             self._drop_on_error(name, partial(tracker.write, record))
 
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Add the figures of an evaluation."""
+        for name, tracker in list(self._active.items()):
+            self._drop_on_error(name, partial(tracker.write_evaluation, evaluation))
+
     def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
         for name, tracker in list(self._active.items()):
@@ -119,6 +128,10 @@ class ServiceTracker:
         """Add a record's figures, under the names that they have in TensorBoard."""
         values = asdict(record)
         self.tracker.log({tag: values[name] for name, tag in TAGS.items()}, step=record.step)
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Add the figures of an evaluation, under the names that they have in TensorBoard."""
+        self.tracker.log(quality_figures(evaluation), step=evaluation.step)
 
     def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""

@@ -13,6 +13,7 @@ from fastdcgan.data.source import (
     is_passed_over,
 )
 from fastdcgan.distributed.launcher import launch_command, overruled_settings
+from fastdcgan.evaluation.best import known_best
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
@@ -43,13 +44,14 @@ def announce(run: Run, display: Display) -> None:
     display.say(f"device    {accelerator.device}{ranks}{threads}")
     announce_idle_devices(run, display)
     announce_plan(run, display)
-    batch = cast(int, run.config.data.batch_size)
+    batch, taken, d_steps = cast(int, run.config.data.batch_size), run.config.images_a_step, run.config.recipe.d_steps
+    for_each = f" for each of D's {d_steps} updates" if d_steps > 1 else ""
     display.say(
-        f"budget    {schedule.total * batch:,} images: {schedule.total:,} steps of {batch}, "
+        f"budget    {schedule.total * taken:,} images: {schedule.total:,} steps of {batch}{for_each}, "
         f"{schedule.total / schedule.per_epoch:.1f} epochs"
     )
     if run.state.average is not None:
-        most = half_life(run.state.average.decay) * batch
+        most = half_life(run.state.average.decay) * taken
         display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
     display.say(f"output    {run.folder.path}")
     for line in describe_ancestor(run.ancestor, run.config) if run.ancestor else ():
@@ -83,6 +85,9 @@ def announce_end(run: Run, display: Display) -> None:
     display.say(f"See what happened:  {folder.report}")
     if config.run.profile:
         display.say(f"Look at the profile: open {folder.profile / 'trace.json.gz'} at https://ui.perfetto.dev")
+    if best := known_best(folder, run.schedule.total):
+        display.say(f"Best checkpoint:    of step {best.step:,} ({best.metric}: {best.value:.4f})")
+        display.say(f"                    fastdcgan generate {folder.path} --checkpoint best")
     display.say(f"Make new pictures:  fastdcgan generate {folder.path} --count 64 --out grid.png")
     if config.data.data == "faces":
         display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")

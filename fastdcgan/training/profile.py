@@ -86,8 +86,7 @@ def _with_changes(begun: TrainConfig, request: TrainConfig) -> TrainConfig:
 
 
 def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: list[Path]) -> Path:
-    run, batch = config.run, config.data.batch_size
-    assert batch is not None, "the configuration is not resolved"
+    run = config.run
     check_writable(RunFolder(folder.profile))
     aside = RunFolder(folder.profile / ".run")
     last = start_step + run.profile_wait + run.profile_warmup + run.profile_active
@@ -96,11 +95,12 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
         run=replace(
             run,
             out=aside.path,
-            images=(last + 1) * batch,  # the last step of all writes samples and a checkpoint
+            images=(last + 1) * config.images_a_step,  # the last step of all writes samples and a checkpoint
             epochs=None,
             resume="auto",
             sample_every=_NEVER,
             checkpoint_every=_NEVER,
+            evaluate_every=None,
             track="none",
             profile=True,
         ),

@@ -7,11 +7,13 @@ from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
-from fastdcgan.distributed.collectives import all_reduce_max, first_difference
+from fastdcgan.distributed.collectives import all_reduce_max, first_difference, patient_group
+from fastdcgan.evaluation.best import known_best, write_best
+from fastdcgan.evaluation.records import describe_evaluation, forget_later_steps
 from fastdcgan.execution.finite import loss_scales, non_finite_tensors, overflowing_network, weight_norms
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
@@ -19,7 +21,7 @@ from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import StepMetrics
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.checkpoint import Snapshot
-from fastdcgan.runs.checkpoints.folder import list_checkpoints
+from fastdcgan.runs.checkpoints.folder import Best, list_checkpoints
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.checkpoints.tensors import moments
 from fastdcgan.runs.folder import WriteError, converting_write_errors
@@ -33,6 +35,8 @@ from fastdcgan.telemetry.profiler.summary import ProfiledRun
 from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import TrackedRun, Trackers
+from fastdcgan.telemetry.watch import Watch
+from fastdcgan.training.evaluation import Evaluator
 from fastdcgan.training.run import Due, Run
 from fastdcgan.tuning.choice import plan_fields
 
@@ -57,14 +61,25 @@ class Recorder:
         self._checkpoint_writer = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._last_tick_step, self._data_wait_seconds, self._interval_start = run.start.step, 0.0, time.perf_counter()
+        self._watch = Watch()
+        self._best = known_best(run.folder, run.start.step)
+        self._evaluator: Evaluator | None = None
+        self._waiting = patient_group(run.accelerator) if run.schedule.evaluate_every else None
         self._profiled = ProfiledIntervals()
         self._profiler = self._make_profiler() if run.config.run.profile else None
         if self._is_main_process:
             with converting_write_errors(run.folder.metrics):
                 self._metrics_file = MetricsFile(run.folder.metrics, run.start.step)
+            with converting_write_errors(run.folder.evaluations):
+                forget_later_steps(run.folder.evaluations, run.start.step)
             self._trackers = Trackers(
                 run.config.run.trackers(), tracked_run(run), say=display.say, warn=partial(display.say, always=True)
             )
+            if self._best is None:
+                with suppress(OSError):  # it is of a step that the run went back from, or damaged
+                    run.folder.best.unlink(missing_ok=True)
+            if run.schedule.evaluate_every:
+                self._evaluator = Evaluator(run, display)
             if not run.folder.real.exists():
                 self._write_real_grid()
             if run.start.step == 0:
@@ -106,6 +121,8 @@ class Recorder:
             self.check_state(step)
         if due.sample:
             self.sample(step)
+        if due.evaluate:
+            self.evaluate(step)
         if due.save:
             self.save(step)
         self.advance_profiler(step)
@@ -145,6 +162,7 @@ class Recorder:
                 self._metrics_file.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
+            self._warn(self._watch.record(record))
         self._data_wait_seconds, self._interval_start = 0.0, time.perf_counter()
 
     def check_state(self, step: int) -> None:
@@ -175,6 +193,31 @@ class Recorder:
                     save_grid(pictures_BCHW, file)
                 self._trackers.write_grid(grid(pictures_BCHW), step)
                 self._display.show_samples(pictures_BCHW, step)
+                self._warn(self._watch.samples(pictures_BCHW, step))
+
+    def evaluate(self, step: int) -> None:
+        """Measure the quality of pictures on the main process, while the others wait, and say what was found.
+
+        Where that fails, that is said, and nothing is measured from there on. The time is not counted as training.
+
+        Raises:
+            WriteError: it can't be written.
+        """
+        with self._untimed():
+            if self._evaluator is not None:
+                try:
+                    found, best = self._evaluator.evaluate(step)
+                except WriteError:
+                    raise
+                except (ValueError, OSError) as error:
+                    self._evaluator = None
+                    self._display.say(f"quality   is not measured from here on: {error}", always=True)
+                else:
+                    self._best = best
+                    self._trackers.write_evaluation(found)
+                    self._display.say(f"quality   {describe_evaluation(found)}{', the best' * (best.step == step)}")
+            if self._waiting is not None:
+                distributed.barrier(self._waiting)
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
@@ -185,7 +228,7 @@ class Recorder:
         run = self._run
         with self._untimed(), profiler_range(ranges.CHECKPOINT):
             if self._is_main_process:
-                images = step * cast(int, run.config.data.batch_size)
+                images = step * run.config.images_a_step
                 snap = checkpoint.snapshot(
                     run.state,
                     run.arch,
@@ -193,7 +236,7 @@ class Recorder:
                     run=run.id,
                     plan=plan_fields(run.plan),
                 )
-                self._checkpoint_writer.start(partial(self._write_checkpoint, snap))
+                self._checkpoint_writer.start(partial(self._write_checkpoint, snap, self._best))
                 with converting_write_errors(run.folder.losses):
                     plot_losses(self._metrics_file.records, run.folder.losses)
 
@@ -264,33 +307,40 @@ class Recorder:
             self._raise_not_finite(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
 
     def _make_record(self, step: int, metrics: Tensor, unprofiled: Interval) -> Record:
-        batch = cast(int, self._run.config.data.batch_size)
+        images_a_step = self._run.config.images_a_step
         loss_d, loss_g, d_real, d_fake = metrics.mean(0).tolist()
         return Record(
             step=step,
-            images=step * batch,
+            images=step * images_a_step,
             epoch=step / self._run.schedule.per_epoch,
             seconds=self._seconds,
             loss_d=loss_d,
             loss_g=loss_g,
             d_real=d_real,
             d_fake=d_fake,
-            images_per_sec=unprofiled.steps * batch / unprofiled.seconds,
+            images_per_sec=unprofiled.steps * images_a_step / unprofiled.seconds,
             data_wait_fraction=unprofiled.waited / unprofiled.seconds,
             rollbacks=self._run.start.rollbacks,
         )
 
-    def _write_checkpoint(self, snap: Snapshot) -> None:
+    def _write_checkpoint(self, snap: Snapshot, best: Best | None) -> None:
         options = self._run.config.run
         with converting_write_errors(self._run.folder.metrics):
             flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
         try:
             checkpoint.write(
-                self._run.folder.checkpoints, snap, keep=options.keep_checkpoints, keep_every=options.keep_every
+                self._run.folder.checkpoints,
+                snap,
+                keep=options.keep_checkpoints,
+                keep_every=options.keep_every,
+                best_step=best.step if best else None,
             )
         except ValueError as error:
             raise WriteError(str(error)) from error
         self._saved_step = snap.progress.step
+        if best is not None and best.step == self._saved_step:
+            with converting_write_errors(self._run.folder.best):
+                write_best(self._run.folder, best)
 
     def _make_profiler(self) -> StepProfiler:
         run = self._run
@@ -330,6 +380,10 @@ class Recorder:
             self._checkpoint_writer.wait()
         good = list_checkpoints(self._run.folder.checkpoints)
         return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+
+    def _warn(self, sign: str | None) -> None:
+        if sign:
+            self._display.say(f"warning   {sign}", always=True)
 
     @contextmanager
     def _untimed(self) -> Iterator[None]:

@@ -25,10 +25,11 @@ class Due:
     log: bool
     sample: bool
     save: bool
+    evaluate: bool = False
 
     def before_stopping(self) -> "Due":
-        """The same, and a checkpoint."""
-        return replace(self, log=True, save=True)
+        """The same, and a checkpoint; but no evaluation, as who asks to stop wants to go."""
+        return replace(self, log=True, save=True, evaluate=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +41,21 @@ class Schedule:
     log_every: int
     sample_every: int
     checkpoint_every: int
+    evaluate_every: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, count: int) -> "Schedule":
         """The schedule of a run over `count` pictures. Raises ValueError if they don't fill a batch."""
-        batch = cast(int, config.data.batch_size)
-        per_epoch = steps_per_epoch(count, batch)
+        taken, d_steps = config.images_a_step, config.recipe.d_steps
+        per_epoch = steps_per_epoch(count, taken)
         if per_epoch == 0:
+            for_each = f" for each of --d-steps {d_steps}" if d_steps > 1 else ""
             raise ValueError(
-                f"--batch-size {batch} is more than the {count} usable images in {config.data.data}: "
-                f"use --batch-size {count} or less, or more images"
+                f"--batch-size {config.data.batch_size}{for_each} is more than the {count} usable images in "
+                f"{config.data.data}: use --batch-size {max(1, count // d_steps)} or less, or more images"
             )
         run = config.run
-        total = math.ceil(run.images / batch) if run.images is not None else cast(int, run.epochs) * per_epoch
+        total = math.ceil(run.images / taken) if run.images is not None else cast(int, run.epochs) * per_epoch
         return cls(
             per_epoch=per_epoch,
             total=total,
@@ -60,25 +63,33 @@ class Schedule:
             sample_every=run.sample_every or max(1, total // GRIDS_PER_RUN),
             checkpoint_every=run.checkpoint_every
             or min(MOST_STEPS_BETWEEN_CHECKPOINTS, max(1, total // CHECKPOINTS_PER_RUN)),
+            evaluate_every=run.evaluate_every,
         )
 
     def due(self, step: int) -> Due:
         """What is due after a step, counted from 1. After the last one everything is."""
         last = step == self.total
-        save = last or step % self.checkpoint_every == 0
-        return Due(log=save or step % self.log_every == 0, sample=last or step % self.sample_every == 0, save=save)
+        evaluate = self.evaluate_every is not None and (last or step % self.evaluate_every == 0)
+        save = last or evaluate or step % self.checkpoint_every == 0  # the best can be kept only if it was saved
+        return Due(
+            log=save or step % self.log_every == 0,
+            sample=last or step % self.sample_every == 0,
+            save=save,
+            evaluate=evaluate,
+        )
 
 
 def batch_for_few(config: TrainConfig, count: int, processes: int) -> int:
-    """The configured batch, or the largest power of two in `count` pictures if they don't fill it.
+    """The configured batch, or the largest power of two of which `count` pictures fill one for each of D's updates.
 
     It stays as it is where the smaller one can't be taken in equal parts by all processes (--accumulate,
     --exact-ranks): then `Schedule.of` refuses it.
     """
     batch = cast(int, config.data.batch_size)
-    if not 0 < count < batch:
+    for_one_update = count // config.recipe.d_steps
+    if not 0 < for_one_update < batch:
         return batch
-    fitting = 1 << (count.bit_length() - 1)
+    fitting = 1 << (for_one_update.bit_length() - 1)
     parts = (processes * config.recipe.accumulate, config.execution.exact_ranks or 1)
     return batch if any(fitting % part for part in parts) else fitting
 

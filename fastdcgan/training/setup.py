@@ -11,14 +11,14 @@ from fastdcgan.config import TrainConfig, parse_value_range
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource, count_files
-from fastdcgan.distributed.accelerator import Accelerator, wrap
+from fastdcgan.distributed.accelerator import Accelerator, local_processes, wrap
 from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
-from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.average import MovingAverage
+from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
@@ -41,6 +41,7 @@ from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.begin import begin_with_ancestor
 from fastdcgan.training.run import Run, Schedule, batch_for_few
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
+from fastdcgan.tuning.memory import MemoryDemand
 
 
 def setup(
@@ -63,9 +64,13 @@ def setup(
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
     schedule = Schedule.of(config, len(source))
-    chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
-    config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
-    state = build_state(config, arch, chosen.plan, accelerator)
+    demand = memory_demand(config, arch, accelerator)
+    if warning := demand.check():
+        display.say(f"memory    {warning}")
+    with demand.failures_as_one_line():
+        chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
+        config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
+        state = build_state(config, arch, chosen.plan, accelerator)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
     ancestor = None
     if config.run.init_from is not None and start.step == 0:
@@ -139,11 +144,23 @@ def with_agreed_batch(
     if batch == usual:
         return config
     pictures = f"{count:,} picture{'s' * (count != 1)}"
+    for_each = f", for each of --d-steps {config.recipe.d_steps}" if config.recipe.d_steps > 1 else ""
     display.say(
-        f"batch     {batch} instead of {usual}: the largest power of two in {pictures} (--batch-size); "
+        f"batch     {batch} instead of {usual}: the largest power of two in {pictures}{for_each} (--batch-size); "
         "so few will be memorised: expect copies of them"
     )
     return replace(config, data=replace(config.data, batch_size=batch))
+
+
+def memory_demand(config: TrainConfig, arch: Architecture, accelerator: Accelerator) -> MemoryDemand:
+    """What the run's steps need of this machine's memory."""
+    return MemoryDemand(
+        config=config,
+        arch=arch,
+        device=accelerator.device,
+        processes=accelerator.num_processes,
+        local_processes=local_processes(),
+    )
 
 
 def choose_plan_for(
@@ -161,7 +178,7 @@ def choose_plan_for(
         accelerator.device,
         arch,
         batch // config.recipe.accumulate,
-        images=schedule.total * batch,
+        images=schedule.total * config.images_a_step,
         world_size=accelerator.num_processes,
         previous_plan=read_condition(folder, "plan_fields"),
         say=display.say,
@@ -171,7 +188,7 @@ def choose_plan_for(
 
 def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator: Accelerator) -> TrainState:
     """New networks and optimizers under a plan, on the device, wrapped for several processes."""
-    generator, discriminator = models.build(arch, config.run.seed)
+    generator, discriminator = build_for(config.recipe, arch, config.run.seed)
     if config.recipe.batch_norm == "sync":
         for network in (generator, discriminator):
             sync_batch_norm.install(network, accelerator.num_processes)

@@ -3,7 +3,6 @@
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,9 +15,10 @@ from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects, lost_ranks_as_one_line
 from fastdcgan.distributed.rank_log import rank_log
 from fastdcgan.execution.prepare import TakeStep, step_function
-from fastdcgan.gan import ranges
-from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.gan import augment, ranges
+from fastdcgan.gan.randomness import Stream, latents, uniform
 from fastdcgan.gan.ranges import profiler_range
+from fastdcgan.gan.step import penalise
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests
@@ -30,7 +30,7 @@ from fastdcgan.training.begin import with_ancestors_choices
 from fastdcgan.training.caller import Caller
 from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
-from fastdcgan.training.setup import load_last_checkpoint, setup
+from fastdcgan.training.setup import load_last_checkpoint, memory_demand, setup
 from fastdcgan.training.stop_vote import StopVote
 from fastdcgan.training.validate import validate
 
@@ -60,7 +60,8 @@ def train(request: TrainConfig, caller: Caller | None = None) -> RunFolder:
         run = setup(config, folder, accelerator, display, batch_named=batch_named)
         announce(run, display)
         if run.start.step < run.schedule.total:
-            fit(run, stop, display)
+            with memory_demand(run.config, run.arch, accelerator).failures_as_one_line():
+                fit(run, stop, display)
             display.stop_drawing()
             announce_end(run, display)
         else:
@@ -108,9 +109,10 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                 with recorder.waiting_for_data():
                     real_BCHW = next(batches)
                 with profiler_range(ranges.NOISE):
-                    z_BL = noise(run, step + 1)
-                recorder.add(take_step(real_BCHW, z_BL))
+                    drawn = noise(run, step + 1), *draws(run, step + 1)
+                recorder.add(take_step(real_BCHW, *drawn))
                 step += 1
+                penalise(run.state, step, real_BCHW, *drawn)
                 if run.state.average is not None:
                     run.state.average.update(step)
                 due = run.schedule.due(step)
@@ -144,10 +146,10 @@ def batches_of(run: Run) -> Generator[Tensor]:
     """This process's share of every step's pictures, from the step on with which the run goes on: real_BCHW."""
     batching = Batching(
         seed=run.config.run.seed,
-        global_batch=cast(int, run.config.data.batch_size),
+        global_batch=run.config.images_a_step,
         rank=run.accelerator.process_index,
         world_size=run.accelerator.num_processes,
-        parts=run.config.recipe.accumulate,
+        parts=run.config.parts_a_step,
         flip=run.config.data.flip,
     )
     return real_batches(run.source, batching, run.accelerator.device, start_step=run.start.step)
@@ -155,13 +157,29 @@ def batches_of(run: Run) -> Generator[Tensor]:
 
 def noise(run: Run, step: int) -> Tensor:
     """This rank's share of a step's noise: z_BL on the device. It is another one after each time a run went back."""
-    batch, accelerator = cast(int, run.config.data.batch_size), run.accelerator
-    place_in_stream = step + (run.start.rollbacks << 32)
-    z_BL = latents(run.config.run.seed, Stream.NOISE, place_in_stream, batch, run.arch.latent_dim)
-    parts = run.config.recipe.accumulate
-    mine = rank_share(batch, accelerator.process_index, accelerator.num_processes, parts)
+    seed, images = run.config.run.seed, run.config.images_a_step
+    return _own_share(run, latents(seed, Stream.NOISE, _place_in_stream(run, step), images, run.arch.latent_dim))
+
+
+def draws(run: Run, step: int) -> tuple[Tensor, ...]:
+    """This rank's share of what a step's augmentation draws, as `noise`: draws_BN, or nothing where there is none."""
+    if not run.state.augmentation:
+        return ()
+    seed, images = run.config.run.seed, run.config.images_a_step
+    drawn_BN = uniform(seed, Stream.AUGMENT, _place_in_stream(run, step), images, 2 * augment.NUMBERS)
+    return (_own_share(run, drawn_BN),)
+
+
+def _place_in_stream(run: Run, step: int) -> int:
+    return step + (run.start.rollbacks << 32)
+
+
+def _own_share(run: Run, drawn_B: Tensor) -> Tensor:
+    """This rank's rows, on the device."""
+    ranks, parts = run.accelerator.num_processes, run.config.parts_a_step
+    mine = rank_share(len(drawn_B), run.accelerator.process_index, ranks, parts)
     # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
-    return to_device(torch.from_numpy(z_BL.numpy()[mine]), accelerator.device)
+    return to_device(torch.from_numpy(drawn_B.numpy()[mine]), run.accelerator.device)
 
 
 @contextmanager

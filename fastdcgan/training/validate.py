@@ -13,6 +13,7 @@ from fastdcgan.execution.plan import choose_plan
 from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
 from fastdcgan.training.begin import check_ancestor
+from fastdcgan.training.evaluation import check_can_evaluate
 
 
 def validate(
@@ -34,10 +35,13 @@ def validate(
     """
     check_same_request(accelerator, config)
     check_batch_divides(config, accelerator.num_processes)
+    check_penalty(config, accelerator.num_processes)
     config = replace(config, execution=with_launcher_precision(config.execution))
     choose_plan(config.execution, accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process:
         check_installed(config.run.trackers())
+        if config.run.evaluate_every is not None:
+            check_can_evaluate()
     # Every process checks; the main one's choice counts, as they may start on two sides of midnight.
     folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
     if config.run.init_from is not None and not folder.config.exists():
@@ -48,6 +52,16 @@ def validate(
     config = as_begun(config, folder, batch_named=batch_named)
     check_batch_divides(config, accelerator.num_processes)
     return config, folder
+
+
+def check_penalty(config: TrainConfig, processes: int) -> None:
+    """Raises ValueError where D's gradient would need a second derivative through several processes."""
+    recipe = config.recipe
+    if processes > 1 and recipe.r1 and recipe.batch_norm == "sync" and not recipe.spectral_norm:
+        raise ValueError(
+            f"--r1 {recipe.r1} has no second derivative through BatchNorm over {processes} processes: "
+            "add --spectral-norm, or --batch-norm local"
+        )
 
 
 def check_batch_divides(config: TrainConfig, processes: int) -> None:

@@ -6,6 +6,7 @@ The only module that uses `reference.py`: plans are compared with it before one 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,14 @@ from torch import Tensor, nn
 from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan, Precision
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan import models, reference
+from fastdcgan.gan import reference
 from fastdcgan.gan.architecture import Architecture, ConvSpec
+from fastdcgan.gan.augment import NUMBERS
+from fastdcgan.gan.randomness import Stream, uniform
+from fastdcgan.gan.spectral import build_for
+
+PAPERS = RecipeConfig()
+"""The recipe that plans are compared in, unless another is given."""
 
 _HALF_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,7 +51,8 @@ class Implementation:
             (self.generator, self.optimizer_g, start.generator, start.second_moments_g),
             (self.discriminator, self.optimizer_d, start.discriminator, start.second_moments_d),
         ):
-            network.load_state_dict(weights)
+            # The reference's parametrized layers name the same tensors, in the same order, otherwise.
+            network.load_state_dict(dict(zip(network.state_dict(), weights.values(), strict=True)))
             for parameter, second_moment in zip(network.parameters(), second_moments, strict=True):
                 if not optimizer.state[parameter]:
                     optimizer.state[parameter] = {
@@ -68,14 +76,14 @@ class StartState:
     second_moments_d: list[float]
 
     @classmethod
-    def create(cls, arch: Architecture, device: torch.device) -> "StartState":
+    def create(cls, arch: Architecture, device: torch.device, recipe: RecipeConfig = PAPERS) -> "StartState":
         """Initial weights. The second moments are the gradients' mean squares, from a step of the reference."""
-        generator, discriminator = models.build(arch, seed=0)
+        generator, discriminator = build_for(recipe, arch, seed=0)
         weights = generator.state_dict(), discriminator.state_dict()
-        implementation = reference_implementation(arch, device)
-        implementation.generator.load_state_dict(weights[0])
-        implementation.discriminator.load_state_dict(weights[1])
-        implementation.step(*random_batch(arch, 4, device))
+        implementation = reference_implementation(arch, device, recipe)
+        for network, own in zip((implementation.generator, implementation.discriminator), weights, strict=True):
+            network.load_state_dict(dict(zip(network.state_dict(), own.values(), strict=True)))
+        implementation.step(*random_batch(arch, 4 * recipe.d_steps, device))
 
         def second_moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
             (group,) = optimizer.param_groups
@@ -95,6 +103,7 @@ class StartState:
 def reference_implementation(
     arch: Architecture,
     device: torch.device,
+    recipe: RecipeConfig = PAPERS,
     *,
     precision: Precision = "fp32",
     dtype: torch.dtype = torch.float32,
@@ -104,6 +113,7 @@ def reference_implementation(
     Args:
         arch: the networks.
         device: where to run.
+        recipe: how the networks learn; Adam's betas are the paper's.
         precision: bf16 and fp16 are autocast around its whole step, without autocast's cache of weights: in this one
             context the cache would hold D's weights from before its update.
         dtype: of the networks; fp64 is the ground truth for errors.
@@ -112,9 +122,12 @@ def reference_implementation(
         G, D = reference.Generator(_layers(arch.generator)), reference.Discriminator(_layers(arch.discriminator))
         reference.initialise(G)
         reference.initialise(D)
+        if recipe.spectral_norm:
+            reference.normalise_spectrally(D)
     G.to(device=device, dtype=dtype)
     D.to(device=device, dtype=dtype)
-    optimizer_g, optimizer_d = reference.adam(G), reference.adam(D)
+    optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
+    options = reference_options(recipe)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         with torch.autocast(
@@ -123,15 +136,29 @@ def reference_implementation(
             enabled=precision in _HALF_PRECISIONS,
             cache_enabled=False,
         ):
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW.to(dtype), z_BL.to(dtype))
+            inputs = real_BCHW.to(dtype), z_BL.to(dtype)
+            drawn_BN = _draws(z_BL)
+            return reference.train_step(G, D, optimizer_g, optimizer_d, *inputs, **options, uniform_BN=drawn_BN)
 
     return Implementation(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
 
 
-def plan_implementation(plan: Plan, arch: Architecture, device: torch.device) -> Implementation:
+def reference_options(recipe: RecipeConfig) -> dict[str, Any]:
+    """What a recipe means to `reference.train_step`."""
+    return {
+        "objective": recipe.objective,
+        "label_smoothing": recipe.label_smoothing,
+        "d_steps": recipe.d_steps,
+        "augmentation": recipe.augmentation(),
+    }
+
+
+def plan_implementation(
+    plan: Plan, arch: Architecture, device: torch.device, recipe: RecipeConfig = PAPERS
+) -> Implementation:
     """The package's own step, executed as a plan says. The plan's threads are set during its steps only."""
     with _num_threads(plan.threads):
-        state = prepare(plan, *models.build(arch, seed=0), RecipeConfig(), device)
+        state = prepare(plan, *build_for(recipe, arch, seed=0), recipe, device)
     for scaler in (state.scaler_g, state.scaler_d):
         if scaler.is_enabled():
             scaler.load_state_dict({**scaler.state_dict(), "scale": _LOSS_SCALE})
@@ -142,7 +169,8 @@ def plan_implementation(plan: Plan, arch: Architecture, device: torch.device) ->
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Pictures in the plan's layout are not copied.
         with _num_threads(plan.threads):
-            return take_step(real_BCHW.contiguous(memory_format=layout), z_BL)._asdict()
+            drawn = (_draws(z_BL),) if recipe.augmentation() else ()
+            return take_step(real_BCHW.contiguous(memory_format=layout), z_BL, *drawn)._asdict()
 
     return Implementation(
         generator=state.generator,
@@ -165,6 +193,11 @@ def _num_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _draws(z_BL: Tensor) -> Tensor:
+    """The augmentation's random numbers, the same for all implementations."""
+    return uniform(0, Stream.AUGMENT, 0, len(z_BL), 2 * NUMBERS).to(z_BL.device)
 
 
 def random_batch(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:

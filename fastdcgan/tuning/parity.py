@@ -25,9 +25,11 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan, Precision
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.tuning.implementations import (
+    PAPERS,
     Implementation,
     StartState,
     plan_implementation,
@@ -78,20 +80,27 @@ class ParityCheck:
         arch: the networks.
         device: where the plans run.
         exact_device: where the ground truth is computed. Default: there too; on the CPU for MPS, which has no fp64.
+        recipe: how the networks learn; with the paper's betas.
     """
 
-    def __init__(self, arch: Architecture, device: torch.device, exact_device: torch.device | None = None) -> None:
-        self._arch, self._device = arch, device
+    def __init__(
+        self,
+        arch: Architecture,
+        device: torch.device,
+        exact_device: torch.device | None = None,
+        recipe: RecipeConfig = PAPERS,
+    ) -> None:
+        self._arch, self._device, self._recipe = arch, device, recipe
         self._exact_device = exact_device or (torch.device("cpu") if device.type == "mps" else device)
-        self._start = StartState.create(arch, device)
-        self._exact = reference_implementation(arch, self._exact_device, dtype=torch.float64)
+        self._start = StartState.create(arch, device, recipe)
+        self._exact = reference_implementation(arch, self._exact_device, recipe, dtype=torch.float64)
         self._truth: list[Vectors] = []
         self._references: dict[Precision, Implementation] = {}
         self._reference_errors: dict[Precision, list[Errors]] = {}
 
     def __call__(self, plan: Plan) -> Parity:
         """Take the plan's steps, compiling it first if it says so, and compare."""
-        implementation = plan_implementation(plan, self._arch, self._device)
+        implementation = plan_implementation(plan, self._arch, self._device, self._recipe)
         tries: list[Errors] = []
         while True:
             tries.append(self._errors(implementation, len(tries)))
@@ -106,7 +115,9 @@ class ParityCheck:
 
     def _reference_tries(self, precision: Precision, tries: int) -> list[Errors]:
         if precision not in self._references:
-            self._references[precision] = reference_implementation(self._arch, self._device, precision=precision)
+            self._references[precision] = reference_implementation(
+                self._arch, self._device, self._recipe, precision=precision
+            )
             self._reference_errors[precision] = []
         known = self._reference_errors[precision]
         while len(known) < tries:
@@ -121,7 +132,7 @@ class ParityCheck:
 
     def _step(self, implementation: Implementation, number: int, device: torch.device) -> Vectors:
         implementation.reset_to(self._start)
-        implementation.step(*random_batch(self._arch, BATCH, device, seed=number))
+        implementation.step(*random_batch(self._arch, BATCH * self._recipe.d_steps, device, seed=number))
         return {
             "gradients of D": _flatten(gradients(implementation.discriminator, implementation.optimizer_d)),
             "gradients of G": _flatten(gradients(implementation.generator, implementation.optimizer_g)),

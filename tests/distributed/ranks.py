@@ -12,16 +12,16 @@ import forked
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from twins import CPU, inputs, moments, reference_twin
+from twins import CPU, PAPERS, draws, inputs, moments, own_name, reference_twin
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
 from fastdcgan.distributed.accelerator import Accelerator, join, wrap
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
-from fastdcgan.gan.step import TrainState
+from fastdcgan.gan.spectral import build_for
+from fastdcgan.gan.step import TrainState, penalise
 from fastdcgan.kernels import sync_batch_norm
 
 ALONE = ExecutionConfig(device="cpu", threads=1)
@@ -40,7 +40,11 @@ class Training:
     double: bool = False
     batch_norm: str = "sync"
     compressed: bool = False
-    accumulate: int = 1
+    recipe: RecipeConfig = PAPERS
+
+    @property
+    def images_a_step(self) -> int:
+        return self.batch * self.recipe.d_steps
 
 
 Result = dict[str, Tensor]
@@ -48,21 +52,21 @@ Result = dict[str, Tensor]
 
 
 def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) -> TrainState:
-    start = reference_twin(work.arch)
-    G, D = models.build(work.arch, seed=0)
+    start = reference_twin(work.arch, work.recipe)
+    G, D = build_for(work.recipe, work.arch, seed=0)
     for network, twin in ((G, start.G), (D, start.D)):
-        network.load_state_dict(twin.state_dict())
+        network.load_state_dict({own_name(name): tensor for name, tensor in twin.state_dict().items()})
         if work.double:
             network.double()
         if work.batch_norm == "sync":
             sync_batch_norm.install(network, ranks)
     cross_as = torch.bfloat16 if work.compressed else None
-    recipe = RecipeConfig(accumulate=work.accumulate)
-    return prepare(work.plan, G, D, recipe, CPU, wrap=around, all_reduce_dtype=cross_as)
+    return prepare(work.plan, G, D, work.recipe, CPU, wrap=around, all_reduce_dtype=cross_as)
 
 
 def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:
-    mine = tensor[torch.from_numpy(rank_share(work.batch, rank, ranks, work.accumulate))]
+    parts = work.recipe.d_steps * work.recipe.accumulate
+    mine = tensor[torch.from_numpy(rank_share(len(tensor), rank, ranks, parts))]
     return mine.double() if work.double else mine
 
 
@@ -78,8 +82,12 @@ def train(work: Training, accelerator: Accelerator | None = None) -> Result:
     layout = torch.channels_last if work.plan.channels_last else torch.contiguous_format
     losses = []
     for number in range(work.steps):
-        real_BCHW, z_BL = (share(tensor, work, rank, ranks) for tensor in inputs(work.arch, number, work.batch))
-        metrics = step(real_BCHW.contiguous(memory_format=layout), z_BL)
+        whole = inputs(work.arch, number, work.images_a_step)
+        drawn = (draws(whole[1]),) if work.recipe.augmentation() else ()
+        real_BCHW, *others = (share(tensor, work, rank, ranks) for tensor in (*whole, *drawn))
+        real_BCHW = real_BCHW.contiguous(memory_format=layout)
+        metrics = step(real_BCHW, *others)
+        penalise(state, number + 1, real_BCHW, *others)
         both = torch.stack([metrics.loss_d, metrics.loss_g])
         losses.append(accelerator.reduce(both, "mean") if accelerator else both)
     means = moments(("G", state.generator, state.optimizer_g), ("D", state.discriminator, state.optimizer_d))

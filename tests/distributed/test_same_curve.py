@@ -15,6 +15,7 @@ from ranks import ALONE, Result, Training, all_numbers, on_ranks, train, train_a
 from torch import Tensor, nn
 from twins import WIDTHS, errors, inputs, narrow, reference_twin, worst
 
+from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import INSTALL_KERNELS
 from fastdcgan.gan import reference
@@ -49,7 +50,16 @@ EXACT = {
     for name in NETWORKS
 }
 BRIEF = {name: Training(arch=TINY, plan=plan, steps=3, batch=8, double=True) for name, plan in PLANS.items()}
-IN_PARTS = {f"{name}, in parts": replace(work, accumulate=2) for name, work in BRIEF.items()}
+IN_PARTS = {f"{name}, in parts": replace(work, recipe=RecipeConfig(accumulate=2)) for name, work in BRIEF.items()}
+EVERYTHING = "colour,translation,cutout"
+TOGETHER = RecipeConfig(d_steps=2, lr_d=4e-4, augment=EVERYTHING, spectral_norm=True, r1=1.0, r1_every=2)
+AUGMENTED = RecipeConfig(augment=EVERYTHING, accumulate=2)
+STABILISED = {
+    f"{name}, {plan}": Training(arch=TINY, plan=PLANS[plan], steps=3, batch=8, double=True, recipe=recipe)
+    for plan in ("stacked", "captured")
+    for name, recipe in {"all together": TOGETHER, "in parts": AUGMENTED}.items()
+}
+EXACT |= {"augmented, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=RecipeConfig(augment=EVERYTHING))}
 LOCAL = {
     f"{name}, local": Training(arch=narrow(name), plan=Plan(), steps=3, batch=8, double=True, batch_norm="local")
     for name in NETWORKS
@@ -58,7 +68,9 @@ LOCAL = {
 
 @cache
 def on(ranks: int) -> list[dict[str, Result]]:
-    return on_ranks(ranks, train_all, LONG | ONE_STEP | OWN | LOCAL | EXACT | (BRIEF | IN_PARTS if ranks == 2 else {}))
+    return on_ranks(
+        ranks, train_all, LONG | ONE_STEP | OWN | LOCAL | EXACT | (BRIEF | IN_PARTS | STABILISED if ranks == 2 else {})
+    )
 
 
 @cache
@@ -117,10 +129,10 @@ def distance(found: Result, truth: Result, prefix: str) -> float:
     return float((gap / length) ** 0.5)
 
 
-@pytest.mark.parametrize("name", BRIEF | IN_PARTS)
+@pytest.mark.parametrize("name", BRIEF | IN_PARTS | STABILISED)
 def test_every_plan_synchronises(name: str) -> None:
     """Compiled ones without a graph break."""
-    wanted = alone(replace((BRIEF | IN_PARTS)[name], plan=Plan()))
+    wanted = alone(replace((BRIEF | IN_PARTS | STABILISED)[name], plan=Plan()))
     found = on(2)[0][name]
     losses = {
         name: results.pop("losses").float() for name, results in (("found", dict(found)), ("wanted", dict(wanted)))

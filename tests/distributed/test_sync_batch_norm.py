@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from twins import inputs
 
+from fastdcgan.config import RecipeConfig
 from fastdcgan.distributed.accelerator import ONE_BUCKET, SEVERAL_BUCKETS, Accelerator, wrap
 from fastdcgan.distributed.collectives import first_difference
 from fastdcgan.execution.plan import Plan
@@ -77,7 +78,7 @@ def ways_to_normalise(accelerator: Accelerator) -> dict[tuple[str, tuple[int, ..
 
 DEEP = Training(arch=architecture("dcgan64"), plan=Plan(), steps=1, batch=2)
 COURSE = Training(arch=architecture("dcgan28"), plan=Plan(), steps=1, batch=4)
-IN_PARTS = replace(COURSE, accumulate=2)
+IN_PARTS = replace(COURSE, recipe=RecipeConfig(accumulate=2))
 STACKED = replace(COURSE, plan=Plan(stacked=True))
 WORKS = {"deep": DEEP, "deep, several buckets": DEEP, "course": COURSE, "in parts": IN_PARTS, "stacked": STACKED}
 
@@ -187,7 +188,7 @@ def test_collectives_of_an_iteration(name: str) -> None:
         # G once; D on real, on fake, and on fake again for G: forward and back
         calls_of_d = 2 if work.plan.stacked else 3
         gathered = [event for event, _ in events if event == "gloo:all_gather"]
-        assert len(gathered) == 2 * (norms_g + calls_of_d * norms_d) * work.accumulate
+        assert len(gathered) == 2 * (norms_g + calls_of_d * norms_d) * work.recipe.accumulate
 
 
 def test_all_reduces_overlap_the_backward_pass() -> None:

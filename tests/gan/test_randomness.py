@@ -59,4 +59,7 @@ def test_streams_keep_their_numbers() -> None:
         "FLIP": 3,
         "SAMPLES": 4,
         "GENERATE": 5,
+        "EVALUATE": 6,
+        "EVALUATE_REAL": 7,
+        "AUGMENT": 8,
     }

@@ -14,7 +14,10 @@ import pytest
 import torch
 import torch._dynamo
 
-EXACT = ("tests/parity/test_parity.py", "-k", "dcgan28 and (begin or bit_for_bit) and not full")
+EXACT = (
+    *("tests/parity/test_parity.py", "tests/parity/test_stabilisers.py"),
+    *("-k", "(dcgan28 and (begin or bit_for_bit) and not full) or stabilised"),
+)
 
 
 def tested(folder: Path) -> int:

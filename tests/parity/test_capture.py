@@ -103,8 +103,9 @@ def test_lowered_in_fp64(name: str) -> None:
     ],
 )
 def test_every_objective(objective: ObjectiveName, smoothing: float) -> None:
-    twin = doubled(reference_twin(TINY, objective, smoothing))
-    found = run(doubled(plan_twin(TINY, twin, TRACED, objective, smoothing)), TINY, 3, double=True)
+    recipe = RecipeConfig(objective=objective, label_smoothing=smoothing)
+    twin = doubled(reference_twin(TINY, recipe))
+    found = run(doubled(plan_twin(TINY, twin, TRACED, recipe)), TINY, 3, double=True)
     wanted = run(twin, TINY, 3, double=True)
     metrics = {key for key in wanted if key in StepMetrics._fields}
     assert worst({key: value for key, value in errors(found, wanted).items() if key in metrics})[0] <= 1e-6

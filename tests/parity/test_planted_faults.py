@@ -35,7 +35,7 @@ FAULTS = (
             ),
         ),
     ),
-    Fault("a missing detach", "gan/step.py", (("fake_BCHW.detach()", "fake_BCHW"),)),
+    Fault("a missing detach", "gan/step.py", (("fake_bCHW.detach()", "fake_bCHW"),)),
     Fault(
         "a flipped label",
         "gan/objectives.py",
@@ -46,8 +46,8 @@ FAULTS = (
         "gan/step.py",
         (
             (
-                "    with profiler_range(ranges.OPTIMIZER_D):\n"
-                "        optimizer_step(state.optimizer_d, state.scaler_d)\n",
+                "        with profiler_range(ranges.OPTIMIZER_D):\n"
+                "            optimizer_step(state.optimizer_d, state.scaler_d)\n",
                 "",
             ),
             (
@@ -88,6 +88,37 @@ FAULTS = (
                 'reduction="none").mean(1).sum()',
             ),
         ),
+    ),
+    Fault(
+        "every update of D from the first pictures",
+        "gan/step.py",
+        (("real_BCHW.chunk(state.d_steps)", "real_BCHW.chunk(state.d_steps)[:1] * state.d_steps"),),
+    ),
+    Fault(
+        "one learning rate for both networks",
+        "execution/prepare.py",
+        (("recipe.lr if own_lr is None else own_lr", "recipe.lr"),),
+    ),
+    Fault("no power iteration", "gan/step.py", (("        state.discriminator.before_update()\n", ""),)),
+    Fault(
+        "a singular value that no gradient passes",
+        "gan/spectral.py",
+        (
+            (
+                "torch.dot(left, layer.weight.flatten(1) @ right)",
+                "torch.dot(left, layer.weight.flatten(1) @ right).detach()",
+            ),
+        ),
+    ),
+    Fault(
+        "fake pictures that D sees as they are",
+        "gan/step.py",
+        (("        return augment(fake_BCHW, draws_BN, state.augmentation)\n", "        return fake_BCHW\n"),),
+    ),
+    Fault(
+        "real pictures changed by the fake ones' numbers",
+        "gan/step.py",
+        (("augment(real_BCHW, draws_of_real_BN,", "augment(real_BCHW, draws_of_fake_BN,"),),
     ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )

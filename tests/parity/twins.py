@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-from fastdcgan.config import ObjectiveName, RecipeConfig
+from fastdcgan.config import RecipeConfig
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan import models, reference
+from fastdcgan.gan import reference
 from fastdcgan.gan.architecture import Architecture, architecture
-from fastdcgan.gan.step import TrainState
+from fastdcgan.gan.augment import NUMBERS
+from fastdcgan.gan.randomness import Stream, uniform
+from fastdcgan.gan.spectral import build_for
+from fastdcgan.gan.step import TrainState, penalise
 
 CPU = torch.device("cpu")
 
@@ -22,6 +26,8 @@ ARCHITECTURES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
 WIDTHS = {"dcgan28": 32, "dcgan32": 8, "dcgan64": 8, "dcgan128": 4}
 
 BATCH = 8
+
+PAPERS = RecipeConfig()
 
 
 def narrow(name: str) -> Architecture:
@@ -46,50 +52,67 @@ class Twin:
     step: Callable[[Tensor, Tensor], dict[str, Tensor]]
     gradients: dict[str, Tensor]
     state: TrainState | None = None
+    batch: int = BATCH
+    """Pictures a step."""
 
 
-def reference_twin(
-    arch: Architecture, objective: ObjectiveName = "bce", label_smoothing: float = 0.0, autocast: bool = False
-) -> Twin:
+def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: bool = False) -> Twin:
     generator_layers, discriminator_layers = reference_layers(arch)
     G, D = reference.Generator(generator_layers), reference.Discriminator(discriminator_layers)
     torch.manual_seed(1)
     reference.initialise(G)
     reference.initialise(D)
-    optimizer_g, optimizer_d = reference.adam(G), reference.adam(D)
+    if recipe.spectral_norm:
+        reference.normalise_spectrally(D)
+    optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
+    options = {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
+    options["augmentation"] = recipe.augmentation()
+    taken = count(1)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-            return reference.train_step(G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, objective, label_smoothing)
+            drawn_BN = draws(z_BL)
+            metrics = reference.train_step(
+                G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN
+            )
+        if recipe.r1 and next(taken) % recipe.r1_every == 0:
+            last_BCHW, numbers_BN = (tensor.chunk(recipe.d_steps)[-1] for tensor in (real_BCHW, drawn_BN))
+            if recipe.augmentation():
+                last_BCHW = reference.augment(last_BCHW, numbers_BN.chunk(2, dim=1)[0], recipe.augmentation())
+            reference.r1_step(D, optimizer_d, last_BCHW, recipe.r1, recipe.r1_every)
+        return metrics
 
-    return Twin(G, D, step, watch(("G", G, optimizer_g), ("D", D, optimizer_d)))
+    networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
+    return Twin(G, D, step, watch(*networks), batch=BATCH * recipe.d_steps)
 
 
-def plan_twin(
-    arch: Architecture, start: Twin, plan: Plan, objective: ObjectiveName = "bce", label_smoothing: float = 0.0
-) -> Twin:
+def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig = PAPERS) -> Twin:
     """The fast path as `trainer.py` builds it, from the weights of another twin."""
-    G, D = models.build(arch, seed=0)
-    G.load_state_dict(start.G.state_dict())
-    D.load_state_dict(start.D.state_dict())
-    recipe = RecipeConfig(objective=objective, label_smoothing=label_smoothing)
+    G, D = build_for(recipe, arch, seed=0)
+    for network, begun in ((G, start.G), (D, start.D)):
+        network.load_state_dict({own_name(name): tensor for name, tensor in begun.state_dict().items()})
     state = prepare(plan, G, D, recipe, CPU)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+    taken = count(1)
     take_step = cache(lambda: step_function(plan, state))  # only when called: a test may change the precision first
     networks = (("G", G, state.optimizer_g), ("D", D, state.optimizer_d))
     gradients = {} if plan.capture else watch(*networks)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         before = moments(*networks) if plan.capture else {}
-        metrics = take_step()(real_BCHW.contiguous(memory_format=layout), z_BL)
+        drawn = (z_BL, draws(z_BL)) if recipe.augmentation() else (z_BL,)
+        real_BCHW = real_BCHW.contiguous(memory_format=layout)
+        metrics = take_step()(real_BCHW, *drawn)
+        penalise(state, next(taken), real_BCHW, *drawn)
         if plan.capture:  # there is no .grad: what Adam's running mean took in
-            for name, mean in moments(*networks).items():
+            # Of several updates of D the running mean doesn't tell the last one's gradient.
+            for name, mean in moments(*(networks if recipe.d_steps == 1 else networks[:1])).items():
                 beta1 = state.optimizer_g.param_groups[0]["betas"][0]
                 gradients[name] = (mean - beta1 * before.get(name, torch.zeros(()))) / (1 - beta1)
         return metrics._asdict()
 
-    return Twin(G, D, step, gradients, state)
+    return Twin(G, D, step, gradients, state, BATCH * recipe.d_steps)
 
 
 def moments(*networks: tuple[str, nn.Module, torch.optim.Optimizer], key: str = "exp_avg") -> dict[str, Tensor]:
@@ -110,7 +133,7 @@ def watch(*pairs: tuple[str, nn.Module, torch.optim.Optimizer]) -> dict[str, Ten
         def remember(*_: object) -> None:
             for name, parameter in network.named_parameters():
                 assert parameter.grad is not None, f"{label}.{name} is updated without a gradient"
-                seen[f"{label}.{name}"] = parameter.grad.clone()
+                seen[f"{label}.{own_name(name)}"] = parameter.grad.clone()
 
         optimizer.register_step_pre_hook(remember)
 
@@ -126,6 +149,19 @@ def inputs(arch: Architecture, step: int = 0, batch: int = BATCH) -> tuple[Tenso
     return real_BCHW, torch.randn(batch, arch.latent_dim, generator=rng)
 
 
+def draws(z_BL: Tensor) -> Tensor:
+    """The augmentation's random numbers for a step with this noise, the same for all twins."""
+    place = int(z_BL[0, 0].abs().item() * 1e6)
+    return uniform(0, Stream.AUGMENT, place, len(z_BL), 2 * NUMBERS)
+
+
+def own_name(name: str) -> str:
+    """Of a tensor of the reference, whose parametrized layers name it otherwise."""
+    for theirs, ours in {"weight.original": "weight", "weight.0._u": "left", "weight.0._v": "right"}.items():
+        name = name.replace(f"parametrizations.{theirs}", ours)
+    return name
+
+
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     """Distance over length, of the whole tensor: one number that no single tiny element can dominate."""
     length = wanted.double().norm().item()
@@ -135,7 +171,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 def numbers(twin: Twin) -> dict[str, Tensor]:
     """All that a twin is made of: parameters and BatchNorm buffers."""
     return {
-        f"{label}.{name}": tensor
+        f"{label}.{own_name(name)}": tensor
         for label, network in (("G", twin.G), ("D", twin.D))
         for name, tensor in network.state_dict().items()
     }

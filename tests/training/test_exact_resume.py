@@ -20,7 +20,7 @@ from left_behind import BATCH, STEPS, array, left_behind, name_after_the_sitting
 from PIL import Image
 from safetensors.torch import load_file
 
-from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
+from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.data.decoding.dali import dali_available
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import TakeStep
@@ -34,12 +34,14 @@ class Killed(BaseException):
 
 def request(out: Path, data: Path | str, **options: Any) -> TrainConfig:
     """No two of the intervals divide each other, and an epoch ends in between."""
+    d_steps = options["recipe"].d_steps if "recipe" in options else 1
     data_options = {name: options.pop(name) for name in ("decoder", "data_cache") if name in options}
     return TrainConfig(
         model=ModelConfig(arch="dcgan16", width=4, latent_dim=6, channels=options.pop("channels", 3)),
         data=DataConfig(data=str(data), batch_size=BATCH, flip=True, **data_options),
+        recipe=options.pop("recipe", RecipeConfig()),
         execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", threads=1, **options),
-        run=RunConfig(out=out, images=STEPS * BATCH, log_every=3, checkpoint_every=4, sample_every=2),
+        run=RunConfig(out=out, images=STEPS * BATCH * d_steps, log_every=3, checkpoint_every=4, sample_every=2),
     )
 
 
@@ -55,12 +57,12 @@ def kill_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def killing(plan: Plan, state: TrainState) -> TakeStep:
         take, taken = step_function(plan, state), 0
 
-        def step_or_die(real_BCHW: torch.Tensor, z_BL: torch.Tensor) -> StepMetrics:
+        def step_or_die(*inputs: torch.Tensor) -> StepMetrics:
             nonlocal taken
             taken += 1
             if taken == step:
                 raise Killed
-            return take(real_BCHW, z_BL)
+            return take(*inputs)
 
         return step_or_die
 
@@ -148,6 +150,23 @@ def test_whenever_it_is_killed(
     data, wanted = undisturbed
     go_through(request(tmp_path, data), deaths)
     assert_same(left_behind(tmp_path), wanted)
+
+
+RECIPES = {
+    "all together": RecipeConfig(
+        d_steps=2, lr_d=4e-4, augment="colour,translation,cutout", spectral_norm=True, r1=1.0, r1_every=3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_with_what_stabilises(name: str, undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    data, plain = undisturbed
+    trainer.train(request(tmp_path / "whole", data, recipe=RECIPES[name]))
+    wanted = left_behind(tmp_path / "whole")
+    go_through(request(tmp_path / "killed", data, recipe=RECIPES[name]), (6, 1))
+    assert_same(left_behind(tmp_path / "killed"), wanted)
+    assert wanted["metrics"] != plain["metrics"]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastdcgan import cli
-from fastdcgan.config import RecipeConfig
+from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.execution import capture
 from fastdcgan.execution.finite import (
     MIN_LOSS_SCALE,
@@ -304,11 +304,7 @@ def test_noise_is_another_one_after_each_time_a_run_went_back() -> None:
     from fastdcgan.runs.checkpoints.record import Progress
 
     def noise(step: int, rollbacks: int) -> Tensor:
-        config = SimpleNamespace(
-            data=SimpleNamespace(batch_size=2),
-            run=SimpleNamespace(seed=3),
-            recipe=SimpleNamespace(accumulate=1),
-        )
+        config = TrainConfig(data=DataConfig(batch_size=2), run=RunConfig(seed=3))
         accelerator = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
         start = Progress(rollbacks=rollbacks)
         run: Any = SimpleNamespace(

@@ -267,6 +267,9 @@ def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, tmp_path:
         ({"accumulate": 16}, 40, 4, 128),  # no part for each: refused
         ({"exact_ranks": 64}, 40, 1, 128),
         ({"data": "faces"}, 40, 1, 16),
+        ({"d_steps": 3}, 400, 1, 128),
+        ({"d_steps": 3}, 300, 1, 64),
+        ({"d_steps": 3}, 2, 1, 128),
     ],
 )
 def test_few_pictures_are_taken_in_a_smaller_batch(
@@ -280,6 +283,17 @@ def test_a_batch_that_pictures_do_not_fill_is_refused() -> None:
     config = from_flat({**flat(TrainConfig()), "data": "/photos", "batch_size": 64}).resolved()
     with pytest.raises(ValueError, match=r"--batch-size 64 is more than the 40 usable images in /photos: use .* 40 or"):
         Schedule.of(config, 40)
+    config = from_flat({**flat(config), "d_steps": 2}).resolved()
+    with pytest.raises(ValueError, match=r"--batch-size 64 for each of --d-steps 2 is more than the 100 .* 50 or less"):
+        Schedule.of(config, 100)
+
+
+def test_a_step_counts_the_pictures_of_all_updates_of_the_discriminator() -> None:
+    config = from_flat({**flat(TrainConfig()), "data": "/photos", "d_steps": 5, "epochs": 3}).resolved()
+    schedule = Schedule.of(config, 128 * 5 * 10 + 600)
+    assert (config.images_a_step, schedule.per_epoch, schedule.total) == (640, 10, 30)
+    config = from_flat({**flat(TrainConfig()), "data": "/photos", "d_steps": 5, "images": 641}).resolved()
+    assert Schedule.of(config, 10_000).total == 2
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fastdcgan.config import DataConfig, ExecutionConfig, RecipeConfig, TrainConfig
-from fastdcgan.training.validate import check_batch_divides
+from fastdcgan.training.validate import check_batch_divides, check_penalty
 
 
 def asked(batch: int, parts: int = 1, shares: int | None = None) -> TrainConfig:
@@ -41,3 +41,15 @@ def test_the_nearest_batches_that_divide_are_named(config: TrainConfig, processe
             refused.append(batch)
     assert not {first, last} & set(refused), "what is named is refused too"
     assert refused == [n for n in range(min(first, config.data.batch_size or 0), last) if n != first], "nearer ones do"
+
+
+def test_a_gradient_penalty_through_batchnorm_over_processes_is_refused_with_what_would_do() -> None:
+    def asked(**recipe: object) -> TrainConfig:
+        return TrainConfig(recipe=RecipeConfig(r1=1.0, **recipe))  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match=r"--r1 1.0 .* over 2 processes: add --spectral-norm, or --batch-norm local$"):
+        check_penalty(asked(), 2)
+    check_penalty(asked(), 1)
+    check_penalty(asked(spectral_norm=True), 2)
+    check_penalty(asked(batch_norm="local"), 2)
+    check_penalty(TrainConfig(), 2)

@@ -103,7 +103,9 @@ def snapshot(
     )
 
 
-def write(folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = None) -> Path:
+def write(
+    folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = None, best_step: int | None = None
+) -> Path:
     """Write a checkpoint below `folder`, then remove older ones. Any thread may call it.
 
     Damaged checkpoints and those of other runs don't count among the kept and are never removed. Where one has the
@@ -114,6 +116,7 @@ def write(folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = N
         snap: what to write.
         keep: how many of the newest intact ones to keep.
         keep_every: keep those whose step is a multiple of this, too.
+        best_step: keep the one of this step, too.
 
     Raises:
         ValueError: it can't be written. The older ones are as they were.
@@ -129,7 +132,7 @@ def write(folder: Path, snap: Snapshot, *, keep: int, keep_every: int | None = N
             if snap.average is not None:
                 safetensors.torch.save_file(snap.average, unfinished / AVERAGE_FILE)
             (unfinished / STATE_FILE).write_text(json.dumps(snap.record, indent=2))
-        _remove_older(path, snap.run, keep, keep_every)
+        _remove_older(path, snap.run, keep, keep_every, best_step)
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(f"the checkpoint of step {step:,} can't be written to {folder}: {why}") from error
@@ -227,7 +230,9 @@ def _check_scaler(path: Path, name: str, found: dict[str, Any], expected: dict[s
         raise ValueError(f"checkpoint {path} has no usable {name}: it was not trained in fp16")
 
 
-def _remove_older(just_written: Path, run: str | None, keep: int, keep_every: int | None) -> None:
+def _remove_older(
+    just_written: Path, run: str | None, keep: int, keep_every: int | None, best_step: int | None
+) -> None:
     saved = list_checkpoints(just_written.parent)
     if len(saved) <= keep:
         return
@@ -237,7 +242,10 @@ def _remove_older(just_written: Path, run: str | None, keep: int, keep_every: in
             continue
         if intact < keep:
             intact += _is_intact(path, run)
-        elif not (keep_every and (step_in_name(path) or 0) % keep_every == 0) and _is_intact(path, run):
+            continue
+        step = step_in_name(path)
+        kept = step == best_step or (keep_every and (step or 0) % keep_every == 0)
+        if not kept and _is_intact(path, run):
             checksummed.remove(path)
 
 

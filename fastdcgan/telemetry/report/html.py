@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.limits.roofline import throughput_limit, work_per_image
 from fastdcgan.runs.animation import evenly_spaced, save_animation
 from fastdcgan.runs.folder import BEGUN_FROM, RunFolder
@@ -38,6 +39,7 @@ from fastdcgan.telemetry.report.run_facts import (
     RunFacts,
     read_facts,
     read_profile,
+    read_quality,
     read_records,
 )
 from fastdcgan.telemetry.report.run_warnings import RunWarning, diversity_warnings, training_warnings
@@ -97,7 +99,8 @@ def write_report(folder: RunFolder) -> list[str]:
     real = None if isinstance(found, str) else found
     if isinstance(found, str):
         unread.append(f"{folder.real.name}: {found}")
-    page = _render(folder, facts, records, grids, real, unread)
+    evaluations = read_quality(folder, unread)
+    page = _render(folder, facts, records, grids, real, evaluations, unread)
     try:
         write_replacing(folder.report, page)
         if grids:
@@ -113,6 +116,7 @@ def _render(
     records: Sequence[Record],
     grids: Sequence[Grid],
     real: Image.Image | None,
+    evaluations: Sequence[Evaluation],
     unread: Sequence[str],
 ) -> str:
     from jinja2 import Environment, StrictUndefined  # needed only now
@@ -131,7 +135,7 @@ def _render(
         size=grids[-1].size if grids else None,
         animation=folder.animation.name if grids else None,
         real=_data_uri(encode_webp(downscaled(real))) if real else None,
-        charts=run_charts(records, grids, real_diversity),
+        charts=run_charts(records, grids, real_diversity, evaluations),
         ceiling=_ceiling(facts, records),
         profile=_profile(folder),
         command=facts.command,
@@ -213,6 +217,8 @@ def _ceiling(facts: RunFacts, records: Sequence[Record]) -> dict[str, Any] | Non
     processes = facts.conditions.get("processes")
     machine = facts.machine
     if machine is None or facts.arch is None or not records or not isinstance(batch, int) or precision not in _BYTES:
+        return None
+    if facts.config.get("d_steps", 1) != 1:  # another amount of work an image
         return None
     if precision not in machine.flops or batch < 1 or not isinstance(processes, int) or processes < 1:
         return None

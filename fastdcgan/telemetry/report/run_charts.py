@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.charts import FIRST_COLOUR, SECOND_COLOUR, Curve, chart
 from fastdcgan.telemetry.report.grids import Grid
@@ -16,17 +17,22 @@ Chart = dict[str, Any]
 """For the template: `title`, `keys` (pairs of CSS class and text), `svg`, `about` and `reading`, all str but `keys`."""
 
 
-def run_charts(records: Sequence[Record], grids: Sequence[Grid], real: float | None) -> list[Chart]:
+def run_charts(
+    records: Sequence[Record], grids: Sequence[Grid], real: float | None, evaluations: Sequence[Evaluation] = ()
+) -> list[Chart]:
     """The charts for which there are data.
 
     Args:
         records: by step.
         grids: by step.
         real: the diversity of training pictures; None if unknown.
+        evaluations: of the same conditions, by step.
     """
     charts = [_losses(records), _probabilities(records)] if records else []
     if known := [grid for grid in grids if grid.diversity is not None]:
         charts.append(_diversity(known, real))
+    if evaluations:
+        charts.append(_quality(evaluations))
     return [*charts, _speed(records), _data_wait(records)] if records else charts
 
 
@@ -96,6 +102,24 @@ def _diversity(grids: Sequence[Grid], real: float | None) -> Chart:
         "about": "How much the samples of a grid differ from each other, pixel by pixel, as a share of black "
         "to white. A steep fall is mode collapse: whatever the noise, G makes the same picture.",
         "reading": f"At the end: {values[-1]:.1%}{compared}.",
+    }
+
+
+def _quality(evaluations: Sequence[Evaluation]) -> Chart:
+    values = [one.kernel for one in evaluations]
+    best, last = min(evaluations, key=lambda one: one.kernel), evaluations[-1]
+    return {
+        "title": "Distance from real pictures",
+        "keys": [("one", f"{last.kernel_label}, {last.weights} weights")],
+        "svg": chart(
+            [Curve(steps=[one.step for one in evaluations], values=values, dots=len(values) < MAX_MARKED_GRIDS)],
+            label="Distance of generated from real pictures over the steps",
+            limits=(min(0.0, *values), max(0.001, *values) * 1.1),
+        ),
+        "about": f"How far {last.pictures:,} generated pictures are from as many real ones, as a network that knows "
+        "photographs sees them. At 0 it could not tell them apart. Where it rises for long, pictures become worse.",
+        "reading": f"Best: {best.kernel:.4f} at step {best.step:,}. Last: {last.kernel:.4f}, precision "
+        f"{last.precision:.0%}, recall {last.recall:.0%}.",
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fastdcgan.evaluation.records import Evaluation, read_evaluations
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits import hardware
 from fastdcgan.limits.roofline import Ceilings, device_ceilings
@@ -88,6 +89,25 @@ def read_records(folder: RunFolder, unread: list[str]) -> list[Record]:
     if not drawable and not invalid:
         unread.append(f"{name}: it is empty")
     return list({record.step: record for record in sorted(drawable, key=lambda record: record.step)}.values())
+
+
+def read_quality(folder: RunFolder, unread: list[str]) -> list[Evaluation]:
+    """The evaluations of the conditions that most are of, by step, the last of each; none where there is no file.
+
+    Lines on what can't be read are added to `unread`.
+    """
+    name = folder.evaluations.name
+    try:
+        found, invalid = read_evaluations(folder.evaluations)
+    except (OSError, ValueError) as error:
+        unread.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+        return []
+    if invalid:
+        unread.append(f"{name}: {invalid:,} {'line is' if invalid == 1 else 'lines are'} no evaluations")
+    by_conditions: dict[tuple[object, ...], dict[int, Evaluation]] = {}
+    for one in sorted(found, key=lambda one: one.step):
+        by_conditions.setdefault(one.conditions, {})[one.step] = one
+    return list(max(by_conditions.values(), key=len).values()) if by_conditions else []
 
 
 def read_profile(folder: RunFolder) -> tuple[str, list[dict[str, Any]]] | None:

@@ -1,0 +1,1 @@
+"""Pictures in tables of other libraries: LMDB, HDF5, parquet, Hugging Face's data sets."""
