@@ -1,4 +1,4 @@
-"""Three thousand good files of every kind among three hundred bad ones, in a process that is watched: time and memory."""
+"""Three thousand good files of every kind among three hundred bad ones, in a process whose memory is watched."""
 
 import json
 import os
