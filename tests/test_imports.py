@@ -36,7 +36,7 @@ PACKAGES: dict[str, set[str]] = {
         *("distributed", "runs", "evaluation", "telemetry"),
     },
     "api": {"storage", "gan", "config", "limits", "data", "distributed", "runs", "telemetry", "training"},
-    "export": {"storage", "gan", "config", "runs", "telemetry", "api"},
+    "export": {"storage", "gan", "config", "runs", "evaluation", "telemetry", "api"},
     "doctor": {"storage", "gan", "config", "kernels", "execution", "limits", "tuning", "data", "distributed"},
 }
 TOP = {"__init__", "__main__", "cli"}

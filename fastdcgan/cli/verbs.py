@@ -240,26 +240,31 @@ import_weights.__name__ = "import"  # the verb, which is a word of Python's own
 
 def export(
     run: tyro.conf.Positional[Path],
-    to: Literal["onnx", "torch", "hub", "tutorial"] = "onnx",
+    to: Literal["onnx", "torch", "hub", "web", "tutorial"] = "onnx",
     out: Path = Path("exported"),
     checkpoint: Literal["latest", "best"] | int = "latest",
     weights: Literal["average", "last"] = "average",
     precision: Literal["fp32", "fp16"] = "fp32",
+    runtime: Path | None = None,
 ) -> None:
     """Write what a run has learned for other programs, checked to draw the same.
 
     Args:
         run: The run's folder.
         to: onnx: generator.onnx, for onnxruntime and what else reads ONNX. torch: generator.pt2, for PyTorch without
-            this package. hub: a folder ready for the Hugging Face Hub, which from_pretrained opens. tutorial: netG.pth
-            and netD.pth, as PyTorch's DCGAN example and tutorial load them.
+            this package. hub: a folder ready for the Hugging Face Hub, which from_pretrained opens. web: a folder for
+            any web server, with a page that plays the generator in the browser. tutorial: netG.pth and netD.pth, as
+            PyTorch's DCGAN example and tutorial load them.
         out: A folder.
         checkpoint: As for generate.
         weights: As for generate; tutorial has the last ones, which D has learned with.
         precision: Of weights and arithmetic in onnx and torch; the pictures are fp32. fp16: half the size, for GPUs.
+        runtime: For web: a folder with onnxruntime-web's files. Default: they are fetched once, by npm.
     """
     if precision != "fp32" and to not in ("onnx", "torch"):
         raise ValueError(f"--precision {precision} is for --to onnx and --to torch, not for --to {to}")
+    if runtime is not None and to != "web":
+        raise ValueError(f"--runtime {runtime} is for --to web, not for --to {to}")
     if to == "tutorial":
         from fastdcgan.export.tutorial import export_tutorial
 
@@ -278,6 +283,10 @@ def export(
         from fastdcgan.export.exported_program import export_torch
 
         print(export_torch(run, out, checkpoint=checkpoint, raw=raw, precision=precision))
+    elif to == "web":
+        from fastdcgan.export.web_page import export_web
+
+        print(export_web(run, out, checkpoint=checkpoint, raw=raw, runtime=runtime))
     else:
         from fastdcgan.export.hub import export_hub
 

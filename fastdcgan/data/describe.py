@@ -25,6 +25,12 @@ from fastdcgan.storage.printable import printable
 CONTACT_SHEET_PICTURES = 64
 """At most."""
 
+MUCH_CUT = 0.3
+"""Share of a picture, in the mean, that a crop cuts off with a remark: 4:3 to a square has none, 3:2 has one."""
+
+MOST_MEASURED = 10_000
+"""Pictures that this is measured of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeStatistics:
@@ -181,6 +187,24 @@ def describe_files(encoded: EncodedPictures, frame: Frame) -> FileStatistics:
     )
 
 
+def crop_remark(source: ImageSource, frame: Frame) -> str:
+    """How much a crop cuts off, for the description of a source, where that is much; of many pictures, of a part."""
+    if frame.fit != "crop":
+        return ""
+    if isinstance(source, ResizedSource):
+        height, width = source.pictures_NHWC.shape[1:3]
+        sizes = [(width, height)]
+    elif isinstance(source, DaliSource | PillowSource):
+        numbers = np.linspace(0, len(source) - 1, min(MOST_MEASURED, len(source))).round().astype(int).tolist()
+        sizes = [source.encoded.info(number)[:2] for number in numbers]
+    else:
+        return ""
+    cut = 1 - _shapes(np.array(sizes, np.int64), frame).mean
+    if cut <= MUCH_CUT:
+        return ""
+    return f" ({cut:.0%} of a picture is cut off to make it {frame.size}; see --fit, and fastdcgan data)"
+
+
 def contact_sheet(source: ImageSource) -> Tensor:
     """Up to 64 pictures evenly spread over the source, as training sees them: uint8 [N, H, W, C] on the CPU.
 
@@ -215,17 +239,17 @@ def _skipped_line(skip: Skipped) -> str:
 def _describe_array(source: ArraySource | ResizedSource, frame: Frame) -> ArrayInfo:
     array = source.pictures_NHWC
     height, width = array.shape[1:3]
-    shapes = _shapes(np.tile(np.array([width, height]), (len(array), 1)), frame)
+    shapes = _shapes(np.array([[width, height]]), frame, each=len(array))
     return ArrayInfo(shape=array.shape, dtype=str(array.dtype), bytes=array.nbytes, shapes=shapes)
 
 
-def _shapes(sizes_N2: NDArray[np.int64], frame: Frame) -> ShapeStatistics:
-    """Of pictures of these (width, height)."""
+def _shapes(sizes_N2: NDArray[np.int64], frame: Frame, each: int = 1) -> ShapeStatistics:
+    """Of pictures of these (width, height), `each` of every one."""
     across_N, down_N = (sizes_N2 * frame.size).T
     agreement_N = np.minimum(across_N, down_N) / np.maximum(across_N, down_N)
     return ShapeStatistics(
-        others=int((agreement_N < 1).sum()),
+        others=each * int((agreement_N < 1).sum()),
         mean=float(agreement_N.mean()),
         least=float(agreement_N.min()),
-        below_half=int((agreement_N < 0.5).sum()),
+        below_half=each * int((agreement_N < 0.5).sum()),
     )

@@ -21,6 +21,7 @@ from fastdcgan.data.decoding.dali import INSTALL_DALI, DaliSource, dali_availabl
 from fastdcgan.data.decoding.encoded import EncodedPictures
 from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.decoding.pillow import PillowSource
+from fastdcgan.data.describe import crop_remark
 from fastdcgan.data.duplicates import without_copies
 from fastdcgan.data.folder import FolderIndex, OnProgress, os_error_reason, scan_folder
 from fastdcgan.data.numpy_file import is_numpy_file, open_numpy_file
@@ -125,8 +126,9 @@ def open_source(
 
 
 def _open_as_asked(spec: str, options: _Options, *, to_pack: bool) -> ImageSource:
-    """`_open`, without copies where these are to be left out."""
+    """`_open`, described with what a crop cuts off; without copies where these are to be left out."""
     source = _open(spec, options, to_pack=to_pack)
+    source.description += crop_remark(source, options.form["frame"])
     return without_copies(source, options.on_progress) if options.drop_duplicates else source
 
 

@@ -12,6 +12,7 @@ from fastdcgan import __version__
 from fastdcgan.api.generator import Generator
 from fastdcgan.api.run import Run
 from fastdcgan.config import NAMED_DEFAULTS
+from fastdcgan.evaluation.records import read_evaluations
 from fastdcgan.export.chosen import Chosen, choose
 from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.folder import RunFolder, converting_write_errors, read_condition
@@ -52,7 +53,7 @@ def export_hub(run: Path, out: Path, *, checkpoint: Named = "latest", raw: bool 
         if folder.losses.is_file():
             write_replacing(out / "losses.png", folder.losses.read_bytes())
         if not kept:
-            write_replacing(out / CARD, model_card(chosen, out.name, with_losses=folder.losses.is_file()))
+            write_replacing(out / CARD, model_card(chosen, out.name, raw=raw, with_losses=folder.losses.is_file()))
         chosen.generator.save_pretrained(out)
     again = Generator.from_pretrained(out)
     assert np.array_equal(next(again.sample(1)), next(chosen.generator.sample(1))), (
@@ -65,7 +66,7 @@ def export_hub(run: Path, out: Path, *, checkpoint: Named = "latest", raw: bool 
     )
 
 
-def model_card(chosen: Chosen, name: str, *, with_losses: bool) -> str:
+def model_card(chosen: Chosen, name: str, *, raw: bool, with_losses: bool) -> str:
     """README.md in the Hub's form: metadata for machines, and what people want to know of a model."""
     from jinja2 import Environment, StrictUndefined
 
@@ -86,6 +87,7 @@ def model_card(chosen: Chosen, name: str, *, with_losses: bool) -> str:
         step=chosen.step,
         data=_data(run),
         figures=_figures(run, chosen.step),
+        evaluations=_evaluations(run, chosen.step, "last" if raw or not run.config["ema"] else "average"),
         options=_options(run),
         with_losses=with_losses,
         version=__version__,
@@ -112,6 +114,19 @@ def _figures(run: Run, step: int) -> list[tuple[str, str]]:
         ("training time", f"{last.seconds / 60:,.1f} minutes"),
         ("loss of G, of D", f"{last.loss_g:.3f}, {last.loss_d:.3f}"),
         ("D(x), D(G(z))", f"{last.d_real:.2f}, {last.d_fake:.2f}"),
+    ]
+
+
+def _evaluations(run: Run, step: int, weights: str) -> list[str]:
+    """What was measured of these weights, a line each, with its conditions."""
+    found, _ = read_evaluations(RunFolder(run.path).evaluations)
+    return [
+        "- "
+        + (f"{one.frechet_label}: **{one.frechet:.4g}**; " if one.frechet is not None else "")
+        + f"{one.kernel_label}: **{one.kernel:.4g}** (± {one.kernel_std:.2g}); precision {one.precision:.2f}, "
+        f"recall {one.recall:.2f}; {one.pictures:,} pictures on each side"
+        for one in found
+        if (one.step, one.weights) == (step, weights)
     ]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastdcgan.config import UNKNOWN_DATA, DataConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.gan import models
-from fastdcgan.gan.architecture import Architecture, architecture
+from fastdcgan.gan.architecture import Architecture, Size, architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import read_newest
@@ -109,7 +109,10 @@ def export_tutorial(run: Path, out: Path) -> str:
         for name, ours in zip(NETWORK_FILES, tensors, strict=True):
             with replacing(out / name) as file:
                 torch.save({key.replace("layers.", "main.", 1): tensor for key, tensor in ours.items()}, file)
-    return with_skipped(skipped, f"step {progress.step:,} of {run}: {', '.join(str(out / n) for n in NETWORK_FILES)}")
+    message = f"step {progress.step:,} of {run}: {', '.join(str(out / n) for n in NETWORK_FILES)}"
+    if arch.resolution != (64, 64):
+        message += f"; the example's networks are for 64x64, and load these once they have the layers of {arch.name}"
+    return with_skipped(skipped, message)
 
 
 def read_state_dict(path: Path) -> Tensors:
@@ -166,9 +169,11 @@ def _architecture_of(path: Path, tensors: Tensors) -> Architecture:
     """Read from a generator's shapes. Raises ValueError where it is another network's."""
     convolutions = [tensors[name] for name in sorted(tensors, key=_position) if tensors[name].dim() == 4]
     first, last = convolutions[0], convolutions[-1]
-    side = 28 if len(convolutions) == 4 and convolutions[1].shape[-1] == 3 else 2 ** (len(convolutions) + 1)
+    # Each convolution but the first doubles both sides; that with a kernel of 3 makes 7 of 4, in dcgan28 alone.
+    doubled = 7 if len(convolutions) == 4 and convolutions[1].shape[-1] == 3 else 2 ** (len(convolutions) - 1)
+    size = Size(*(side * doubled for side in first.shape[2:]))
     try:
-        return architecture(f"dcgan{side}", channels=last.shape[1], width=last.shape[0], latent_dim=first.shape[0])
+        return architecture(resolution=size, channels=last.shape[1], width=last.shape[0], latent_dim=first.shape[0])
     except ValueError as error:
         raise ValueError(
             f"{path} is of another network: {len(convolutions)} convolutions, the last of shape {list(last.shape)} "

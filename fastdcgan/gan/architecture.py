@@ -277,7 +277,7 @@ def _check_possible(size: Size) -> None:
     square = size.height == size.width
 
     def distance(other: Size) -> float:
-        height, width = (math.log(there / max(here, 1)) for here, there in zip(size, other, strict=True))
+        height, width = (math.log(there) - math.log(max(here, 1)) for here, there in zip(size, other, strict=True))
         return abs(height) + abs(width) + 2 * abs(height - width)  # the last is what the shape changes by
 
     choice = [other for other in _possible_sizes() if other.height == other.width or not square]

@@ -38,7 +38,7 @@ class Watch:
             self._d_has_won = loss_d < RECOVERED_LOSS_D
         elif loss_d < MIN_LOSS_D:
             self._d_has_won = True
-            return f"D wins: its loss is {loss_d:.3f} in the mean of the last {LOSS_STEPS} steps, and G hardly learns"
+            return f"D wins: its loss is {loss_d:.3f} in the mean of the last {LOSS_STEPS} steps"
         return None
 
     def samples(self, pictures_BCHW: Tensor, step: int) -> str | None:

@@ -1,17 +1,22 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastdcgan.data.decoding.fitting import Frame
+from fastdcgan.data.decoding.dali import dali_available
+from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.decoding.picture import NOT_AN_IMAGE, PictureInfo
 from fastdcgan.data.describe import contact_sheet, describe, describe_files, group_by_reason, write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, PackStatus, ensure_packed, pack_status
 from fastdcgan.data.source import ImageSource, Skipped
+from fastdcgan.gan.architecture import Resolution
+
+needs_dali = pytest.mark.skipif(not dali_available(), reason="DALI is for Linux")
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +141,24 @@ def test_facts_of_arrays(tmp_path: Path) -> None:
         assert facts.count == 7 and facts.files is None
         assert facts.pixels is not None
         assert (facts.pixels.shape, facts.pixels.dtype, facts.pixels.bytes) == ((7, 28, 28, 1), "uint8", 7 * 28 * 28)
+
+
+@pytest.mark.parametrize("decoder", ["pillow", pytest.param("dali", marks=needs_dali)])
+def test_a_crop_that_cuts_much_is_said_where_the_source_is_opened(tmp_path: Path, decoder: str) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 128)).save(tmp_path / f"{number}.png")
+
+    def described(resolution: Resolution, fit: Fit = "crop", spec: Path = tmp_path) -> str:
+        options: dict[str, Any] = {"decoder": decoder, "channels": 3, "device": "cpu", "threads": 1, "fit": fit}
+        return open_source(str(spec), resolution=resolution, **options).description
+
+    assert "(50% of a picture is cut off to make it 64x64; see --fit, and fastdcgan data)" in described(64)
+    for quiet in (described("128x64"), described(64, "pad"), described(64, "stretch"), described("80x48")):
+        assert "cut off" not in quiet
+    array = tmp_path.parent / "array.npy"
+    np.save(array, np.zeros((2, 128, 64, 3), np.uint8))
+    assert "50% of a picture is cut off" in described(64, spec=array)
+    assert "cut off" not in described("128x64", spec=array)
 
 
 class Numbered:

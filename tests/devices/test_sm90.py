@@ -60,7 +60,7 @@ def kept(shape: tuple[int, ...], strides: tuple[int, ...], arch: Architecture) -
     if len(shape) != 4 or shape[1] == 1 or shape[2] * shape[3] == 1:
         return True
     last = arch.discriminator[-1]
-    return strides[1] == 1 or shape[1:] == (last.in_channels, last.kernel, last.kernel)
+    return strides[1] == 1 or shape[1:] == (last.in_channels, *last.kernel)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,9 @@ TINY = architecture("dcgan16", width=4, latent_dim=6)
 
 LONG = {name: Training(arch=narrow(name), plan=Plan(), steps=20, batch=8, double=True) for name in NETWORKS}
 ONE_STEP = {
-    f"{name}, fp32": Training(arch=architecture(name, width=max(16, WIDTHS[name])), plan=Plan(), steps=1, batch=8)
+    f"{name}, fp32": Training(
+        arch=architecture(name, width=max(16, WIDTHS.get(name, 8))), plan=Plan(), steps=1, batch=8
+    )
     for name in NETWORKS
 }
 OWN = (

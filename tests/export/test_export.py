@@ -1,6 +1,8 @@
 """Exported generators make the same pictures elsewhere; what can't be exported is said in one line."""
 
 import re
+import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import yaml
 from PIL import Image
 
 from fastdcgan import Generator, Run, cli, train
+from fastdcgan.evaluation.records import Evaluation, append_evaluations
 from fastdcgan.export import onnx_file
 from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.runs.folder import RunFolder
 from fastdcgan.runs.sampling import generate
 
 needs_onnx = pytest.mark.skipif(
@@ -115,7 +119,7 @@ def test_hub(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     assert (
         text.startswith("\n# faces-16\n") and "16 pictures." in text and "| pictures seen | 64 (4.0 epochs) |" in text
     )
-    assert "| `objective` | bce |" in text and "| step | 16 |" in text
+    assert "Nothing was measured" in text and "| `objective` | bce |" in text and "| step | 16 |" in text
     assert all((out / link).is_file() for link in re.findall(r"!\[.*?\]\((.*?)\)", text))
     everything = b"".join(path.read_bytes() for path in out.iterdir())
     assert b"private-photographs" not in everything, "where the pictures are is nobody's business"
@@ -123,6 +127,34 @@ def test_hub(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     (out / "README.md").write_text("mine")
     export(run, out, "--to", "hub")
     assert (out / "README.md").read_text() == "mine" and "README.md was there and is kept" in capsys.readouterr().out
+
+
+def test_the_card_states_what_was_measured_of_these_weights(run: Run, tmp_path: Path) -> None:
+    labels = {
+        "extractor": "a",
+        "frechet_label": "Fréchet distance, A",
+        "kernel_label": "Kernel distance, A",
+        "real": "x",
+    }
+    figures = {"kernel": 0.25, "kernel_std": 0.01, "precision": 0.5, "recall": 0.4, "seconds": 1.0}
+    measured = Evaluation(
+        **{"step": 16, "images": 64, "weights": "average", "pictures": 2000, "seed": 0, "repeat": 0, "training": False},
+        **labels,
+        **figures,
+        frechet=12.346,
+    )
+    others = [replace(measured, step=8, frechet=99.0), replace(measured, weights="last", frechet=88.0)]
+    copy = tmp_path / "copy"
+    shutil.copytree(run.path, copy)
+    append_evaluations(RunFolder(copy).evaluations, [measured, *others, replace(measured, frechet=None, kernel=0.5)])
+    export(Run(copy), tmp_path / "out", "--to", "hub")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "- Fréchet distance, A: **12.35**; Kernel distance, A: **0.25**" in card
+        and "2,000 pictures on each side" in card
+    )
+    assert "- Kernel distance, A: **0.5** (± 0.01)" in card
+    assert "99" not in card.split("## Evaluation")[1] and "88" not in card.split("## Evaluation")[1]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fastdcgan.limits.roofline import KNOWN_GPUS, Ceilings, iteration_flops, pas
 
 DCGAN64 = architecture("dcgan64")
 
-NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
+NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan96", "dcgan128", "dcgan64x128")
 
 
 class Operators(TorchDispatchMode):

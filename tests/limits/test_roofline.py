@@ -27,7 +27,7 @@ from fastdcgan.limits.roofline import (
     work_per_image,
 )
 
-NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
+NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan96", "dcgan128", "dcgan64x128")
 
 
 def counted_by_torch(arch: Architecture, batch: int) -> int:

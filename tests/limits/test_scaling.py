@@ -41,7 +41,7 @@ def two_networks(*ready: float, end: float = 10.0, numbers: int = 3) -> Compute:
     return Compute(seconds=end, discriminator=gradients, generator=alone, bound_by="memory")
 
 
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan128"])
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan128", "dcgan192x96"])
 def test_gradients_are_the_networks_parameters(name: str) -> None:
     arch = architecture(name)
     for network, numbers in zip(models.build(arch, 0), gradient_numbers(arch), strict=True):

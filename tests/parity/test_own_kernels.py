@@ -60,6 +60,8 @@ LAYERS = {
     "winograd, transposed": (winograd, lambda: transposed(32, 16), (5, 32, 2, 6)),
     "winograd, transposed, many tiles": (winograd, lambda: transposed(64, 16), (9, 64, 16, 16)),
     "winograd, half a tile": (winograd, lambda: conv(32, 64), (9, 32, 14, 10)),
+    "winograd, long": (winograd, lambda: conv(32, 64), (5, 32, 6, 24)),
+    "winograd, transposed, long": (winograd, lambda: transposed(64, 32), (5, 64, 12, 3)),
     "winograd, transposed, half a tile": (winograd, lambda: transposed(32, 16), (5, 32, 7, 3)),
     # Of F(4, 2) so many weights that threads share them out.
     "winograd, many weights": (winograd, lambda: conv(256, 512), (3, 256, 8, 8)),
@@ -77,6 +79,8 @@ LAYERS = {
     "thin, transposed, grey": (thin, lambda: transposed(32, 1), (2, 32, 14, 14)),
     "ends, first": (ends, lambda: nn.ConvTranspose2d(10, 32, 4, 1, 0, bias=False), (5, 10, 1, 1)),
     "ends, last": (ends, lambda: nn.Conv2d(32, 1, 4, 1, 0, bias=False), (5, 32, 4, 4)),
+    "ends, first, 8x4": (ends, lambda: nn.ConvTranspose2d(10, 32, (8, 4), 1, 0, bias=False), (5, 10, 1, 1)),
+    "ends, last, 8x4": (ends, lambda: nn.Conv2d(32, 1, (8, 4), 1, 0, bias=False), (5, 32, 8, 4)),
 }
 
 
@@ -133,21 +137,27 @@ def test_tiles_of_each_size_do(name: str, tile: str, instruction_set: str, monke
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("arch", ["dcgan16", "dcgan28", "dcgan32", "dcgan64", "dcgan128"])
+@pytest.mark.parametrize(
+    "arch",
+    ["dcgan16", "dcgan28", "dcgan32", "dcgan48", "dcgan64", "dcgan112", "dcgan128", "dcgan64x128", "dcgan192x96"],
+)
 def test_so_do_all_layers_of_an_architecture_with_a_single_picture(
     arch: str, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(winograd, "_tile", lambda *_: TILES[tile])
     networks = architecture(arch, width=32)
     torch.manual_seed(0)
+    compared = 0
     for specs, layer in ((networks.generator, nn.ConvTranspose2d), (networks.discriminator, nn.Conv2d)):
-        side = 1 if layer is nn.ConvTranspose2d else networks.resolution
+        size = torch.Size((1, 1) if layer is nn.ConvTranspose2d else networks.resolution)
         for spec in specs:
             own = layer(spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding, bias=False)
-            x = torch.randn(1, spec.in_channels, side, side)
-            side = own(x).shape[-1]
-            if winograd.fits(own) and spec.kernel == 4:
+            x = torch.randn(1, spec.in_channels, *size)
+            size = own(x).shape[-2:]
+            if winograd.fits(own) and spec.kernel == (4, 4):
                 assert_errs_as_pytorchs(own, winograd, x)
+                compared += 1
+    assert compared == len(networks.generator) + len(networks.discriminator) - (6 if arch == "dcgan28" else 4)
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -167,8 +177,9 @@ def test_what_is_no_number_is_not_lost_and_stays_in_its_picture(
 
 
 @needs_compiler
-def test_every_convolution_of_dcgan64_is_replaced_and_no_parameter_is_renamed() -> None:
-    arch = architecture("dcgan64")
+@pytest.mark.parametrize("name", ["dcgan64", "dcgan48", "dcgan224", "dcgan64x128", "dcgan192x96"])
+def test_every_convolution_is_replaced_and_no_parameter_is_renamed(name: str) -> None:
+    arch = architecture(name, width=32)
     plain, own = plan_twin(arch, reference_twin(arch), Plan()), plan_twin(arch, reference_twin(arch), OWN)
     for network, twin in ((own.G, plain.G), (own.D, plain.D)):
         assert list(network.state_dict()) == list(twin.state_dict())
@@ -192,7 +203,7 @@ def test_after_a_step_the_new_weights_are_used() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64"])
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32", "dcgan64", "dcgan48", "dcgan64x128"])
 def test_a_step_errs_no_more_than_the_references(name: str, precision: Precision) -> None:
     check = ParityCheck(architecture(name, width=32), torch.device("cpu"))
     parity = check(Plan(precision=precision, kernels=OWN.kernels))

@@ -173,6 +173,18 @@ def test_channels_last_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), CHANNELS_LAST)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dcgan96", "dcgan112", "dcgan224", "dcgan192x96", "dcgan28x56"])
+def test_other_sizes(name: str) -> None:
+    arch = architecture(name, width=4)
+    twin = reference_twin(arch)
+    found = run(plan_twin(arch, twin, PLAIN), arch, 2)
+    wanted = run(twin, arch, 2)
+    assert all(torch.equal(found[key], value) for key, value in wanted.items()), worst(errors(found, wanted))
+    for plan in (CHANNELS_LAST, STACKED):
+        check_in_fp64(arch, plan, steps=3)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_stacked_call_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), STACKED)

@@ -20,10 +20,10 @@ from fastdcgan.gan.step import TrainState, penalise
 
 CPU = torch.device("cpu")
 
-ARCHITECTURES = ("dcgan28", "dcgan32", "dcgan64", "dcgan128")
+ARCHITECTURES = ("dcgan28", "dcgan32", "dcgan48", "dcgan64", "dcgan128", "dcgan64x128")
 
 # Narrow twins of the same depth: the geometry is what is tested, and width costs time squared.
-WIDTHS = {"dcgan28": 32, "dcgan32": 8, "dcgan64": 8, "dcgan128": 4}
+WIDTHS = {"dcgan28": 32, "dcgan128": 4, "dcgan64x128": 4}
 
 BATCH = 8
 
@@ -31,7 +31,7 @@ PAPERS = RecipeConfig()
 
 
 def narrow(name: str) -> Architecture:
-    return architecture(name, width=WIDTHS[name])
+    return architecture(name, width=WIDTHS.get(name, 8))
 
 
 def reference_layers(arch: Architecture) -> tuple[list[reference.Layer], list[reference.Layer]]:

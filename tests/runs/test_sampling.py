@@ -103,6 +103,16 @@ def test_a_grid_is_as_square_as_it_can_be(
         assert image.size == (columns * (8 + 2) + 2, rows * (8 + 2) + 2)
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "columns"), [(8, 8, 8), (16, 8, 8), (8, 16, 8), (24, 8, 16), (32, 8, 16), (8, 32, 4)]
+)
+def test_a_grid_of_long_pictures_is_about_as_high_as_wide(
+    height: int, width: int, columns: int, tmp_path: Path
+) -> None:
+    with Image.open(save_grid(torch.zeros(64, 1, height, width), tmp_path / "grid.png")) as image:
+        assert image.size == (columns * (width + 2) + 2, 64 // columns * (height + 2) + 2)
+
+
 def test_a_grid_holds_the_pictures_row_by_row(tmp_path: Path) -> None:
     colours = pictures(5, 3)
     with Image.open(save_grid(colours, tmp_path / "grid.png")) as image:

@@ -177,6 +177,13 @@ def test_diversity_is_that_of_the_pictures() -> None:
     assert diversity(grid[:18], Size(16, 16)) is None
 
 
+def test_diversity_of_pictures_that_are_not_square() -> None:
+    grid = np.zeros((2 * 10 + 2, 2 * 26 + 2, 3), np.uint8)
+    grid[2:10, 28:52] = 255
+    assert diversity(grid, Size(8, 24)) == pytest.approx(1 / 2)
+    assert diversity(grid, Size(24, 8)) is None
+
+
 # --- Bad input --------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,301 @@
+"""The page that plays a generator: its files, and what a person sees and does in a real browser."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from browser import needs_chromium, page
+
+from fastdcgan import Generator, Run, cli, train
+from fastdcgan.export.web_page import RUNTIME, fetched_runtime, principal_directions
+from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.runs.interpolate import slerp
+from fastdcgan.runs.sampling import generate_uint8
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")), reason="needs the extra `export`"
+)
+
+
+def trained(folder: Path, arch: str, channels: int) -> Run:
+    side = int(arch[5:])
+    pictures_NHWC = np.random.default_rng(0).integers(0, 2, (16, side, side, channels), np.uint8) * 255
+    np.save(folder / "pictures.npy", pictures_NHWC)
+    model = {"arch": arch, "width": 4, "channels": channels, "batch_size": 4, "images": 64, "lr": 0.02, "ema": 0.5}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("fastdcgan.telemetry.report.end_of_run.device_ceilings", lambda *_: None)
+        return train(data=folder / "pictures.npy", **model, out=folder / "run", track="none", quiet=True, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(tmp_path_factory.mktemp("run"), "dcgan16", 3)
+
+
+@pytest.fixture
+def no_runtime(tmp_path: Path) -> Path:
+    """Files of the right names."""
+    folder = tmp_path / "no-runtime"
+    folder.mkdir()
+    for name in RUNTIME:
+        (folder / name).write_text(name)
+    return folder
+
+
+def export(run: Run, out: Path, *options: object) -> None:
+    cli.main(list(map(str, ("export", run.path, "--to", "web", "--out", out, *options))))
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Run, out: Path, *options: object) -> str:
+    with pytest.raises(SystemExit) as end:
+        export(run, out, *options)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and not out.exists()
+    return error
+
+
+@pytest.mark.slow
+def test_the_folder_has_all_that_the_page_loads(
+    run: Run, no_runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "web"
+    export(run, out, "--runtime", no_runtime)
+    model = json.loads((out / "model.json").read_text())
+    assert (model["name"], model["step"], model["width"], model["channels"]) == ("run", 16, 16, 3)
+    z_NL = np.fromfile(out / "latents.f32", np.float32).reshape(model["seeded"], model["latent_dim"])
+    assert np.array_equal(z_NL, latents(0, Stream.GENERATE, 0, len(z_NL), 100).numpy())
+    assert (out / "runtime" / RUNTIME[0]).read_text() == RUNTIME[0]
+    said = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css"))
+    assert "http://" not in said and "https://" not in said
+    # Once it is there, nothing is fetched again.
+    monkeypatch.setenv("PATH", "")
+    export(run, out)
+    assert (out / "runtime" / RUNTIME[0]).read_text() == RUNTIME[0]
+
+
+def test_principal_directions_change_the_first_layer_most() -> None:
+    generator, numbers = Generator(arch="dcgan16", width=4), torch.Generator().manual_seed(0)
+    norm = generator.layers[1]
+    with torch.no_grad():  # features that count more than others
+        norm.weight.copy_(2 ** torch.randn(len(norm.weight), generator=numbers))
+        norm.running_var.copy_(4 ** torch.randn(len(norm.weight), generator=numbers))
+    directions_KL = principal_directions(generator, 8)
+    assert torch.allclose(directions_KL @ directions_KL.T, torch.eye(8), atol=1e-5)
+    first = generator.layers[:2]
+
+    @torch.no_grad()
+    def change(direction_1L: torch.Tensor) -> float:
+        moved: torch.Tensor = first(direction_1L[:, :, None, None]) - first(torch.zeros(1, 100, 1, 1))
+        return moved.norm().item()
+
+    changes = [change(direction_1L) for direction_1L in directions_KL.split(1)]
+    random = torch.nn.functional.normalize(torch.randn(200, 100, generator=numbers))
+    assert changes == sorted(changes, reverse=True) and changes[0] > max(map(change, random.split(1)))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_had_is_said_in_one_line(
+    run: Run,
+    no_runtime: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "web"
+    (no_runtime / RUNTIME[1]).unlink()
+    assert f"has no {RUNTIME[1]}; it is in dist/ of the npm package onnx" in refused(
+        capsys, run, out, "--runtime", no_runtime
+    )
+    monkeypatch.setenv("PATH", "")
+    assert "needs npm to fetch onnxruntime-web once, or --runtime FOLDER" in refused(capsys, run, out)
+    assert "--runtime x is for --to web, not for --to onnx" in refused(
+        capsys, run, out, "--runtime", "x", "--to", "onnx"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its stand-in for npm is a shell script")
+def test_what_npm_brings_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm = tmp_path / "npm"
+    with tarfile.open(tmp_path / "other.tgz", "w:gz") as archive:
+        archive.add(__file__, "package/dist/ort.wasm.min.mjs")
+    to_destination = 'while [ "$1" != --pack-destination ]; do shift; done'
+    npm.write_text(f'#!/bin/sh\n{to_destination}\ncp {tmp_path}/other.tgz "$2"\n')
+    npm.chmod(npm.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with (
+        pytest.raises(ValueError, match=r"what npm fetched is not onnxruntime-web@1\.30\.0: its SHA-512 is"),
+        fetched_runtime(),
+    ):
+        pass
+    npm.write_text("#!/bin/sh\necho first >&2\necho no network >&2\nexit 1\n")
+    with (
+        pytest.raises(ValueError, match=r"npm can't fetch onnxruntime-web@1\.30\.0: no network; or --runtime"),
+        fetched_runtime(),
+    ):
+        pass
+
+
+# --- In a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real one: of the folder that $FASTDCGAN_ONNXRUNTIME_WEB names, else fetched by npm."""
+    if folder := os.environ.get("FASTDCGAN_ONNXRUNTIME_WEB"):
+        return Path(folder)
+    kept = tmp_path_factory.mktemp("runtime")
+    try:
+        with fetched_runtime() as fetched:
+            for name in RUNTIME:
+                shutil.copy(fetched / name, kept)
+    except ValueError as error:
+        pytest.skip(str(error))
+    return kept
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@contextmanager
+def opened(folder: Path, width: int, height: int) -> Iterator["Page"]:
+    """The page, ready. Nothing may go wrong, nor be asked of another server."""
+    wrong: list[str] = []
+    with served(folder) as address, page(width, height) as shown:
+        shown.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        shown.on("pageerror", lambda error: wrong.append(str(error)))
+        shown.on(
+            "request",
+            lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else wrong.append(asked.url),
+        )
+        shown.goto(f"{address}/index.html")
+        shown.wait_for_selector("#app:not([hidden])", timeout=60_000)
+        yield shown
+    # The test itself reads canvases back.
+    assert [line for line in wrong if not line.startswith("Canvas2D: Multiple readback operations")] == []
+
+
+PIXELS = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+
+
+def pixels(shown: "Page", selector: str, channels: int) -> np.ndarray[Any, Any]:
+    side = shown.evaluate(f"document.querySelector({selector!r}).height")
+    rgba_HWC = np.array(shown.eval_on_selector(selector, PIXELS)).reshape(side, -1, 4)
+    assert (rgba_HWC[..., 3] == 255).all()
+    return rgba_HWC[..., :channels]
+
+
+def slide(shown: "Page", selector: str, value: float) -> None:
+    shown.eval_on_selector(selector, f"s => {{ s.value = {value}; s.dispatchEvent(new Event('input')) }}")
+    shown.wait_for_timeout(700)
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize(("arch", "channels"), [("dcgan16", 3), ("dcgan28", 1)])
+def test_pictures_in_the_browser_are_those_of_python(
+    arch: str, channels: int, runtime: Path, tmp_path: Path, screenshots: Path
+) -> None:
+    run = trained(tmp_path, arch, channels)
+    generator, out = Generator.from_run(run), tmp_path / "web"
+    export(run, out, "--runtime", runtime)
+    z_BL = latents(0, Stream.GENERATE, 0, 48, generator.arch.latent_dim)
+    with opened(out, 1000, 900) as shown:
+        ours = list(generator.sample(48))
+        assert np.ptp(np.stack(ours[:24]).astype(int), 0).max() > 100, "pictures differ from each other"
+        for number in range(24):
+            found_HWC = pixels(shown, f"#grid button:nth-child({number + 1}) canvas", channels)
+            assert np.abs(found_HWC - ours[number]).max() <= 1
+        shown.click("#grid button:nth-child(6)")
+        slide(shown, "#direction-1", 3)
+        moved_1L = z_BL[5:6] + 3 * principal_directions(generator, 8)[1:2]
+        wanted_HWC = generate_uint8(generator, moved_1L)[0].astype(int)
+        assert np.abs(pixels(shown, "#picture", channels) - wanted_HWC).max() <= 1
+        assert np.abs(wanted_HWC - ours[5]).max() > 5, "the slider did something"
+        shown.click("#keep")
+        shown.click("#more")
+        shown.wait_for_selector("[aria-label='Picture 24']")
+        assert np.abs(pixels(shown, "[aria-label='Picture 24'] canvas", channels) - ours[24]).max() <= 1
+        shown.click("[aria-label='Picture 26']")
+        shown.wait_for_timeout(500)
+        shown.click("#keep")
+        shown.wait_for_selector("#walk:not([hidden])")
+        slide(shown, "#position", 0.25)
+        wanted_HWC = generate_uint8(generator, slerp(moved_1L, z_BL[26:27], 0.25))[0].astype(int)
+        assert np.abs(pixels(shown, "#between", channels) - wanted_HWC).max() <= 1
+        shown.screenshot(path=screenshots / f"web-{arch}.png", full_page=True)
+        with shown.expect_download() as downloaded:
+            shown.click("#download-between")
+        assert downloaded.value.suggested_filename == "run-between.png"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_by_keyboard_and_on_a_phone(run: Run, runtime: Path, tmp_path: Path, screenshots: Path) -> None:
+    export(run, tmp_path / "web", "--runtime", runtime)
+    with opened(tmp_path / "web", 390, 844) as shown:
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        heights = "[...document.querySelectorAll('button')].filter(b => b.offsetHeight).map(b => b.offsetHeight)"
+        assert min(shown.evaluate(heights)) >= 44, "large enough for a finger"
+        buttons = "[...document.querySelectorAll('#grid button')]"
+        columns = shown.evaluate(f"{buttons}.filter((b, _, all) => b.offsetTop === all[0].offsetTop).length")
+        shown.focus("#grid button:first-child")
+        for key in ("ArrowRight", "ArrowDown", "Enter"):
+            shown.keyboard.press(key)
+        pressed = shown.eval_on_selector("#grid [aria-pressed=true]", "b => b.getAttribute('aria-label')")
+        assert pressed == f"Picture {1 + columns}"
+        shown.focus("#direction-0")
+        shown.wait_for_timeout(500)
+        before = pixels(shown, "#picture", 3)
+        for _ in range(40):
+            shown.keyboard.press("ArrowRight")
+        shown.wait_for_timeout(1000)
+        assert np.abs(pixels(shown, "#picture", 3) - before).max() > 5
+        for number in (1, 2):
+            shown.click(f"#grid button:nth-child({number})")
+            shown.wait_for_timeout(300)
+            shown.click("#keep")
+            shown.wait_for_selector(f"#kept button:nth-child({number})")
+        shown.focus("#play")
+        shown.keyboard.press("Space")
+        shown.wait_for_timeout(1500)
+        assert shown.inner_text("#play") == "Pause" and float(shown.input_value("#position")) > 0.02
+        shown.keyboard.press("Space")
+        assert shown.inner_text("#play") == "Play"
+        shown.screenshot(path=screenshots / "web-phone.png", full_page=True)
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_folder_that_is_not_whole_says_so(run: Run, runtime: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "web", "--runtime", runtime)
+    (tmp_path / "web" / "generator.onnx").unlink()
+    with served(tmp_path / "web") as address, page(600, 400) as shown:
+        shown.goto(f"{address}/index.html")
+        shown.wait_for_selector("#status.error", timeout=60_000)
+        assert shown.inner_text("#status") == "The network can't be loaded: generator.onnx can't be loaded (404)"
