@@ -167,6 +167,10 @@ class RecipeConfig:
     """Divide each of D's weights by its largest singular value, so that D is steep nowhere (Miyato et al. 2018). D then
     has no BatchNorm, which would undo it."""
 
+    lecam: float = field(default=0.0, metadata=AS_BEFORE)
+    """Weight of a term in D's loss that holds its logits near what they were on the other kind of pictures: where
+    pictures are few, they run apart (LeCam, Tseng et al. 2021). 0: none."""
+
     r1: float = field(default=0.0, metadata=AS_BEFORE)
     """Weight gamma of the R1 penalty, which holds D flat around real pictures (Mescheder et al. 2018): gamma / 2 times
     the mean squared length of D's gradient there. 0: none."""
@@ -436,10 +440,11 @@ class TrainConfig:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective == "hinge":
             raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
-        parse_value_range(self.data.value_range)
         recipe.augmentation()
-        if not 0 <= recipe.r1 < float("inf"):
-            raise ValueError(f"--r1 {recipe.r1}: must be at least 0")
+        for label, weight in (("--r1", recipe.r1), ("--lecam", recipe.lecam)):
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{label} {weight}: must be at least 0")
+        parse_value_range(self.data.value_range)
         self.execution.check_device()
         self._check_exactness()
         self.run.trackers()
@@ -459,6 +464,7 @@ class TrainConfig:
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
+            (self.recipe.lecam > 0, f"--lecam {self.recipe.lecam}"),
             ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):
             if said:

@@ -73,7 +73,7 @@ def _update_discriminator(
     state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Returns loss_d, d_real and d_fake of each micro-batch."""
-    metrics = []
+    metrics, logits = [], []
     state.optimizer_d.zero_grad(set_to_none=True)
     micro_batches = zip(real_BCHW.chunk(state.accumulate), fake_BCHW.chunk(state.accumulate), strict=True)
     for number, (real_bCHW, fake_bCHW) in enumerate(micro_batches, start=1):
@@ -86,9 +86,11 @@ def _update_discriminator(
                 )
             with profiler_range(ranges.BACKWARD_D):
                 state.scaler_d.scale(loss_d / state.accumulate).backward()
+        logits.append((logits_real_b.detach(), logits_fake_b.detach()))
         metrics.append((loss_d.detach(), mean_probability(logits_real_b), mean_probability(logits_fake_b)))
     with profiler_range(ranges.OPTIMIZER_D):
         optimizer_step(state.optimizer_d, state.scaler_d)
+    state.objective.after_update(*map(torch.cat, zip(*logits, strict=True)))
     return metrics
 
 

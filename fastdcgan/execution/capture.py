@@ -100,13 +100,16 @@ class CapturedStep:
             of_fakes = zip(update.z.chunk(state.accumulate), chunks(update.draws, state.accumulate), strict=True)
             with state.autocast():
                 fakes_bCHW = [as_discriminator_sees(state, G(z_bL), draws_bN) for z_bL, draws_bN in of_fakes]
-            gradients_d, metrics = [], []
+            gradients_d, logits_of_parts, metrics = [], [], []
             for real_bCHW, fake_bCHW in zip(update.real.chunk(state.accumulate), fakes_bCHW, strict=True):
                 with state.autocast():
                     loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
                 gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
+                logits_of_parts.append([logits_b.detach() for logits_b in logits])
                 metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
             _adam_step(D, gradients_d, adam_d, state.optimizer_d, state.all_reduce_dtype)
+            logits_real_B, logits_fake_B = (torch.cat(of_parts) for of_parts in zip(*logits_of_parts, strict=True))
+            state.objective.after_update(logits_real_B, logits_fake_B)
         gradients_g = []
         for fake_bCHW, metrics_b in zip(fakes_bCHW, metrics, strict=True):
             with state.autocast():  # a new context, which casts D's updated weights

@@ -17,6 +17,7 @@ from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
 from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.execution.stacked import StackedDiscriminator
 from fastdcgan.gan.gradient_penalty import GradientPenalty
+from fastdcgan.gan.lecam import LeCamObjective
 from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective, objective
 from fastdcgan.gan.step import (
@@ -96,7 +97,7 @@ def prepare(
         scaler_g=_scaler(plan, device),
         scaler_d=_scaler(plan, device),
         autocast=_autocast(plan.precision, device),
-        objective=_objective(plan, recipe),
+        objective=_objective(plan, recipe, discriminator),
         all_reduce_dtype=all_reduce_dtype,
         accumulate=recipe.accumulate,
         d_steps=recipe.d_steps,
@@ -161,6 +162,10 @@ def _autocast(precision: Precision, device: torch.device) -> Callable[[], Abstra
     return lambda: torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
 
 
-def _objective(plan: Plan, recipe: RecipeConfig) -> Objective:
+def _objective(plan: Plan, recipe: RecipeConfig, discriminator: Discriminator) -> Objective:
     plain = objective(recipe.objective, recipe.label_smoothing)
+    if recipe.lecam:
+        terms = plain.discriminator_terms, plain.generator_term, plain.label_smoothing
+        reduce = partial(all_reduce_mean, dtype=None)
+        return LeCamObjective(*terms, network=discriminator, weight=recipe.lecam, all_reduce_mean=reduce)
     return exact_sums.exact_objective(plain, plan.shares) if plan.shares else plain

@@ -35,6 +35,9 @@ class Objective:
         """G's loss, from D's logits on its pictures."""
         return self.generator_term(_at_least_fp32(logits_fake_B))
 
+    def after_update(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> None:
+        """To be called after each update of D, with the logits [B] of its batch before it. Here it does nothing."""
+
 
 def objective(name: ObjectiveName, label_smoothing: float = 0.0) -> Objective:
     """An objective by name.

@@ -227,6 +227,17 @@ def loss_g(objective: str, logits_fake_B: Tensor) -> Tensor:
     raise ValueError(f"unknown objective {objective!r}")
 
 
+def lecam_term(logits_real_B: Tensor, logits_fake_B: Tensor, anchors_2: Tensor) -> Tensor:
+    """LeCam (Tseng et al. 2021): D's logits are held near what they were on the other kind of pictures.
+
+    The anchors are those of real and of fake pictures: moving averages of D's logits over the steps so far.
+    """
+    anchor_real, anchor_fake = anchors_2
+    error_real = F.mse_loss(logits_real_B, anchor_fake.expand_as(logits_real_B))
+    error_fake = F.mse_loss(logits_fake_B, anchor_real.expand_as(logits_fake_B))
+    return error_real + error_fake
+
+
 # --- What D sees ------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +296,8 @@ def train_step(
     d_steps: int = 1,
     augmentation: tuple[str, ...] = (),
     uniform_BN: Tensor | None = None,
+    lecam: float = 0.0,
+    anchors_2: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One iteration: D learns from a batch of real and a batch of G's pictures, then G learns from the better D.
 
@@ -302,6 +315,8 @@ def train_step(
         d_steps: how often D learns.
         augmentation: how what D sees is changed (`augment`).
         uniform_BN: random numbers for it: seven for each real picture, then seven for the fake one beside it.
+        lecam: weight of `lecam_term` in D's loss.
+        anchors_2: its anchors, 0 at first; changed in place.
 
     Returns:
         loss_d, loss_g, and D's mean probability for real (d_real) and fake pictures (d_fake) before its last update.
@@ -324,8 +339,14 @@ def train_step(
             logits_real_B = D(real_bCHW)
             logits_fake_B = D(fake_BCHW.detach())
         error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
+        if lecam:
+            assert anchors_2 is not None
+            error_d = error_d + lecam * lecam_term(logits_real_B, logits_fake_B, anchors_2)
         error_d.backward()
         optimizer_d.step()
+        if anchors_2 is not None:
+            means = torch.stack([logits_real_B.detach().mean(), logits_fake_B.detach().mean()])
+            anchors_2.copy_(0.99 * anchors_2 + 0.01 * means)
 
     # 2. G learns. The last pictures, not detached this time, judged by the D that has just been updated. backward()
     #    goes through D into G. It leaves gradients in D on the way, which nobody asked for: D.zero_grad() above throws

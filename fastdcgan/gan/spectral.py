@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from fastdcgan.config import RecipeConfig
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.lecam import add_anchors
 from fastdcgan.gan.models import Discriminator, Generator, Shift, build
 from fastdcgan.gan.randomness import Stream, rng
 
@@ -26,11 +27,11 @@ FIRST_ITERATIONS = 15
 
 def build_for(recipe: RecipeConfig, arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
     """As `models.build`, with the D that a recipe asks for."""
-    if not recipe.spectral_norm:
-        return build(arch, seed)
-    generator, discriminator = build(arch, seed, SpectralDiscriminator)
-    assert isinstance(discriminator, SpectralDiscriminator)
-    discriminator.begin(torch.Generator().manual_seed(int(rng(seed, Stream.WEIGHTS, 2).integers(2**63))))
+    generator, discriminator = build(arch, seed, SpectralDiscriminator if recipe.spectral_norm else Discriminator)
+    if isinstance(discriminator, SpectralDiscriminator):
+        discriminator.begin(torch.Generator().manual_seed(int(rng(seed, Stream.WEIGHTS, 2).integers(2**63))))
+    if recipe.lecam:
+        add_anchors(discriminator)
     return generator, discriminator
 
 

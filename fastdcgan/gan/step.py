@@ -171,6 +171,7 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Ten
             _backward(loss_d, state.optimizer_d, state.scaler_d)
         with profiler_range(ranges.OPTIMIZER_D):
             optimizer_step(state.optimizer_d, state.scaler_d)
+        state.objective.after_update(logits_real_B.detach(), logits_fake_B.detach())
 
     with frozen(state.discriminator):
         with state.autocast():

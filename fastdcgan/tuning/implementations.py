@@ -124,6 +124,8 @@ def reference_implementation(
         reference.initialise(D)
         if recipe.spectral_norm:
             reference.normalise_spectrally(D)
+        if recipe.lecam:
+            D.register_buffer("anchors", torch.zeros(2))
     G.to(device=device, dtype=dtype)
     D.to(device=device, dtype=dtype)
     optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
@@ -137,8 +139,10 @@ def reference_implementation(
             cache_enabled=False,
         ):
             inputs = real_BCHW.to(dtype), z_BL.to(dtype)
-            drawn_BN = _draws(z_BL)
-            return reference.train_step(G, D, optimizer_g, optimizer_d, *inputs, **options, uniform_BN=drawn_BN)
+            drawn_BN, anchors_2 = _draws(z_BL), dict(D.named_buffers()).get("anchors")
+            return reference.train_step(
+                G, D, optimizer_g, optimizer_d, *inputs, **options, uniform_BN=drawn_BN, anchors_2=anchors_2
+            )
 
     return Implementation(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
 
@@ -150,6 +154,7 @@ def reference_options(recipe: RecipeConfig) -> dict[str, Any]:
         "label_smoothing": recipe.label_smoothing,
         "d_steps": recipe.d_steps,
         "augmentation": recipe.augmentation(),
+        "lecam": recipe.lecam,
     }
 
 

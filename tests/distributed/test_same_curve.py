@@ -54,12 +54,15 @@ EXACT = {
 BRIEF = {name: Training(arch=TINY, plan=plan, steps=3, batch=8, double=True) for name, plan in PLANS.items()}
 IN_PARTS = {f"{name}, in parts": replace(work, recipe=RecipeConfig(accumulate=2)) for name, work in BRIEF.items()}
 EVERYTHING = "colour,translation,cutout"
-TOGETHER = RecipeConfig(d_steps=2, lr_d=4e-4, augment=EVERYTHING, spectral_norm=True, r1=1.0, r1_every=2)
-AUGMENTED = RecipeConfig(augment=EVERYTHING, accumulate=2)
+TOGETHER = RecipeConfig(lecam=0.3, d_steps=2, lr_d=4e-4, augment=EVERYTHING, spectral_norm=True, r1=1.0, r1_every=2)
+AUGMENTED = RecipeConfig(lecam=0.3, augment=EVERYTHING, accumulate=2)
 STABILISED = {
     f"{name}, {plan}": Training(arch=TINY, plan=PLANS[plan], steps=3, batch=8, double=True, recipe=recipe)
-    for plan in ("stacked", "captured")
-    for name, recipe in {"all together": TOGETHER, "in parts": AUGMENTED}.items()
+    for name, plan, recipe in (
+        ("all together", "stacked", TOGETHER),
+        ("all together", "captured", TOGETHER),
+        ("augmented, in parts", "stacked", AUGMENTED),
+    )
 }
 EXACT |= {"augmented, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=RecipeConfig(augment=EVERYTHING))}
 LOCAL = {

@@ -120,6 +120,14 @@ FAULTS = (
         "gan/step.py",
         (("augment(real_BCHW, draws_of_real_BN,", "augment(real_BCHW, draws_of_fake_BN,"),),
     ),
+    Fault(
+        "anchors that don't follow", "gan/lecam.py", (("means_2.to(self._anchors.dtype), 1 - DECAY", "means_2, 0.0"),)
+    ),
+    Fault(
+        "logits drawn to their own anchor",
+        "gan/lecam.py",
+        (("anchor_real, anchor_fake = self", "anchor_fake, anchor_real = self"),),
+    ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )
 

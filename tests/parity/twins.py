@@ -67,12 +67,16 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
     optimizer_g, optimizer_d = reference.adam(G, recipe.lr_g or recipe.lr), reference.adam(D, recipe.lr_d or recipe.lr)
     options = {"objective": recipe.objective, "label_smoothing": recipe.label_smoothing, "d_steps": recipe.d_steps}
     options["augmentation"] = recipe.augmentation()
+    if recipe.lecam:
+        D.register_buffer("anchors", torch.zeros(2))
     taken = count(1)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
             drawn_BN = draws(z_BL)
+            if recipe.lecam:
+                options.update(lecam=recipe.lecam, anchors_2=D.anchors)
             metrics = reference.train_step(
                 G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN
             )

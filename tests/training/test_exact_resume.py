@@ -154,7 +154,7 @@ def test_whenever_it_is_killed(
 
 RECIPES = {
     "all together": RecipeConfig(
-        d_steps=2, lr_d=4e-4, augment="colour,translation,cutout", spectral_norm=True, r1=1.0, r1_every=3
+        d_steps=2, lr_d=4e-4, augment="colour,translation,cutout", spectral_norm=True, r1=1.0, r1_every=3, lecam=0.3
     ),
 }
 
