@@ -25,6 +25,9 @@ FEWEST_EVALUATED = 50
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
+CHANGEABLE = {"changeable": True}
+"""Marks a field that alters what is learned, but that a run may go on with another value of, by --from-step."""
+
 DEFAULT_DATA = "faces"
 
 UNKNOWN_DATA = "unknown"
@@ -134,22 +137,22 @@ class RecipeConfig:
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
     least squares."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: float = field(default=0.0, metadata=CHANGEABLE)
     """One-sided: D's target for real pictures is 1 minus this. In [0, 0.5)."""
 
-    lr: float = 2e-4
+    lr: float = field(default=2e-4, metadata=CHANGEABLE)
     """Adam's learning rate, for both networks."""
 
-    lr_g: float | None = field(default=None, metadata=AS_BEFORE)
+    lr_g: float | None = field(default=None, metadata=AS_BEFORE | CHANGEABLE)
     """That of G alone. Default: that of both."""
 
-    lr_d: float | None = field(default=None, metadata=AS_BEFORE)
+    lr_d: float | None = field(default=None, metadata=AS_BEFORE | CHANGEABLE)
     """That of D alone: two time scales, Heusel et al. 2017. Default: that of both."""
 
-    beta1: float = 0.5
+    beta1: float = field(default=0.5, metadata=CHANGEABLE)
     """Adam's decay of the gradient's mean."""
 
-    beta2: float = 0.999
+    beta2: float = field(default=0.999, metadata=CHANGEABLE)
     """Adam's decay of the gradient's square."""
 
     d_steps: int = field(default=1, metadata=AS_BEFORE)
@@ -183,7 +186,7 @@ class RecipeConfig:
     """What BatchNorm normalises over where there are several processes. sync: the global batch, so that what is learned
     does not depend on their number. local: each process's share, which saves an all-reduce a layer."""
 
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=CHANGEABLE)
     """Parts that the global batch is taken in, for less memory: gradients are averaged over them, and each network is
     updated once. BatchNorm normalises over a part."""
 
@@ -265,6 +268,11 @@ class RunConfig:
 
     fresh_optimizer: bool = field(default=False, metadata=FREE)
     """With --init-from: without Adam's moments of that run."""
+
+    from_step: str | None = field(default=None, metadata=FREE)
+    """Go on in the run's folder from the checkpoint of this step, or latest: learning rate, betas, label smoothing and
+    parts of a batch may be others from there on. What came after that step is set aside. Default: the newest
+    checkpoint, with the options that it was trained with."""
 
     resume: Literal["auto", "off"] = field(default="auto", metadata=FREE)
     """auto: go on from the last checkpoint in --out if there is one. off: refuse a folder that already holds a run."""
@@ -406,6 +414,11 @@ class TrainConfig:
             raise ValueError("--images and --epochs are two ways to say how long to train: give one")
         if self.run.fresh_optimizer and self.run.init_from is None:
             raise ValueError("--fresh-optimizer says what not to take over by --init-from: name a run there")
+        step = self.run.from_step
+        if step is not None and step != "latest" and not (step.isascii() and step.isdecimal()):
+            raise ValueError(f"--from-step {step}: must be the step of a checkpoint, or latest")
+        if step is not None and self.run.out is None:
+            raise ValueError(f"--from-step {step} goes on in a run: name its folder by --out")
         if not 0 <= self.run.seed < 2**63:
             raise ValueError(f"--seed {self.run.seed}: must be at least 0 and below 2**63")
         memory = self.data.data_memory
@@ -578,9 +591,16 @@ GROUPS: dict[str, type] = {
 def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Options in which two runs differ so that one cannot go on from the other, as `--lr: 0.0002, now 0.001`."""
     ours, theirs = flat(old), flat(new)
+    return [f"--{name.replace('_', '-')}: {ours[name]}, now {theirs[name]}" for name in differing_names(old, new)]
+
+
+def differing_names(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """The names of the fields that `differing_fields` describes."""
+    ours, theirs = flat(old), flat(new)
     identity = [f.name for group in GROUPS.values() for f in fields(group) if f.metadata.get("identity", True)]
-    return [
-        f"--{name.replace('_', '-')}: {ours[name]}, now {theirs[name]}"
-        for name in identity
-        if ours[name] != theirs[name]
-    ]
+    return [name for name in identity if ours[name] != theirs[name]]
+
+
+def may_change(name: str) -> bool:
+    """Whether a run may go on with another value of a field, by --from-step."""
+    return any(f.name == name and f.metadata.get("changeable") for group in GROUPS.values() for f in fields(group))

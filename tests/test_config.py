@@ -121,9 +121,10 @@ def test_what_is_resolved_stays_so(values: dict[str, object]) -> None:
         "checkpoint_every",
         "evaluate_every",
         "keep_every",
+        "init_from",
+        "from_step",
         "lr_g",
         "lr_d",
-        "init_from",
     }
 
 
@@ -242,6 +243,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "epochs": 5,
     "init_from": "another",
     "fresh_optimizer": True,
+    "from_step": "5",
     "resume": "off",
     "log_every": 5,
     "sample_every": 5,

@@ -1,6 +1,7 @@
 """How a command ends: with which exit code, and what it says of it."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -64,6 +65,7 @@ def _complaints() -> Iterator[None]:
 def _readers() -> Iterator[None]:
     """Output that was closed goes nowhere; a reader that leaves ends the command quietly, a full disk in one line."""
     _open_what_is_closed()
+    _escape_what_cannot_be_shown()
     try:
         try:
             yield
@@ -111,6 +113,12 @@ def _open_what_is_closed() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Consoles of Windows that aren't Unicode can't show every path: it is escaped, as on stderr, and no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _in_one_line(message: str) -> str:

@@ -211,7 +211,8 @@ def interpolate(
         run: The run's folder.
         frames: Frames of the animation.
         seed: The walks are a function of this; they begin at the pictures that generate makes from it.
-        out: A file ending in .webp or .gif. The still has the same name, ending in .png.
+        out: A file ending in .webp, .gif or .mp4 (pip install 'fastdcgan[video]'). The still has the same name, ending
+            in .png.
     """
     from fastdcgan.runs.interpolate import interpolate_from_run
 

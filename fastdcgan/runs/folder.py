@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from fastdcgan import __version__
-from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
+from fastdcgan.config import ModelConfig, TrainConfig, differing_fields, differing_names, flat, from_flat, may_change
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs import origin
 from fastdcgan.storage.files import (
@@ -35,6 +35,9 @@ BATCH_NAMED = "batch_size_named"
 
 BEGUN_FROM = "begun_from"
 """The condition that says whose weights a run has begun with, as an `Ancestor`; None: new ones."""
+
+CHANGES = "changes"
+"""The condition that lists with which options the run has gone on by --from-step, from which steps on."""
 
 PACKAGES = (
     "torch",
@@ -127,6 +130,11 @@ class RunFolder:
     def best(self) -> Path:
         """Which checkpoint an evaluation has found to be the best."""
         return self.path / "best.json"
+
+    @property
+    def set_aside(self) -> Path:
+        """What came after steps that the run went back to: a numbered folder for each time."""
+        return self.path / "set-aside"
 
     @property
     def tensorboard(self) -> Path:
@@ -288,16 +296,30 @@ def _check_can_continue(folder: RunFolder, config: TrainConfig, batch_named: boo
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"the output folder {folder.path} is a file")
     if not folder.config.exists():
+        if config.run.from_step is not None:
+            raise ValueError(f"--from-step {config.run.from_step}: {folder.path} holds no run that could go on")
         return
     if config.run.resume == "off":
         raise ValueError(f"{folder.path} already holds a run: choose another --out, or go on with --resume auto")
     former = read_config(folder)
     _check_origin(folder, former.run.init_from, config)
-    if differing := differing_fields(former, as_begun(config, folder, batch_named=batch_named)):
-        raise ValueError(
-            f"{folder.path} holds a run with another configuration ({'; '.join(differing)}): "
-            "choose another --out, or the same options"
-        )
+    now = as_begun(config, folder, batch_named=batch_named)
+    differing = differing_names(former, now)
+    if not differing or (config.run.from_step is not None and all(map(may_change, differing))):
+        return
+    raise ValueError(
+        f"{folder.path} holds a run with another configuration ({'; '.join(differing_fields(former, now))}): the same "
+        f"options go on with it; {_what_to_do_with(differing, folder)}"
+    )
+
+
+def _what_to_do_with(differing: Sequence[str], folder: RunFolder) -> str:
+    """What to say for a run to go on, or to begin, with other options."""
+    if all(map(may_change, differing)):
+        return "so do these with --from-step latest; or choose another --out"
+    if any(field.name in differing for field in fields(ModelConfig)):
+        return "networks of another size begin anew: choose another --out"
+    return f"these begin a new run with its weights by --init-from {folder.path} and another --out"
 
 
 def _check_origin(folder: RunFolder, begun: str | None, config: TrainConfig) -> None:

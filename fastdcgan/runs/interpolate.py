@@ -8,7 +8,14 @@ from torchvision.transforms.functional import to_pil_image
 
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.runs.animation import FORMATS, evenly_spaced, save_animation
+from fastdcgan.runs.animation import (
+    FORMATS,
+    VIDEO,
+    check_video_can_be_written,
+    evenly_spaced,
+    save_animation,
+    save_video,
+)
 from fastdcgan.runs.generate import load_generator, with_skipped
 from fastdcgan.runs.sampling import generate, grid, save_tiled
 
@@ -19,6 +26,9 @@ MAX_FRAMES = 600
 
 FRAME_MS = 80
 """How long each frame is shown."""
+
+TIMES_IN_A_VIDEO = 2
+"""How often a video shows a walk: few players repeat it by themselves."""
 
 MAX_SIDE = 640
 """Pixels of the animation: as many paths are shown beside each other as fit, 4 x 4 at most."""
@@ -40,7 +50,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
         run: the run's folder.
         frames: of the animation, 2 to MAX_FRAMES.
         seed: of the latents, at least 0.
-        out: ends in .webp or .gif.
+        out: ends in .webp, .gif or .mp4.
 
     Returns:
         lines for the user: where the files are, after the newer checkpoints that were skipped.
@@ -52,8 +62,11 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
         raise ValueError(f"--frames {frames}: must be at least 2 and at most {MAX_FRAMES}")
     if seed < 0:
         raise ValueError(f"--seed {seed}: must be at least 0")
-    if out.suffix.lower() not in FORMATS:
-        raise ValueError(f"--out {out}: must end in {' or '.join(FORMATS)}")
+    kind = out.suffix.lower()
+    if kind not in (*FORMATS, VIDEO):
+        raise ValueError(f"--out {out}: must end in {', '.join(FORMATS)} or {VIDEO}")
+    if kind == VIDEO:
+        check_video_can_be_written()
     generator, arch, progress, skipped = load_generator(run)
     waypoints_WBL = waypoints(arch, seed)
     paths = waypoints_WBL.shape[1]
@@ -63,7 +76,11 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
     still = out.with_suffix(".png")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        save_animation([to_pil_image(grid(pictures)) for pictures in pictures_FBCHW], out, FRAME_MS)
+        shown = [to_pil_image(grid(pictures)) for pictures in pictures_FBCHW]
+        if kind == VIDEO:
+            save_video(shown, out, FRAME_MS, times=TIMES_IN_A_VIDEO)
+        else:
+            save_animation(shown, out, FRAME_MS)
         save_tiled(still_BCHW, still, columns=len(columns))
     except OSError as error:
         raise ValueError(f"can't write to {out}: {error.strerror or error}") from error

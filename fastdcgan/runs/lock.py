@@ -42,8 +42,12 @@ def locked(folder: RunFolder, say: Callable[[str], None]) -> Iterator[None]:
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
-        _remove_if_empty(folder, missing)
-        os.close(descriptor)
+        if os.name == "nt":  # it removes no file that is open, and nothing is locked there
+            os.close(descriptor)
+            _remove_if_empty(folder, missing)
+        else:
+            _remove_if_empty(folder, missing)
+            os.close(descriptor)
 
 
 def _acquire(descriptor: int, folder: RunFolder, say: Callable[[str], None]) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -66,13 +67,13 @@ class StopRequests:
         if not self._deferred and number == self._handled.number:
             raise Stopped("stopped before the first step was done: nothing is lost", number)
 
-    def watch(self, wakeup_fd: int) -> None:
+    def watch(self, wakeups: socket.socket) -> None:
         """End the process where its main thread doesn't within the grace period. Runs in a thread.
 
         Args:
-            wakeup_fd: a file descriptor that yields a byte per signal (`signal.set_wakeup_fd`).
+            wakeups: yields a byte per signal (`signal.set_wakeup_fd`).
         """
-        while numbers := os.read(wakeup_fd, 64):
+        while numbers := wakeups.recv(64):
             for number in numbers:
                 if number not in STOP_SIGNALS:
                     continue
@@ -143,9 +144,9 @@ def _handled(requests: StopRequests) -> Iterator[None]:
 @contextmanager
 def _watched(requests: StopRequests) -> Iterator[None]:
     """A thread that learns of signals while the main thread can't handle them."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    former_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    reading, writing = socket.socketpair()  # Windows takes no pipe that doesn't block before Python 3.12
+    writing.setblocking(False)
+    former_fd = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=requests.watch, args=(reading,), name="fastdcgan-signals", daemon=True)
     watcher.start()
     try:
@@ -153,9 +154,9 @@ def _watched(requests: StopRequests) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(former_fd)
         requests.mark_done()
-        os.close(writing)
+        writing.close()
         watcher.join()
-        os.close(reading)
+        reading.close()
 
 
 def is_launched() -> bool:

@@ -20,8 +20,8 @@ from fastdcgan.gan.average import half_life
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.data_tables import classes_in_words
 from fastdcgan.telemetry.terminal.display import Display
-from fastdcgan.training.begin import describe_ancestor
 from fastdcgan.training.run import Run
+from fastdcgan.training.starting.begin import describe_ancestor
 
 MOST_LISTED = 10
 """Files that can't be used, named one by one."""

@@ -20,8 +20,8 @@ from fastdcgan.runs.folder import RunFolder, check_writable, read_config
 from fastdcgan.storage.signals import Stopped, stop_requests
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.announce import announce_plan
-from fastdcgan.training.begin import with_ancestors_choices
 from fastdcgan.training.setup import setup
+from fastdcgan.training.starting.begin import with_ancestors_choices
 from fastdcgan.training.trainer import fit
 from fastdcgan.training.validate import validate
 

@@ -372,7 +372,7 @@ class Recorder:
         where = f" (not finite by now: {', '.join(named)})" if named else ""
         raise NotFiniteError(
             f"{what} at step {step:,}{where}: training has failed; {self._describe_last_checkpoint()}. "
-            "Try a lower --lr, --precision fp32, or --on-nan rollback"
+            "Go on with --on-nan rollback, or with --from-step latest and a lower --lr, or anew with --precision fp32"
         )
 
     def _describe_last_checkpoint(self) -> str:

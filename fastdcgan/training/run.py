@@ -1,6 +1,7 @@
 """A run about to begin: what it was asked for, what was prepared for it, and when things happen in it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -113,3 +114,6 @@ class Run:
     start: Progress
     ancestor: Ancestor | None = None
     """Whose weights it begins with, in this session; None: its own, or new ones."""
+
+    changes: Sequence[object] = ()
+    """From which steps on it went on with other options, and which, as config.json has it."""

@@ -29,6 +29,7 @@ from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import (
     BATCH_NAMED,
     BEGUN_FROM,
+    CHANGES,
     VALUE_RANGE,
     RunFolder,
     converting_write_errors,
@@ -38,8 +39,9 @@ from fastdcgan.runs.folder import (
     write_config,
 )
 from fastdcgan.telemetry.terminal.display import Display
-from fastdcgan.training.begin import begin_with_ancestor
 from fastdcgan.training.run import Run, Schedule, batch_for_few
+from fastdcgan.training.starting.begin import begin_with_ancestor
+from fastdcgan.training.starting.go_back import WentBack, all_changes, asked_to_go_back, set_aside_after
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 from fastdcgan.tuning.memory import MemoryDemand
 
@@ -71,6 +73,7 @@ def setup(
         chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
         config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
         state = build_state(config, arch, chosen.plan, accelerator)
+    back = go_back(config, folder, state, arch, accelerator, display)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
     ancestor = None
     if config.run.init_from is not None and start.step == 0:
@@ -93,6 +96,7 @@ def setup(
         schedule=schedule,
         start=start,
         ancestor=ancestor,
+        changes=all_changes(folder, back, start.step),
     )
     if accelerator.is_main_process:
         write_down(run, batch_named=batch_named)
@@ -204,6 +208,28 @@ def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator
     return replace(state, average=MovingAverage(state.generator, config.recipe.ema)) if config.recipe.ema else state
 
 
+def go_back(
+    config: TrainConfig,
+    folder: RunFolder,
+    state: TrainState,
+    arch: Architecture,
+    accelerator: Accelerator,
+    display: Display,
+) -> WentBack | None:
+    """Make the checkpoint of --from-step the newest one, if it can be read. Raises ValueError if it can't."""
+    back = asked_to_go_back(config, folder)
+    if back is not None and accelerator.is_main_process:
+        if back.step is not None:
+            path = checkpoint_path(folder.checkpoints, back.step)
+            checkpoint.read(path, state, arch, run_id(folder))
+            if moved := set_aside_after(folder, back.step):
+                display.say(f"set aside what came after step {back.step:,}: {moved}")
+        for change in back.changes:
+            display.say(f"changed   {change}")
+    accelerator.wait_for_everyone()
+    return back
+
+
 def load_last_checkpoint(
     folder: RunFolder, state: TrainState, arch: Architecture, accelerator: Accelerator, display: Display
 ) -> tuple[str, Progress]:
@@ -250,6 +276,7 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         VALUE_RANGE: astuple(source.value_range) if source.value_range else None,
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,
+        CHANGES: run.changes,
         BEGUN_FROM: asdict(run.ancestor) if run.ancestor else read_condition(folder, BEGUN_FROM),
     }
     with converting_write_errors(folder.path):

@@ -26,11 +26,11 @@ from fastdcgan.telemetry.report.end_of_run import reporting
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.announce import announce, announce_end, announce_nothing_to_do
-from fastdcgan.training.begin import with_ancestors_choices
 from fastdcgan.training.caller import Caller
 from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
 from fastdcgan.training.setup import load_last_checkpoint, memory_demand, setup
+from fastdcgan.training.starting.begin import with_ancestors_choices
 from fastdcgan.training.stop_vote import StopVote
 from fastdcgan.training.validate import validate
 

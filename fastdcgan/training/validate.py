@@ -12,8 +12,9 @@ from fastdcgan.distributed.collectives import broadcast_object
 from fastdcgan.execution.plan import choose_plan
 from fastdcgan.runs.folder import RunFolder, as_begun, check_writable, choose
 from fastdcgan.telemetry.trackers import check_installed
-from fastdcgan.training.begin import check_ancestor
 from fastdcgan.training.evaluation import check_can_evaluate
+from fastdcgan.training.starting.begin import check_ancestor
+from fastdcgan.training.starting.go_back import asked_to_go_back
 
 
 def validate(
@@ -46,6 +47,8 @@ def validate(
     folder = broadcast_object(accelerator, choose(config, date.today(), batch_named=batch_named))
     if config.run.init_from is not None and not folder.config.exists():
         check_ancestor(config)
+    if config.run.from_step not in (None, "latest"):
+        asked_to_go_back(as_begun(config, folder, batch_named=batch_named), folder)
     check_writable(folder)
     if config.run.profile:
         check_writable(RunFolder(folder.profile))

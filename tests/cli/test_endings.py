@@ -143,3 +143,11 @@ def test_streams_that_are_closed(photos: Path, tmp_path: Path) -> None:
         assert done.stderr == (said if closed == ">&-" and code else ""), done
     with Image.open(tmp_path / "sheet.png") as sheet:
         sheet.verify()
+
+
+def test_a_path_that_the_console_cannot_show_is_escaped(photos: Path, tmp_path: Path) -> None:
+    """A console of Windows that isn't Unicode."""
+    command = [*PROGRAM, "data", str(photos), "--out", str(tmp_path / "\u9762.png")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u9762.png" in done.stdout and (tmp_path / "\u9762.png").exists()

@@ -150,6 +150,7 @@ def test_data_tells_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     cli.main(["data", str(spec), "--out", str(tmp_path / "sheet.png"), "--drop-duplicates"])
     said = capsys.readouterr().out
     assert "copies  " not in said
+    assert f"fastdcgan pack {spec} --resolution 64 --drop-duplicates\n" in said
     assert f"left out  3 pictures, as {spec}/" in said and COPY in said
 
 

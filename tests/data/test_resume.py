@@ -1,6 +1,7 @@
 """Whoever goes on after any step sees the pictures that would have come: for every source, on one rank and on two."""
 
 import gzip
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -60,9 +61,28 @@ def zipped(photographs: Path, tmp_path: Path) -> ImageSource:
     return folder(tmp_path / "photos.zip", tmp_path, decoder="pillow")
 
 
+def recordings(photographs: Path, tmp_path: Path) -> ImageSource:
+    (tmp_path / "recordings").mkdir(exist_ok=True)
+    for number, values in enumerate(np.random.default_rng(0).uniform(-9, 9, (130, 20, 20))):
+        if not (tmp_path / "recordings" / f"{number}.npy").exists():
+            np.save(tmp_path / "recordings" / f"{number}.npy", values)
+    return folder(tmp_path / "recordings", tmp_path)
+
+
+def without_copies(photographs: Path, tmp_path: Path) -> ImageSource:
+    if not (tmp_path / "twice").exists():
+        shutil.copytree(photographs, tmp_path / "twice" / "once")
+        shutil.copytree(photographs, tmp_path / "twice" / "again")
+    return open_source(
+        str(tmp_path / "twice"), resolution=16, channels=3, device="cpu", threads=2, drop_duplicates=True
+    )
+
+
 SOURCES: dict[str, Callable[[Path, Path], ImageSource]] = {
     "a folder by Pillow": lambda photos, tmp: folder(photos, tmp, decoder="pillow"),
     "a zip": zipped,
+    "a folder of npy": recordings,
+    "without copies": without_copies,
     "a pack": lambda photos, tmp: folder(photos, tmp, cache="on"),
     "a pack gathered ahead": ahead,
     "in the device's memory": resident,

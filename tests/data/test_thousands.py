@@ -1,4 +1,4 @@
-"""Two thousand good files of every kind among two hundred bad ones, in a process whose time and memory are watched."""
+"""Three thousand good files of every kind among three hundred bad ones, in a process whose memory is watched."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Two thousand good files of every kind and two hundred bad ones, the same ones every time."""
+"""Three thousand good files of every kind and three hundred bad ones, the same ones every time."""
 
 import os
 import struct
@@ -11,7 +11,9 @@ import numpy as np
 from corpus import PHOTOS, encode, exif, good_files, png, png_16_bits, with_alpha, write_corpus
 from PIL import Image
 
-GOOD, BAD = 2_000, 200
+from fastdcgan.data.decoding.formats import may_be_picture
+
+GOOD, BAD = 3_000, 300
 
 MEBIBYTE = 2**20
 
@@ -53,6 +55,12 @@ KINDS: dict[str, Callable[[Image.Image, int], bytes]] = {
     "webp": lambda photo, quality: encode(photo, "WEBP", quality=quality, method=0),
     "moving webp": lambda photo, _: encode(photo, "WEBP", save_all=True, append_images=[photo.rotate(180)], method=0),
     "bmp": lambda photo, _: encode(photo, "BMP"),
+    "tiff": lambda photo, _: encode(photo, "TIFF", compression="tiff_lzw"),
+    "16-bit tiff": lambda photo, _: encode(Image.fromarray(np.asarray(photo.convert("L")).astype("u2") * 257), "TIFF"),
+    "pages": lambda photo, _: encode(photo, "TIFF", save_all=True, append_images=[photo.rotate(180)]),
+    "pnm": lambda photo, _: encode(photo, "PPM"),
+    "jpeg 2000": lambda photo, _: encode(photo, "JPEG2000"),
+    "avif": lambda photo, quality: encode(photo, "AVIF", quality=quality, speed=10),
 }
 
 NAMES = (
@@ -108,7 +116,7 @@ def many_good(random: np.random.Generator) -> Iterator[bytes]:
     yield lossless_jpeg(50, 40)
     for number, (photo, quality) in enumerate(photographs(random)):
         data = list(KINDS.values())[number % len(KINDS)](photo, quality)
-        if number % 20 == 0:  # damage that Pillow doesn't mind
+        if number % 20 == 0 and may_be_picture(data):  # damage that Pillow doesn't mind
             damaged = flipped(data, random)
             data = data if refused(damaged) else damaged
         yield data
@@ -164,6 +172,8 @@ def write_thousands(folder: Path) -> tuple[set[str], set[str]]:
         if number == GOOD:
             break
         name = f"linked/{number}" if number % 50 == 0 else NAMES[number % len(NAMES)] % number
+        if not may_be_picture(data):  # TIFF and PNM are pictures only where they are called so
+            name = f"{number} by name.tif"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
         good.add(name)

@@ -1,5 +1,7 @@
+import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,33 @@ def test_a_walk_is_written_with_a_still(run: Path, tmp_path: Path, ending: str) 
     assert (nearest == np.arange(16)).sum() >= 12, "it begins at the pictures of this seed, each in its place"
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_walk_as_a_video(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = architecture("dcgan16", width=4, channels=channels)
+    generator, _ = build(arch, 0)
+    monkeypatch.setattr(
+        "fastdcgan.runs.interpolate.load_generator", lambda *_, **__: (generator, arch, Progress(step=7), [])
+    )
+    out = tmp_path / "walk.mp4"
+    interpolate_from_run(tmp_path, frames=12, seed=3, out=out)
+    reader = imageio_ffmpeg.read_frames(str(out))
+    facts = next(reader)
+    frames = [np.frombuffer(frame, np.uint8) for frame in reader]
+    assert facts["size"] == (4 * 18 + 2, 4 * 18 + 2) and facts["codec"] == "h264" and facts["fps"] == 12.5
+    assert len(frames) == 24, "the walk comes twice"
+    first, still = frames[0].reshape(74, 74, 3), Image.open(out.with_suffix(".png"))
+    assert still.size == (STILL_COLUMNS * 18 + 2, MAX_STILL_ROWS * 18 + 2)
+    assert first[2:, 2:].std() > 0 and abs(int(first[0, 0].mean()) - (0 if channels == 3 else 255)) < 20, "the margin"
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["walk.mp4", "walk.png"]
+
+
+def test_a_video_without_ffmpeg_names_the_extra(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ValueError, match=r"pip install 'fastdcgan\[video\]'"):
+        interpolate_from_run(run, frames=5, seed=0, out=tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
 def tiles(grid: Image.Image) -> NDArray[np.float64]:
     """The 16 pictures of a 4 x 4 grid."""
     pixels = np.asarray(grid.convert("RGB"), np.float64)[2:, 2:].reshape(4, 18, 4, 18, 3)
@@ -101,7 +130,7 @@ def test_requests_that_cannot_be_met(run: Path, tmp_path: Path) -> None:
         (1, 0, "a.webp", "--frames 1: must be at least 2"),
         (MAX_FRAMES + 1, 0, "a.webp", "at most"),
         (5, -1, "a.webp", "--seed -1"),
-        (5, 0, "a.mp4", "must end in .webp or .gif"),
+        (5, 0, "a.avi", "must end in .webp, .gif or .mp4"),
         (5, 0, "file/a.webp", "can't write to"),
     ):
         (tmp_path / "file").touch()

@@ -1,6 +1,8 @@
 """Requests to stop, as signals bring them."""
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -48,6 +50,18 @@ def test_a_program_is_not_watched_and_may_ask_by_itself() -> None:
         asked.request(signal.SIGINT)
         assert asked() == signal.SIGINT
     signal.set_wakeup_fd(wakeup_fd)
+
+
+def test_nothing_is_used_that_windows_has_only_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """os.set_blocking came to it with Python 3.12; a wakeup is a socket there."""
+    monkeypatch.delattr("os.set_blocking", raising=False)
+    with stop_requests() as asked:
+        asked.defer()
+        wakeup_fd = signal.set_wakeup_fd(-1)
+        assert stat.S_ISSOCK(os.fstat(wakeup_fd).st_mode)
+        signal.set_wakeup_fd(wakeup_fd)
+        signal.raise_signal(signal.SIGTERM)
+        assert asked() == signal.SIGTERM
 
 
 def test_the_first_signal_counts() -> None:

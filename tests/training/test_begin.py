@@ -195,7 +195,7 @@ def test_without_out_a_run_with_another_origin_gets_a_folder_of_its_own(inside: 
 
 
 def test_imported_weights_are_trained_on(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["export", "a", "--out", "exported"])
+    cli.main(["export", "a", "--to", "tutorial", "--out", "exported"])
     cli.main(["import", "exported/netG.pth", "exported/netD.pth", "--out", "mine"])
     options = ("--init-from", "mine", "--batch-size", 4, "--images", 4, "--lr", 1e-12, "--out", "b")
     assert "--init-from mine: it knows no pictures: name yours by --data" in refusal(capsys, *options)

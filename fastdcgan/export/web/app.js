@@ -275,6 +275,7 @@ async function begin() {
   element("about").textContent =
     `A DCGAN's generator after ${model.step.toLocaleString("en")} steps, ` +
     `${model.width} × ${model.height} pixels. It runs in your browser; nothing is sent anywhere.`;
+  document.documentElement.style.setProperty("--aspect", model.width / model.height);
   [seeded, directions] = [await floats("latents.f32"), await floats("directions.f32")];
   ort.env.wasm.wasmPaths = new URL("runtime/", document.baseURI).href;
   ort.env.wasm.numThreads = 1; // more need headers that few servers send

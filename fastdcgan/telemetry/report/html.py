@@ -8,6 +8,7 @@ where they take more than MAX_FRAME_BYTES, and curves of at most 240 points.
 """
 
 import base64
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.limits.roofline import throughput_limit, work_per_image
 from fastdcgan.runs.animation import evenly_spaced, save_animation
+from fastdcgan.runs.checkpoints.folder import list_checkpoints, step_in_name
 from fastdcgan.runs.folder import BEGUN_FROM, RunFolder
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
@@ -192,7 +194,9 @@ def _warnings(
     warnings: list[tuple[RunWarning, list[str]]] = []
     if facts.failed:
         warnings.append((RunWarning(title="Training failed", text=facts.failed), []))
-    warnings += [(found, []) for found in (*training_warnings(records), *diversity_warnings(grids, real_diversity))]
+    saved = [step for path in list_checkpoints(folder.checkpoints) if (step := step_in_name(path)) is not None]
+    alike = diversity_warnings(grids, real_diversity, out=shlex.quote(str(folder.path)), saved=saved)
+    warnings += [(found, []) for found in (*training_warnings(records), *alike)]
     skipped = facts.conditions.get("skipped")
     if isinstance(skipped, int) and skipped > 0:
         text = f"All are listed with the reason in {folder.skipped.name}."

@@ -22,7 +22,7 @@ RISING_SHARE = 0.9
 MAX_WAIT_SHARE = 0.10
 """Of the time: how much may be spent waiting for pictures."""
 
-_COLLAPSE_ADVICE = "Such a collapse is not healed by training on: take up an earlier checkpoint, or a lower --lr."
+_COLLAPSE = "Such a collapse is not healed by training on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,16 @@ def training_warnings(records: Sequence[Record]) -> list[RunWarning]:
     return warnings
 
 
-def diversity_warnings(grids: Sequence[Grid], real: float | None) -> list[RunWarning]:
+def diversity_warnings(
+    grids: Sequence[Grid], real: float | None, *, out: str = "", saved: Sequence[int] = ()
+) -> list[RunWarning]:
     """Warnings from the samples.
 
     Args:
         grids: by step. That of step 0, from before any training, is ignored.
         real: the diversity of training pictures; None if unknown.
+        out: the run's folder, for advice.
+        saved: the steps of its checkpoints.
     """
     known = [(grid.step, grid.diversity) for grid in grids if grid.step > 0 and grid.diversity is not None]
     if not known:
@@ -82,7 +86,7 @@ def diversity_warnings(grids: Sequence[Grid], real: float | None) -> list[RunWar
             RunWarning(
                 title="The samples became alike",
                 text=f"They differ from each other {1 - last / best:.0%} less at step {last_step:,} than they did at "
-                f"step {best_step:,}. {_COLLAPSE_ADVICE}",
+                f"step {best_step:,}. {_COLLAPSE} {_way_back(best_step, out, saved)}",
             )
         ]
     if real and last < LOW_SHARE_OF_REAL * real:
@@ -90,5 +94,17 @@ def diversity_warnings(grids: Sequence[Grid], real: float | None) -> list[RunWar
         if last > RISING_SHARE * best:
             text += "They may still become more different: train longer."
             return [RunWarning(title="The samples are still alike", text=text, bad=False)]
-        return [RunWarning(title="The samples are alike", text=text + _COLLAPSE_ADVICE)]
+        return [RunWarning(title="The samples are alike", text=f"{text}{_COLLAPSE} {_begin_anew()}")]
     return []
+
+
+def _way_back(step: int, out: str, saved: Sequence[int]) -> str:
+    """What to do about a run that was better at a step. Gone back to alone, it would take the same steps again."""
+    earlier = [one for one in saved if one <= step]
+    if not earlier:
+        return f"No checkpoint of that time is left, which --keep-every would keep. {_begin_anew()}"
+    return f"To go back, give the same command with --out {out} --from-step {max(earlier)} and a lower --lr."
+
+
+def _begin_anew() -> str:
+    return "Begin a new run with a lower --lr in another --out."

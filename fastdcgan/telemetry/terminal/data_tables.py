@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import FileStatistics, ShapeStatistics, SourceFacts, group_by_reason
-from fastdcgan.data.duplicates import Copies
+from fastdcgan.data.duplicates import Copies, SubsetSource
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import (
@@ -103,7 +103,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
             listed.append(f"and {count_files(skipped[MOST:]):,} more; fastdcgan data --skipped FILE lists all")
         rows.append(("skipped", "\n".join([f"{counted(count_files(skipped), 'file')} that can't be used:", *listed])))
     rows += left_out_rows(pack.original.skipped)
-    return [*rows, ("use", f"{train_command(spec, pack.frame, pack.channels)} uses it")]
+    return [*rows, ("use", f"{train_command(spec, pack.frame, pack.channels)}{_without_copies(pack)} uses it")]
 
 
 def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
@@ -174,6 +174,10 @@ def train_command(spec: str, frame: Frame, channels: int) -> str:
 def pack_command(spec: str, frame: Frame, channels: int) -> str:
     """The command that packs a source at a size."""
     return f"fastdcgan pack {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
+
+
+def _without_copies(pack: Pack) -> str:
+    return " --drop-duplicates" * isinstance(pack.original, SubsetSource)
 
 
 def size_in_words(count: int) -> str:
@@ -247,7 +251,8 @@ def _pack_in_words(facts: SourceFacts, spec: str) -> str:
         case "damaged":
             state = "damaged; training builds it anew"
         case _:
-            state = f"none yet; training builds it, or {pack_command(spec, pack.frame, pack.channels)}"
+            command = f"{pack_command(spec, pack.frame, pack.channels)}{_without_copies(pack)}"
+            state = f"none yet; training builds it, or {command}"
     return f"{state}\n{_arithmetic(pack)}"
 
 
