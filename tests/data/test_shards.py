@@ -138,7 +138,7 @@ def test_photos_with_dots_in_their_names_are_all_used(tmp_path: Path) -> None:
     photos |= {f"Screen Shot 10.{minute}.33.PNG": JPEG for minute in range(10, 30)} | {"a.jpg": JPEG, "b.jpeg": JPEG}
     opened = source(write(tmp_path / "s.tar", photos))
     assert len(opened) == 52 and not opened.skipped
-    assert opened.description.endswith("; 50 share their name up to the first dot with another, and each is used")
+    assert "; 50 share their name up to the first dot with another, and each is used" in opened.description
     index = open_shards(str(tmp_path / "s.tar"))
     assert names(index) == list(photos)
     assert open_shards(str(write(tmp_path / "t.tar", {"a.jpg": JPEG, "b.1.jpg": JPEG}))).remark == ""

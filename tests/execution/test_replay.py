@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from recorded import RecordedGraph
 from torch import Tensor
+from twins import inputs, narrow
 
 from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
 from fastdcgan.execution.accumulate import accumulated_train_step
@@ -12,8 +14,6 @@ from fastdcgan.execution.replay import ReplayedStep
 from fastdcgan.gan import models
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.runs.checkpoints.tensors import moments, restore_moments
-from tests.execution.recorded import RecordedGraph
-from tests.parity.twins import inputs, narrow
 
 CPU = torch.device("cpu")
 

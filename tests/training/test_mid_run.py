@@ -198,9 +198,9 @@ def test_every_way_to_take_a_step_leaves_a_trace_of_a_bad_gradient(plan: Plan, a
 
 
 def test_a_captured_step_leaves_a_trace_of_a_bad_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    averaged = capture._all_reduce_mean
+    averaged = capture.all_reduce_mean
     monkeypatch.setattr(
-        capture, "_all_reduce_mean", lambda gradients, kind: [g * INF for g in averaged(gradients, kind)]
+        capture, "all_reduce_mean", lambda gradients, kind: [g * INF for g in averaged(gradients, kind)]
     )
     state, _ = one_step(Plan(capture=True, backend="aot_eager"))
     assert not torch.isfinite(weight_norms((state.generator, state.discriminator))).any()

@@ -9,7 +9,11 @@ from fastdcgan.telemetry.profiler.trace import MemoryPoint, Window
 _COLOURS = (
     *("#4477aa", "#bbbbbb", "#ee6677", "#228833", "#ccbb44", "#66a61e", "#1b9e77", "#aa3377"),
     *("#66ccee", "#d95f02", "#a6761d", "#7570b3", "#000000", "#999999", "#e7298a", "#666666"),
+    *("#3b528b", "#f4a582"),
 )
+
+
+assert len(_COLOURS) >= len(ALL_RANGES)
 
 
 def peak(window: Window) -> tuple[MemoryPoint, str] | None:
