@@ -19,11 +19,12 @@ from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeCon
 from fastdcgan.distributed.accelerator import Accelerator
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import TakeStep
-from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.models import Discriminator, Generator
+from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import StepMetrics, TrainState
 from fastdcgan.runs.sampling import generate
-from fastdcgan.training import recorder, trainer
+from fastdcgan.training import recorder, setup, trainer
 
 pytestmark = pytest.mark.slow
 
@@ -58,10 +59,10 @@ def train(
 
     After the step `bent_after` one number of process 1 is bent.
     """
-    build, step_function = models.build, trainer.step_function
+    step_function = trainer.step_function
 
-    def double(arch: Architecture, seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-        G, D = build(arch, seed)
+    def double(recipe: RecipeConfig, arch: Architecture, seed: int) -> tuple[Generator, Discriminator]:
+        G, D = build_for(recipe, arch, seed)
         return G.double(), D.double()
 
     def in_fp64(plan: Plan, state: TrainState) -> TakeStep:
@@ -76,7 +77,7 @@ def train(
 
         return take
 
-    models.build, trainer.step_function = double, in_fp64
+    setup.build_for, trainer.step_function = double, in_fp64
     recorder.generate = lambda G, z_BL: generate(G, z_BL.double()).float()
     try:
         trainer.train(config)
