@@ -27,11 +27,14 @@ assert threads() > before, "a parallel region went unseen"
 
 NOISE = """
 from types import SimpleNamespace as Fields
+from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.training.trainer import noise
 
 for batch, ranks, parts in ((128, 1, 1), (1024, 1, 1), (1024, 2, 1), (1024, 2, 4)):
-    config = Fields(data=Fields(batch_size=batch), run=Fields(seed=3), recipe=Fields(accumulate=parts))
+    config = TrainConfig(
+        data=DataConfig(batch_size=batch), run=RunConfig(seed=3), recipe=RecipeConfig(accumulate=parts)
+    )
     shares = []
     for rank in range(ranks):
         accelerator = Fields(process_index=rank, num_processes=ranks, device=torch.device("cpu"))

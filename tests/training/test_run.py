@@ -224,7 +224,8 @@ def test_generate_is_a_function_of_the_seed(undisturbed: Path, fastdcgan: Comman
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert a == b != c
     cli.main(asked(0, "each"))
-    assert sorted(path.name for path in (tmp_path / "each").iterdir()) == [f"0000{i}.png" for i in range(5)]
+    written = sorted(path.name for path in (tmp_path / "each").iterdir())
+    assert written == [*(f"0000{i}.png" for i in range(5)), "generated.json"]
     with Image.open(tmp_path / "each" / "00000.png") as one, Image.open(tmp_path / "a.png") as grid:
         assert one.tobytes() == grid.crop((2, 2, 34, 34)).tobytes()
 
