@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, TrainConfig, parse_value_range
+from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, TrainConfig
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
@@ -23,7 +23,14 @@ from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import Named, checkpoint_path, list_checkpoints, step_in_name
 from fastdcgan.runs.checkpoints.record import Progress, read_record
-from fastdcgan.runs.folder import RunFolder, converting_write_errors, read_condition, read_config, run_id
+from fastdcgan.runs.folder import (
+    RunFolder,
+    converting_write_errors,
+    read_condition,
+    read_config,
+    run_id,
+    value_range_of,
+)
 from fastdcgan.runs.generate import load_generator
 
 OnStage = Callable[[str, int, int], None]
@@ -80,7 +87,7 @@ def evaluate_run(
     checkpoints = _all_steps(folder) if request.checkpoint == "all" else [request.checkpoint]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     extractor = open_extractor(request.extractor, device, request.inception_weights)
-    source = _open_source(config, arch, request.data or cast(str, config.data.data), on_stage)
+    source = _open_source(folder, config, arch, request.data or cast(str, config.data.data), on_stage)
     if request.data is None and read_condition(folder, "data_fingerprint") not in (None, source.fingerprint):
         say("changed   these are not, file for file, the pictures that the run was trained on, or not decoded as then")
     count = min(request.images, len(source))
@@ -216,7 +223,9 @@ def _all_steps(folder: RunFolder) -> Sequence[Named]:
     return [step for step in steps if step is not None]
 
 
-def _open_source(config: TrainConfig, arch: Architecture, spec: str, on_stage: OnStage) -> ImageSource:
+def _open_source(
+    folder: RunFolder, config: TrainConfig, arch: Architecture, spec: str, on_stage: OnStage
+) -> ImageSource:
     if spec == UNKNOWN_DATA:
         raise ValueError("what these weights were trained on is unknown: name pictures to compare with by --data")
     return open_source(
@@ -229,6 +238,6 @@ def _open_source(config: TrainConfig, arch: Architecture, spec: str, on_stage: O
         decoder=config.data.decoder,
         cache=config.data.data_cache,
         on_progress=on_stage,
-        value_range=parse_value_range(config.data.value_range),
+        value_range=value_range_of(config, folder),
         drop_duplicates=config.data.drop_duplicates,
     )

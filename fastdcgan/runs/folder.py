@@ -15,7 +15,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from fastdcgan import __version__
-from fastdcgan.config import ModelConfig, TrainConfig, differing_fields, differing_names, flat, from_flat, may_change
+from fastdcgan.config import (
+    ModelConfig,
+    TrainConfig,
+    differing_fields,
+    differing_names,
+    flat,
+    from_flat,
+    may_change,
+    parse_value_range,
+)
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs import origin
 from fastdcgan.storage.files import (
@@ -276,6 +285,13 @@ def read_config(folder: RunFolder) -> TrainConfig:
         return config
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
+
+
+def value_range_of(config: TrainConfig, folder: RunFolder) -> tuple[float, float] | None:
+    """Which values of arrays become 0 and 255: as asked, else as the run was begun; None for the data's own."""
+    asked = parse_value_range(config.data.value_range)
+    begun = read_condition(folder, VALUE_RANGE)
+    return asked or (tuple(begun) if isinstance(begun, list) and len(begun) == 2 else None)
 
 
 def read_condition(folder: RunFolder, name: str) -> object:

@@ -58,8 +58,6 @@ class Evaluator:
             flip=run.config.data.flip,
             on_progress=lambda done, total: self._display.advance("real pictures", done, total),
         )
-        batch = run.config.data.batch_size
-        assert batch is not None
         found = measure(
             run.state.sampler,
             run.arch.latent_dim,
@@ -67,7 +65,7 @@ class Evaluator:
             extractor,
             seed=0,
             repeat=0,
-            progress=Progress(step=step, images=step * batch),
+            progress=Progress(step=step, images=step * run.config.images_a_step),
             weights="average" if run.state.average else "last",
             training=True,
             on_stage=lambda what, done, total: None,

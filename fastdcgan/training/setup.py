@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from fastdcgan.config import TrainConfig, parse_value_range
+from fastdcgan.config import TrainConfig
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource, count_files
@@ -36,6 +36,7 @@ from fastdcgan.runs.folder import (
     create,
     read_condition,
     run_id,
+    value_range_of,
     write_config,
 )
 from fastdcgan.telemetry.terminal.display import Display
@@ -101,13 +102,6 @@ def setup(
     if accelerator.is_main_process:
         write_down(run, batch_named=batch_named)
     return run
-
-
-def value_range_of(config: TrainConfig, folder: RunFolder) -> tuple[float, float] | None:
-    """Which values of arrays become 0 and 255: as asked, else as the run was begun; None for the data's own."""
-    asked = parse_value_range(config.data.value_range)
-    begun = read_condition(folder, VALUE_RANGE)
-    return asked or (tuple(begun) if isinstance(begun, list) and len(begun) == 2 else None)
 
 
 def open_data(
