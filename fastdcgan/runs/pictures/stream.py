@@ -44,13 +44,13 @@ def picture_batches(
         arch: its architecture.
         latents: `SeedLatents`, `LatentOfEachSeed` or `LatentsOfFile`.
         truncation: as `truncate`'s limit; None: the latents as they are.
-        start: number of the first picture, a multiple of `batch_size(arch)`.
+        start: number of the first picture, a multiple of `batch_size(arch)`, or behind the last.
 
     Yields:
         uint8 [B, H, W, C] of 0 to 255, C as the architecture's, with B = `batch_size(arch)` but for the last.
     """
     size = batch_size(arch)
-    assert start % size == 0, (start, size)
+    assert start % size == 0 or start == len(latents), (start, size)
     for z_BL in latents.batches(size, start):
         yield generate_uint8(generator, z_BL if truncation is None else truncate(z_BL, truncation))
 

@@ -127,7 +127,7 @@ def write_npz(pictures: Pictures, path: Path) -> None:
 
 def write_tar(pictures: Pictures, path: Path) -> None:
     """A `.tar` of a PNG a picture, as WebDataset and `train --data` read it."""
-    with unfinished(path, pictures.request) as growing:
+    with unfinished(path, pictures.request, pictures.count, pictures.batch) as growing:
         done = growing.done
         pictures.on_progress(done)
         archive = tarfile.TarFile(fileobj=growing.file, mode="w", format=tarfile.USTAR_FORMAT)
@@ -171,7 +171,7 @@ def _write_missing(pictures: Pictures, folder: Path) -> None:
 
 
 def _write_array(pictures: Pictures, path: Path, *, zipped: bool) -> None:
-    with unfinished(path, pictures.request) as growing:
+    with unfinished(path, pictures.request, pictures.count, pictures.batch) as growing:
         done = growing.done
         pictures.on_progress(done)
         if done == 0:
