@@ -45,8 +45,8 @@ def generate(
             are bad. Default: as G was trained.
         out: A file ending in .png for one grid, in .npy, .npz or .tar for all in a file, or a folder for one PNG a
             picture. Default: generated.png, or as --format says.
-        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]. tar: PNGs, as WebDataset has them.
-            Default: as the name of --out says.
+        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]; float32 in the data's own range, where
+            that was scaled to bytes. tar: PNGs, as WebDataset has them. Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
         checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
     """
