@@ -401,6 +401,8 @@ def _checked_entry(
     """An entry of the cached index. Raises ValueError or TypeError where it is invalid."""
     if not (isinstance(kind, str) and isinstance(reason, str) and size >= 0 and type(mtime_ns) is int):
         raise ValueError(kind)
+    if not (kind.isprintable() and reason.isprintable()):  # which both are shown
+        raise ValueError(kind)
     if not (reason or (0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS)):
         raise ValueError(width)
     return _IndexEntry(width, height, plain is True, kind, size, mtime_ns, reason)

@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -44,6 +46,26 @@ class Record:
 
     rollbacks: int = 0
     """How often the run has gone back to a checkpoint with new noise so far."""
+
+
+Curves = Mapping[str, "array[float]"]
+"""Figures by name, one of each record: a tenth of the memory of the records, of which a long run has a million."""
+
+PLOTTED = ("step", "loss_d", "loss_g", "d_real", "d_fake")
+"""The figures of a record that are kept in memory."""
+
+
+def curves_of(records: Iterable[Record]) -> Curves:
+    """The figures `PLOTTED` of records."""
+    curves = {name: array("d") for name in PLOTTED}
+    for record in records:
+        _extend(curves, record)
+    return curves
+
+
+def _extend(curves: Curves, record: Record) -> None:
+    for name, values in curves.items():
+        values.append(getattr(record, name))
 
 
 class MetricsBuffer:
@@ -88,12 +110,14 @@ class MetricsFile:
         """Open for appending, after removing the lines past `resume_step`, whose steps will be repeated."""
         kept = [record for record in read_metrics(path) if record.step <= resume_step] if path.exists() else []
         write_replacing(path, "".join(_line(record) for record in kept))
-        self.records = kept
+        self.curves = curves_of(kept)
+        """Of all lines in the file."""
+
         self._file: IO[str] = open_to_append(path)
 
     def write(self, record: Record) -> None:
         """Append a line."""
-        self.records.append(record)
+        _extend(self.curves, record)
         self._file.write(_line(record))
         self._file.flush()
 

@@ -238,7 +238,7 @@ class Recorder:
                 )
                 self._checkpoint_writer.start(partial(self._write_checkpoint, snap, self._best))
                 with converting_write_errors(run.folder.losses):
-                    plot_losses(self._metrics_file.records, run.folder.losses)
+                    plot_losses(self._metrics_file.curves, run.folder.losses)
 
     def wait_for_checkpoint(self) -> None:
         """Wait for the checkpoint under way. Raises WriteError as `save` does."""

@@ -22,7 +22,7 @@ from fastdcgan.runs.folder import RunFolder, write_config
 from fastdcgan.runs.sampling import save_grid, save_tiled
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import create, open_to_append, read_limited, write_replacing
-from fastdcgan.telemetry.metrics import MetricsFile, Record
+from fastdcgan.telemetry.metrics import MetricsFile, Record, curves_of
 from fastdcgan.telemetry.report.html import write_report
 from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.run_log import RunLog
@@ -80,7 +80,7 @@ def said(folder: RunFolder) -> None:
 WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "config": ("config.json", lambda run: write_config(run, CONFIG, CONFIG.model.architecture(), {})),
     "metrics": ("metrics.jsonl", metrics_written),
-    "losses": ("losses.png", lambda run: plot_losses([RECORD], run.losses)),
+    "losses": ("losses.png", lambda run: plot_losses(curves_of([RECORD]), run.losses)),
     "skipped": ("skipped.txt", lambda run: write_skipped([Skipped(path="a", reason="b")], run.skipped)),
     "animation": ("samples.webp", animated),
     "report": ("report.html", said),

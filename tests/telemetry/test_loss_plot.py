@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fastdcgan.telemetry.metrics import Record
+from fastdcgan.telemetry.metrics import Record, curves_of
 from fastdcgan.telemetry.report.loss_plot import plot_losses
 
 FIRST = Record(
@@ -32,7 +32,7 @@ def records(count: int) -> list[Record]:
 
 
 def drawn(lines: list[Record], path: Path) -> np.ndarray:
-    plot_losses(lines, path)
+    plot_losses(curves_of(lines), path)
     with Image.open(path) as image:
         image.load()
         assert image.format == "PNG"
@@ -62,7 +62,7 @@ def test_the_plot_shows_each_figure(name: str, five: np.ndarray, tmp_path: Path)
 
 def test_a_later_plot_replaces_the_earlier_one(five: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "losses.png"
-    plot_losses(records(2), path)
+    plot_losses(curves_of(records(2)), path)
     assert np.array_equal(drawn(records(5), path), five)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -71,7 +71,7 @@ def test_nothing_of_a_plot_stays_in_memory(tmp_path: Path) -> None:
     gc.disable()  # it would free them too, some time
     try:
         before = [thing for thing in gc.get_objects() if type(thing) is Figure]
-        plot_losses(records(5), tmp_path / "losses.png")
+        plot_losses(curves_of(records(5)), tmp_path / "losses.png")
         assert [thing for thing in gc.get_objects() if type(thing) is Figure] == before
     finally:
         gc.enable()

@@ -386,6 +386,44 @@ def test_one_grid_is_in_memory_at_a_time(tmp_path: Path) -> None:
     assert many - few < 20, f"{few:.0f} MiB with 3 grids, {many:.0f} with 40"
 
 
+AFTER_TRAINING = """
+import sys
+from pathlib import Path
+import torch
+import fastdcgan
+from fastdcgan.limits.memory import PeakMemory
+from fastdcgan.runs.folder import RunFolder
+from fastdcgan.telemetry.report import end_of_run, html
+
+def measured(folder):
+    peak = PeakMemory(torch.device("cpu"))
+    assert html.write_report(RunFolder(Path(sys.argv[1]))) == []
+    print(peak.mib())
+
+end_of_run.write_report = measured
+end_of_run.device_ceilings = lambda *_: None
+options = {"arch": "dcgan16", "width": 4, "batch_size": 4, "images": 8, "quiet": True, "device": "cpu"}
+fastdcgan.train(data=sys.argv[2], out=sys.argv[3], **options)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is known on Linux only")
+def test_a_report_takes_little_beside_what_training_takes(tmp_path: Path) -> None:
+    """21 grids of 64 pictures of noise, 64x64 each, and 2,000 lines of figures."""
+    run = finished_run(tmp_path / "long")
+    write_metrics(run, [record(step) for step in range(10, 20_001, 10)])
+    noise = np.random.default_rng(0)
+    for path in run.samples.iterdir():
+        path.unlink()
+    for step in range(0, 20_001, 1000):
+        Image.fromarray(noise.integers(0, 256, (530, 530, 3), np.uint8)).save(run.samples / f"step-{step:08d}.png")
+    np.save(tmp_path / "data.npy", noise.integers(0, 256, (8, 16, 16, 3), np.uint8))
+    command = [sys.executable, "-c", AFTER_TRAINING, run.path, tmp_path / "data.npy", tmp_path / "run"]
+    measured = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0 < float(measured.stdout) < 100
+
+
 def test_long_curves_are_downsampled_and_keep_their_peaks() -> None:
     steps = range(1, 20_001)
     values = [9.0 if step == 7777 else 1.0 for step in steps]

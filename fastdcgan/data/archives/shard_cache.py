@@ -53,6 +53,7 @@ def _check_cached(found: dict[str, Any], pictures: NDArray[np.void], size: int) 
     passed_over = [PassedOver(*passed) for passed in found["passed_over"]]
     named = (text for passed in passed_over for text in (passed.name, passed.reason))
     texts = (*found["kinds"], *itertools.chain.from_iterable(found["skipped"]), *named)
+    reasons = (*(reason for _, reason in found["skipped"]), *(passed.reason for passed in passed_over))
     counts = (found["sharing"], *(passed.members for passed in passed_over))
     if (
         (pictures["offset"] < 0).any()
@@ -63,6 +64,7 @@ def _check_cached(found: dict[str, Any], pictures: NDArray[np.void], size: int) 
         or found["labels"] not in (0, len(pictures))
         or not all(type(count) is int and 0 <= count <= size for count in counts)
         or not all(isinstance(text, str) for text in texts)
+        or not all(text.isprintable() for text in (*reasons, *found["kinds"]))
     ):
         raise ValueError("not an index of this shard")
 
