@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastdcgan.gan.architecture import Architecture, architecture
 
-ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
+ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan", "rpgan"]
 AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 Fit = Literal["crop", "pad", "stretch"]
@@ -135,7 +135,8 @@ class RecipeConfig:
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
-    least squares."""
+    least squares. rpgan: each fake picture is judged beside a real one; to be held by --r1 and --r2 (R3GAN, Huang et
+    al. 2024)."""
 
     label_smoothing: float = field(default=0.0, metadata=CHANGEABLE)
     """One-sided: D's target for real pictures is 1 minus this. In [0, 0.5)."""
@@ -175,8 +176,11 @@ class RecipeConfig:
     """Weight gamma of the R1 penalty, which holds D flat around real pictures (Mescheder et al. 2018): gamma / 2 times
     the mean squared length of D's gradient there. 0: none."""
 
+    r2: float = field(default=0.0, metadata=AS_BEFORE)
+    """Weight of the R2 penalty: the same around G's pictures. 0: none."""
+
     r1_every: int = field(default=16, metadata=AS_BEFORE)
-    """Steps between updates of D by that penalty, each as much stronger (Karras et al. 2020)."""
+    """Steps between updates of D by these penalties, each as much stronger (Karras et al. 2020)."""
 
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
@@ -438,10 +442,12 @@ class TrainConfig:
             raise ValueError(f"--ema {recipe.ema}: must be at least 0 and below 1")
         if not 0 <= recipe.label_smoothing < 0.5:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
-        if recipe.label_smoothing and recipe.objective == "hinge":
-            raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        if recipe.label_smoothing and recipe.objective in ("hinge", "rpgan"):
+            raise ValueError(
+                f"--label-smoothing has no meaning for --objective {recipe.objective}, which has no labels"
+            )
         recipe.augmentation()
-        for label, weight in (("--r1", recipe.r1), ("--lecam", recipe.lecam)):
+        for label, weight in (("--r1", recipe.r1), ("--r2", recipe.r2), ("--lecam", recipe.lecam)):
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"{label} {weight}: must be at least 0")
         parse_value_range(self.data.value_range)
@@ -464,6 +470,7 @@ class TrainConfig:
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
+            (self.recipe.r2 > 0, f"--r2 {self.recipe.r2}"),
             (self.recipe.lecam > 0, f"--lecam {self.recipe.lecam}"),
             ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):

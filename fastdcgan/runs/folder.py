@@ -34,6 +34,7 @@ from fastdcgan.storage.files import (
     remove_unfinished,
     write_replacing,
 )
+from fastdcgan.storage.printable import printable
 
 VALUE_RANGE = "value_range"
 """The condition that says which values of arrays became 0 and 255; None where they were bytes."""
@@ -293,7 +294,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
         config.resolved()  # raises ValueError for impossible values
         return config
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder.config} can't be read: {error}") from error
+        raise ValueError(f"{folder.config} can't be read: {printable(str(error))}") from error
 
 
 def value_range_of(folder: RunFolder) -> tuple[float, float] | None:

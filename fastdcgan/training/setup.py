@@ -202,17 +202,23 @@ def go_back(
     accelerator: Accelerator,
     display: Display,
 ) -> WentBack | None:
-    """Make the checkpoint of --from-step the newest one, if it can be read. Raises ValueError if it can't."""
+    """Make the checkpoint of --from-step the newest one, if it can be read. Raises ValueError on all ranks if not."""
     back = asked_to_go_back(config, folder)
+    refusal = ""
     if back is not None and accelerator.is_main_process:
-        if back.step is not None:
-            path = checkpoint_path(folder.checkpoints, back.step)
-            checkpoint.read(path, state, arch, run_id(folder))
-            if moved := set_aside_after(folder, back.step):
-                display.say(f"set aside what came after step {back.step:,}: {moved}")
-        for change in back.changes:
-            display.say(f"changed   {change}")
-    accelerator.wait_for_everyone()
+        try:
+            if back.step is not None:
+                path = checkpoint_path(folder.checkpoints, back.step)
+                checkpoint.read(path, state, arch, run_id(folder))
+                if moved := set_aside_after(folder, back.step):
+                    display.say(f"set aside what came after step {back.step:,}: {moved}")
+        except ValueError as error:
+            refusal = str(error)
+        else:
+            for change in back.changes:
+                display.say(f"changed   {change}")
+    if refusal := broadcast_object(accelerator, refusal):
+        raise ValueError(refusal)
     return back
 
 
