@@ -57,27 +57,8 @@ def corrupt(number: int, saved: Path, other: Path, folder: Path) -> str:
     return f"{number}: {kind} {path.name} at {place}, {length} bytes"
 
 
-SPICES = (
-    b"\0",
-    b"\xff" * 8,
-    b"\x7f\xff\xff\xff",
-    b"[" * 2000,
-    b'{"a":' * 2000,
-    b"1e999",
-    b"9" * 5000,
-    b"NaN",
-    b'"\\ud800"',
-    b"null",
-    b"../../../../etc/passwd",
-    b"\x1b[31m",
-    b"\r\n",
-    b"\x80\x04\x95",
-    b"0xffffffffffffffffff",
-)
-
-
 def damaged(whole: bytes, rng: random.Random) -> bytes:
-    """Flips, cuts, splices, repeats and spices: one to four of them."""
+    """Flips, cuts, splices and repeats: one to four of them."""
     data = bytearray(whole)
     for _ in range(rng.randint(1, 4)):
         at, length = rng.randrange(len(data) + 1), rng.choice((1, 2, 8, 64, 512))
@@ -96,5 +77,5 @@ def damaged(whole: bytes, rng: random.Random) -> bytes:
                 other = rng.randrange(len(data) + 1)
                 data[at : at + length] = data[other : other + length]
             case _:
-                data[at:at] = rng.choice(SPICES)
+                data[at:at] = rng.choice((b"\0", b"\xff" * 8, b"\x7f\xff\xff\xff"))
     return bytes(data)
