@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan", "rpgan"]
+RecipeName = Literal["dcgan", "fast", "small-data", "large-batch"]
 AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 Fit = Literal["crop", "pad", "stretch"]
@@ -132,6 +133,10 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
     """How the two networks learn from each other."""
+
+    recipe: RecipeName = field(default="dcgan", metadata=FREE)
+    """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 4e-4. small-data:
+    --augment colour,translation,cutout. large-batch: --batch-size 1024, and --lr by the square root of the batch."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
@@ -513,6 +518,48 @@ NAMED_DEFAULTS = {
     "fashion-mnist": replace(DEFAULTS, arch="dcgan28", channels=1),
 }
 """By the name of the data; `DEFAULTS` for all others."""
+
+
+LARGE_BATCH = 1024
+"""Of the recipe large-batch, where --batch-size isn't named."""
+
+
+def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
+    """The options that a request's recipe sets where they aren't named; they may depend on those that are."""
+    match request.recipe.recipe:
+        case "fast":
+            return {"lr": 4e-4}
+        case "small-data":
+            return {"augment": "colour,translation,cutout"}
+        case "large-batch":
+            batch = request.data.batch_size or LARGE_BATCH
+            return {"batch_size": batch, "lr": lr_of_batch(batch, request.data.data)}
+        case "dcgan":
+            return {}
+
+
+def lr_of_batch(batch: int, data: str | None) -> float:
+    """The paper's learning rate times the square root of how many times as large as usual a batch is."""
+    usual = NAMED_DEFAULTS.get(data or DEFAULT_DATA, DEFAULTS).batch_size
+    return float(f"{RecipeConfig().lr * max(1.0, batch / usual) ** 0.5:.3g}")
+
+
+def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
+    """A configuration with other values, by the options' names."""
+    return from_flat({**flat(config), **values})
+
+
+def describe_recipe(config: TrainConfig) -> str:
+    """What a recipe set, and what was named otherwise beside it; empty for the paper's."""
+    ours, values = flat(config), set_by_recipe(config)
+    parts = [_as_option(name, values[name]) for name in values if ours[name] == values[name]]
+    if named := [_as_option(name, ours[name]) for name in values if ours[name] != values[name]]:
+        parts.append(f"but {', '.join(named)}, as you named it")
+    return f"{config.recipe.recipe}: {', '.join(parts)}" if parts else ""
+
+
+def _as_option(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

@@ -258,6 +258,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "rank_timeout": 5.0,
     "exact_ranks": 4,
     "ema": 0.5,
+    "recipe": "fast",
     "profile": True,
     "profile_wait": 5,
     "profile_warmup": 5,
