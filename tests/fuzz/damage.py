@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -83,7 +84,8 @@ def odd(draw: st.DrawFn, whole: bytes) -> bytes:
             case "more" if isinstance(holder, list):
                 holder.extend(holder * draw(st.sampled_from((1, 100))))
             case _:
-                holder[key] = draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=20))
+                value = draw(st.sampled_from(ODD) | st.integers() | st.floats() | st.text(max_size=20))
+                holder[key] = deepcopy(value)  # it may be given other values in its turn
     return b"\n".join(json.dumps(line).encode() for line in lines)
 
 
