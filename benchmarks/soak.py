@@ -124,9 +124,10 @@ def growths(samples: Sequence[Sample]) -> list[str]:
     memory = slope(samples)
     first, last = at_rest(samples, "memory_mib")
     thousands = (samples[-1].step - samples[0].step) / 1000
-    if memory.mib > max(ALLOWED_MIB, STANDARD_ERRORS * memory.standard_error):
-        found.append(f"memory grows by {memory}, more than {ALLOWED_MIB}")
-    elif last - first > max(ALLOWED_MIB * thousands, NOISE_MIB):
+    allowed = max(ALLOWED_MIB, NOISE_MIB / thousands)
+    if memory.mib > max(allowed, STANDARD_ERRORS * memory.standard_error):
+        found.append(f"memory grows by {memory}, more than {allowed:.2g}")
+    elif last - first > allowed * thousands:
         found.append(f"memory at rest: {first:.1f} MiB become {last:.1f} in {thousands:,.1f} thousand steps")
     for name, words in (("fds", "file descriptors"), ("threads", "threads")):
         first, last = at_rest(samples, name)

@@ -207,6 +207,7 @@ def test_files_that_hold_no_latents_are_refused(run: Path) -> None:
         ({"seeds": "1-5,3"}, "names 3 twice"),
         ({"seeds": "all"}, "--seeds all: must be"),
         ({"seeds": f"{2**63}"}, "must be"),
+        ({"seeds": f"0-{2**63 - 1}"}, "must be fewer than"),
         ({"seeds": "1", "count": 3}, "leave --count"),
         ({"latents": Path("z"), "seed": 3}, "leave --count"),
         ({"latents": Path("z"), "seeds": "3"}, "give one"),

@@ -101,6 +101,8 @@ class LatentOfEachSeed:
         for below, above in pairwise(sorted(seeds, key=lambda each: each.start)):
             if above.start in below:
                 raise ValueError(f"--seeds {text}: names {above.start} twice")
+        if sum(each.stop - each.start for each in seeds) > MAX_SEED:
+            raise ValueError(f"--seeds {text}: must be fewer than 2**63")
         return cls(seeds=tuple(seeds), latent_dim=latent_dim)
 
     @cached_property
