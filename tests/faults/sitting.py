@@ -3,15 +3,17 @@
 The processes are forked from one that has imported everything: that saves seconds a sitting.
 """
 
+import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from multiprocessing import connection
@@ -31,6 +33,9 @@ LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
 PIECES = 4 if LONG else 1
 """In which the longest tests go."""
 
+GROUP = "FASTDCGAN_TEST_GROUP"
+"""A control group with little memory, in the environment."""
+
 Events = dict[str, int]
 """Of each part of a run's folder: how many times something in it is made, renamed or removed."""
 
@@ -47,7 +52,10 @@ HANGS, HANGS_COMPILED = 120, 300
 class Fault:
     """Just before the n-th change to a part of the run's folder, or in the n-th step, something happens."""
 
-    what: Literal["kill", "fill", "read-only"]
+    what: Literal["kill", "stop", "term", "lose", "memory", "clock", "fill", "read-only"]
+    """stop: until SIGCONT comes. term: it is asked to end. lose: its pictures, from the step on. memory: it takes more
+    than its control group has. clock: it jumps ahead by an hour. All for this process alone."""
+
     part: Literal["run", "save", "step"]
     n: int
 
@@ -114,6 +122,12 @@ class begin:  # noqa: N801
         told = dict(environment or {})
         self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
         self.process.start()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self.process.pid is not None
+        return self.process.pid
 
     def wait(self) -> Sitting:
         self.process.join(max(0.0, self.deadline - time.perf_counter()))
@@ -196,7 +210,9 @@ def _in_the_child(
         os.close(descriptor)
     out = Path(arguments[arguments.index("--out") + 1])
     events = _watch(out, fault)
-    if fault is not None and fault.part == "step":
+    if fault is not None and fault.what == "lose":
+        trainer.real_batches = _losing(trainer.real_batches, fault, out)
+    elif fault is not None and fault.part == "step":
         trainer.step_function = _failing(trainer.step_function, fault, out)
     try:
         cli.main(arguments)
@@ -245,10 +261,31 @@ def _failing(step_function: Callable[..., TakeStep], fault: Fault, out: Path) ->
     return with_a_fault
 
 
+def _losing(real_batches: Callable[..., Generator[Tensor]], fault: Fault, out: Path) -> Callable[..., Iterator[Tensor]]:
+    """As of a disk that is gone for this process alone."""
+
+    def until_they_are_lost(*arguments: Any, **named: Any) -> Iterator[Tensor]:
+        with closing(real_batches(*arguments, **named)) as batches:
+            yield from islice(batches, fault.n - 1)
+        while fault.once is not None and not (out / fault.once).exists():
+            time.sleep(0.01)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "pictures.npy")
+
+    return until_they_are_lost
+
+
 def _do(fault: Fault, out: Path) -> None:
     match fault.what:
-        case "kill":
-            os.kill(os.getpid(), 9)
+        case "kill" | "stop" | "term":
+            number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[fault.what]
+            os.kill(os.getpid(), number)
+        case "memory":
+            Path(os.environ[GROUP], "cgroup.procs").write_text(str(os.getpid()))
+            taken = [bytearray(os.urandom(1 << 20) * 16) for _ in count()]
+            raise AssertionError(len(taken))
+        case "clock":
+            now = time.time
+            time.time = lambda: now() + 3600
         case "fill":
             filled(out.parent)
         case "read-only":
