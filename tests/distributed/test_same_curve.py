@@ -65,6 +65,12 @@ STABILISED = {
     )
 }
 EXACT |= {"augmented, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=RecipeConfig(augment=EVERYTHING))}
+EXACT |= {
+    f"exact, in {parts} parts": replace(
+        EXACT["dcgan28, exact"], steps=5, batch=4 * parts, recipe=RecipeConfig(accumulate=parts, d_steps=d_steps)
+    )
+    for parts, d_steps in ((2, 1), (3, 2), (4, 1))
+}
 LOCAL = {
     f"{name}, local": Training(arch=narrow(name), plan=Plan(), steps=3, batch=8, double=True, batch_norm="local")
     for name in NETWORKS
