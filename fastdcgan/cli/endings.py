@@ -40,10 +40,11 @@ def reported() -> Iterator[None]:
 def _complaints() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        if os.environ.get("FASTDCGAN_TRACEBACK"):
+    except (ValueError, OSError) as error:
+        if os.environ.get("FASTDCGAN_TRACEBACK") or (isinstance(error, OSError) and not _is_of_a_name(error)):
             raise
-        message = _in_one_line(str(error))
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        message = _in_one_line(message)
         if (who := _speaker(error)) is not None:
             print(f"fastdcgan: error: {who}{message}", file=sys.stderr)
         _tell_launcher(message)
@@ -61,7 +62,7 @@ def _complaints() -> Iterator[None]:
         sys.exit(130)
 
 
-def _speaker(error: ValueError) -> str | None:
+def _speaker(error: Exception) -> str | None:
     """What an error is said to be of, if this process is to say it: of what all end with, one a machine speaks."""
     rank = os.environ.get("RANK", "0")
     if isinstance(error, EndedTogetherError):
@@ -112,6 +113,11 @@ def _write_error(stream: TextIO) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _is_of_a_name(error: OSError) -> bool:
+    """Whether it says of a path that it can't be looked at, which comes of what the user has named."""
+    return error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES) and isinstance(error.filename, str)
 
 
 def _open_what_is_closed() -> None:

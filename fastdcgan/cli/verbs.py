@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastdcgan.config import ExecutionConfig, Fit, PrecisionRequest, TrainConfig
+from fastdcgan.config import DataConfig, ExecutionConfig, Fit, PrecisionRequest, TrainConfig
 from fastdcgan.gan.architecture import architecture
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
@@ -45,8 +45,8 @@ def generate(
             are bad. Default: as G was trained.
         out: A file ending in .png for one grid, in .npy, .npz or .tar for all in a file, or a folder for one PNG a
             picture. Default: generated.png, or as --format says.
-        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]. tar: PNGs, as WebDataset has them.
-            Default: as the name of --out says.
+        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]; float32 in the data's own range, where
+            that was scaled to bytes. tar: PNGs, as WebDataset has them. Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
         checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
     """
@@ -101,12 +101,11 @@ def data(
     request = Request(
         resolution=resolution,
         channels=channels,
-        fit=fit,
-        decoder=decoder,
-        value_range=value_range,
-        drop_duplicates=drop_duplicates,
+        data=DataConfig(
+            data=source, fit=fit, decoder=decoder, value_range=value_range, drop_duplicates=drop_duplicates
+        ),
     )
-    describe_data(source, request, out=out, skipped=skipped, json=json)
+    describe_data(request, out=out, skipped=skipped, json=json)
 
 
 def pack(
@@ -138,13 +137,16 @@ def pack(
     request = Request(
         resolution=resolution,
         channels=channels,
-        fit=fit,
-        decoder=decoder,
-        threads=threads,
-        value_range=value_range,
-        drop_duplicates=drop_duplicates,
+        data=DataConfig(
+            data=source,
+            fit=fit,
+            decoder=decoder,
+            data_threads=threads,
+            value_range=value_range,
+            drop_duplicates=drop_duplicates,
+        ),
     )
-    pack_data(source, request)
+    pack_data(request)
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:
@@ -367,6 +369,7 @@ def scale(
     gradients: Literal["fp32", "bf16"] = "fp32",
     batch_norm: Literal["local", "sync"] = "local",
     scaling: Literal["both", "strong", "weak"] = "both",
+    critical_batch: float = 20.0,
 ) -> None:
     """Predict, from datasheets and without any GPU, how training scales over many.
 
@@ -383,6 +386,8 @@ def scale(
         gradients: Precision in which they are sent: bf16 halves the bytes.
         batch_norm: local statistics, or sync: of all GPUs.
         scaling: strong divides one batch among the GPUs, weak gives each one of its own.
+        critical_batch: Pictures of a batch from which on larger ones need more images for the same quality:
+            1 + batch / this. Measured for the embedded faces only; larger for larger networks and data.
     """
     from fastdcgan.telemetry.terminal.scaling_tables import show_scaling
 
@@ -396,6 +401,7 @@ def scale(
         captured=compile == "step",
         bytes_per_number=2 if gradients == "bf16" else 4,
         synchronised=batch_norm == "sync",
+        critical_batch=critical_batch,
         scalings=("strong", "weak") if scaling == "both" else (scaling,),
     )
 

@@ -59,7 +59,7 @@ def accumulated_train_step(
         with state.autocast():
             fake_bCHW = generate(state, update)
         metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach())
-    losses_g = _update_generator(state, fake_bCHW)
+    losses_g = _update_generator(state, update.real, fake_bCHW)
     with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
@@ -111,15 +111,16 @@ def _moved_to(sums: list[Tensor], parameters: list[nn.Parameter]) -> list[Tensor
     return [total.add_(gradient) for total, gradient in zip(sums, gradients, strict=True)]
 
 
-def _update_generator(state: TrainState, fake_BCHW: Tensor) -> list[Tensor]:
+def _update_generator(state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor) -> list[Tensor]:
     """Returns loss_g of each micro-batch."""
     losses: list[Tensor] = []
     gradients_bCHW: list[Tensor] = []
     with frozen(state.discriminator):
-        for fake_bCHW in fake_BCHW.detach().chunk(state.accumulate):
+        micro_batches = zip(real_BCHW.chunk(state.accumulate), fake_BCHW.detach().chunk(state.accumulate), strict=True)
+        for real_bCHW, fake_bCHW in micro_batches:
             fake_bCHW.requires_grad_()
             with state.autocast():
-                loss_g = generator_loss(state.call_frozen_discriminator, fake_bCHW, state.objective)
+                loss_g = generator_loss(state.call_frozen_discriminator, real_bCHW, fake_bCHW, state.objective)
             with profiler_range(ranges.BACKWARD_G):
                 gradients_bCHW += torch.autograd.grad(state.scaler_g.scale(loss_g / state.accumulate), fake_bCHW)
             losses.append(loss_g.detach())

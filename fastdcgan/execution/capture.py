@@ -68,7 +68,10 @@ class CapturedStep:
         self._discriminator = _without_batch_counters(state.discriminator)
         self._counters = (
             _BatchCounter(state.generator, passes=state.d_steps * state.accumulate),
-            _BatchCounter(state.discriminator, passes=(2 * state.d_steps + 1) * state.accumulate),
+            _BatchCounter(
+                state.discriminator,
+                passes=(2 * state.d_steps + 1 + state.objective.relativistic) * state.accumulate,
+            ),
         )
         on_cuda = next(state.generator.parameters()).device.type == "cuda"
         self._graph = torch.compile(
@@ -111,9 +114,10 @@ class CapturedStep:
             logits_real_B, logits_fake_B = (torch.cat(of_parts) for of_parts in zip(*logits_of_parts, strict=True))
             state.objective.after_update(logits_real_B, logits_fake_B)
         gradients_g = []
-        for fake_bCHW, metrics_b in zip(fakes_bCHW, metrics, strict=True):
+        last_BCHW = update.real.chunk(state.accumulate)
+        for real_bCHW, fake_bCHW, metrics_b in zip(last_BCHW, fakes_bCHW, metrics, strict=True):
             with state.autocast():  # a new context, which casts D's updated weights
-                loss_g = generator_loss(D, fake_bCHW, state.objective)
+                loss_g = generator_loss(D, real_bCHW, fake_bCHW, state.objective)
             gradients_g.append(torch.autograd.grad(loss_g, list(G.parameters())))
             metrics_b.insert(1, loss_g.detach().float())
         _adam_step(G, gradients_g, adam_g, state.optimizer_g, state.all_reduce_dtype)

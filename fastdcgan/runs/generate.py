@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +16,7 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.checkpoints.checkpoint import read_generator
 from fastdcgan.runs.checkpoints.folder import Named, read_named
 from fastdcgan.runs.checkpoints.record import Progress
-from fastdcgan.runs.folder import RunFolder, read_config, run_id
+from fastdcgan.runs.folder import RunFolder, read_config, run_id, value_range_of
 from fastdcgan.runs.pictures.latents import MAX_SEED, LatentOfEachSeed, Latents, LatentsOfFile, SeedLatents
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
 from fastdcgan.runs.pictures.writers import WRITERS, Format, Pictures
@@ -78,12 +79,17 @@ def generate_from_run(
     else:
         chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
     at_once = batch_size(arch)
+    value_range = value_range_of(RunFolder(run))
+    as_values = value_range if kind in ("npy", "npz") else None
     what = Pictures(
         count=len(chosen),
         size=arch.resolution,
         channels=arch.channels,
         batch=at_once,
-        batches=lambda start: picture_batches(generator, arch, chosen, truncation=truncation, start=start),
+        batches=lambda start: picture_batches(
+            generator, arch, chosen, truncation=truncation, start=start, value_range=as_values
+        ),
+        dtype=np.dtype(np.float32 if as_values else np.uint8),
         name=chosen.name,
         request={
             "step": progress.step,
@@ -91,6 +97,7 @@ def generate_from_run(
             **chosen.identity(),
             "truncation": truncation,
             "device": next(generator.parameters()).device.type,  # another one rounds in another way
+            **({"value_range": list(value_range)} if value_range else {}),
         },
         on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > at_once else None,
     )
@@ -101,7 +108,10 @@ def generate_from_run(
             f"can't write to {out}: {error.strerror or error}; the same command goes on from there"
         ) from error
     noun = "picture" if len(chosen) == 1 else "pictures"
-    return with_skipped(skipped, f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}")
+    said = f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}"
+    if as_values:
+        said += ", as float32 of {:g} to {:g}, the data's own values".format(*as_values)
+    return with_skipped(skipped, said)
 
 
 def load_generator(

@@ -52,6 +52,18 @@ def generate_uint8(generator: nn.Module, z_BL: Tensor) -> NDArray[np.uint8]:
     return pixels
 
 
+@torch.no_grad()
+def generate_values(generator: nn.Module, z_BL: Tensor, low: float, high: float) -> NDArray[np.float32]:
+    """As `generate`, all at once, in the range of the data: fp32 [B, H, W, C], `low` for -1, `high` for 1."""
+    device = next(generator.parameters()).device
+    with _eval_mode(generator):
+        pictures_BCHW = generator(to_device(z_BL, device)).float()
+    shares_BCHW = pictures_BCHW.clamp_(-1, 1).add_(1).div_(2)
+    values_BCHW = shares_BCHW.mul_(high - low).add_(low)
+    values: NDArray[np.float32] = values_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return values
+
+
 def save_grid(pictures_BCHW: Tensor, path: Path) -> Path:
     """Write pictures in [-1, 1] as one PNG: a grid, about as high as wide. Raises OSError."""
     from torchvision.utils import save_image  # takes 165 MB, which many pictures are made without

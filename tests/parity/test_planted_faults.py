@@ -128,6 +128,37 @@ FAULTS = (
         "gan/lecam.py",
         (("anchor_real, anchor_fake = self", "anchor_fake, anchor_real = self"),),
     ),
+    Fault(
+        "a relativistic G that doesn't look at real pictures",
+        "gan/step.py",
+        (
+            ("        logits_real_B = D(real_BCHW).detach() if objective.relativistic else None\n", ""),
+            (
+                "objective.generator(D(fake_BCHW), logits_real_B)",
+                "objective.generator(D(fake_BCHW), torch.zeros(len(fake_BCHW)))",
+            ),
+        ),
+    ),
+    Fault(
+        "a relativistic D that prefers fake pictures",
+        "gan/objectives.py",
+        (("_cross_entropy(logits_real_B - logits_fake_B, 1.0)", "_cross_entropy(logits_fake_B - logits_real_B, 1.0)"),),
+    ),
+    Fault(
+        "R2 at real pictures",
+        "gan/gradient_penalty.py",
+        (("sides.append((self._r2, generate()))", "sides.append((self._r2, real_BCHW))"),),
+    ),
+    Fault(
+        "R2 at pictures that D doesn't see",
+        "gan/step.py",
+        (
+            (
+                ".chunk(state.accumulate)])\n    return as_discriminator_sees(state, fake_BCHW, update.draws)",
+                ".chunk(state.accumulate)])\n    return fake_BCHW",
+            ),
+        ),
+    ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )
 

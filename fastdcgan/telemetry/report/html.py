@@ -1,13 +1,16 @@
 """report.html: what a run did, as one file that needs nothing else.
 
 It is made from what is in the run's folder; what is missing or damaged is listed. All of that is text from outside, so
-the template escapes everything, and the page's Content-Security-Policy forbids it to load or send anything.
+the template escapes everything, and the page's Content-Security-Policy forbids it to load or send anything, and to run
+or be styled by anything but what is in the template.
 
 The file stays below about 6 MB however long the run was: at most 48 grids of at most 640 pixels a side, fewer
 where they take more than MAX_FRAME_BYTES, and curves of at most 240 points.
 """
 
 import base64
+import hashlib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from fastdcgan.evaluation.records import Evaluation
@@ -124,11 +128,14 @@ def _render(
     from jinja2 import Environment, StrictUndefined  # needed only now
 
     real_diversity = diversity(np.asarray(real), facts.arch.resolution) if real and facts.arch else None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
+    )
     template = resources.files("fastdcgan.telemetry.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     frames = _frames(grids)
     milestones = {step for step, _ in evenly_spaced(frames, _MILESTONES)}
     return environment.from_string(template).render(
+        policy=_policy(template),
         name=folder.path.resolve().name,
         status=_status(facts, records),
         headline=_headline(facts, records),
@@ -147,6 +154,26 @@ def _render(
             ("Versions", _rows(facts.versions)),
         ],
     )
+
+
+def _policy(template: str) -> Markup:
+    """The Content-Security-Policy that the template's own style and script pass, and nothing else."""
+    digests = []
+    for tag in ("style", "script"):
+        found = re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
+        assert found is not None and "{{" not in found[1] and "{%" not in found[1], "it is the same in every page"
+        digests.append(f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'")
+    return Markup(
+        f"default-src 'none'; img-src data:; style-src {digests[0]}; script-src {digests[1]}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _harmless(value: object) -> object:
+    """Text from outside without what reverses the direction of writing, or is no character."""
+    if isinstance(value, str) and not isinstance(value, Markup) and not value.isprintable():
+        return printable(value)
+    return value
 
 
 def _status(facts: RunFacts, records: Sequence[Record]) -> tuple[str, str]:
