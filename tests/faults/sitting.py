@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ HANGS, HANGS_COMPILED = 120, 300
 class Fault:
     """Just before the n-th change to a part of the run's folder, or in the n-th step, something happens."""
 
-    what: Literal["kill", "stop", "term", "lose", "memory", "clock", "fill", "read-only"]
+    what: Literal["kill", "stop", "term", "lose", "memory", "clock", "remove", "fill", "read-only"]
     """stop: until SIGCONT comes. term: it is asked to end. lose: its pictures, from the step on. memory: it takes more
     than its control group has. clock: it jumps ahead by an hour. All for this process alone."""
 
@@ -61,6 +62,9 @@ class Fault:
 
     later: float = 0.0
     """Seconds: up to where no system call of Python's is, such as among the bytes of a tensor."""
+
+    path: str = ""
+    """What is removed, a folder."""
 
     once: str | None = None
     """What the run's folder must hold first, of what is written beside the steps: waited for."""
@@ -100,8 +104,8 @@ class begin:  # noqa: N801
     """A sitting that is under way.
 
     It is killed after `kill_after` seconds, unless it has ended. `environment`: what it finds there besides ours, such
-    as which rank it is. Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of
-    such a run.
+    as which rank it is. `uid`: another user to be, if root asks. Unless it `draws`, it leaves out plots and the report,
+    which take longer than all the rest of such a run.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class begin:  # noqa: N801
         kill_after: float | None = None,
         draws: bool = False,
         environment: Mapping[str, str] | None = None,
+        uid: int | None = None,
     ) -> None:
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
@@ -120,7 +125,9 @@ class begin:  # noqa: N801
         hangs = HANGS_COMPILED if compiles else HANGS
         self.deadline = self._start + (hangs if kill_after is None else kill_after)
         told = dict(environment or {})
-        self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
+        if uid is not None:
+            os.chown(self._notes.name, uid, uid)
+        self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told, uid)
         self.process.start()
 
     @property
@@ -195,9 +202,18 @@ def filled(disk: Path) -> Path:
 
 
 def _in_the_child(
-    arguments: list[str], fault: Fault | None, draws: bool, notes: str, environment: dict[str, str]
+    arguments: list[str],
+    fault: Fault | None,
+    draws: bool,
+    notes: str,
+    environment: dict[str, str],
+    uid: int | None,
 ) -> None:
     os.environ |= environment
+    if uid is not None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
     from fastdcgan import cli
     from fastdcgan.training import recorder, trainer
 
@@ -279,6 +295,8 @@ def _do(fault: Fault, out: Path) -> None:
         case "kill" | "stop" | "term":
             number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[fault.what]
             os.kill(os.getpid(), number)
+        case "remove":
+            shutil.rmtree(fault.path)
         case "memory":
             Path(os.environ[GROUP], "cgroup.procs").write_text(str(os.getpid()))
             taken = [bytearray(os.urandom(1 << 20) * 16) for _ in count()]
