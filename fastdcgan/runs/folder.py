@@ -101,6 +101,16 @@ class RunFolder:
         return self.path / "real.png"
 
     @property
+    def nearest(self) -> Path:
+        """The samples of the last step beside the training pictures that they are nearest to; of small sets."""
+        return self.path / "nearest.png"
+
+    @property
+    def nearest_record(self) -> Path:
+        """How near they are."""
+        return self.path / "nearest.json"
+
+    @property
     def samples(self) -> Path:
         """Sample grids, always from the same noise, as step-<step>.png."""
         return self.path / "samples"
