@@ -101,6 +101,16 @@ class RunFolder:
         return self.path / "real.png"
 
     @property
+    def nearest(self) -> Path:
+        """The samples of the last step beside the training pictures that they are nearest to; of small sets."""
+        return self.path / "nearest.png"
+
+    @property
+    def nearest_record(self) -> Path:
+        """How near they are."""
+        return self.path / "nearest.json"
+
+    @property
     def samples(self) -> Path:
         """Sample grids, always from the same noise, as step-<step>.png."""
         return self.path / "samples"
@@ -293,7 +303,7 @@ def value_range_of(folder: RunFolder) -> tuple[float, float] | None:
     if not (isinstance(begun, list) and len(begun) == 2 and all(type(value) in (int, float) for value in begun)):
         return None
     low, high = begun
-    return (low, high) if low < high else None
+    return (low, high) if -sys.float_info.max <= low < high <= sys.float_info.max else None
 
 
 def read_condition(folder: RunFolder, name: str) -> object:
