@@ -114,21 +114,18 @@ def at_rest(samples: Sequence[Sample], name: str) -> tuple[float, float]:
 def growths(samples: Sequence[Sample]) -> list[str]:
     """What grows, in words; nothing if all is flat.
 
-    Memory grows if a line through it does; or if the process at rest does, which evaluations don't hide, after which
-    the allocator sometimes keeps hundreds of MiB and sometimes doesn't.
+    After an evaluation the allocator sometimes keeps hundreds of MiB and sometimes doesn't: the standard error is then
+    large, and only a long run tells.
 
     Args:
         samples: of the part of a run that is judged, in order.
     """
     found = []
     memory = slope(samples)
-    first, last = at_rest(samples, "memory_mib")
     thousands = (samples[-1].step - samples[0].step) / 1000
     allowed = max(ALLOWED_MIB, NOISE_MIB / thousands)
     if memory.mib > max(allowed, STANDARD_ERRORS * memory.standard_error):
         found.append(f"memory grows by {memory}, more than {allowed:.2g}")
-    elif last - first > allowed * thousands:
-        found.append(f"memory at rest: {first:.1f} MiB become {last:.1f} in {thousands:,.1f} thousand steps")
     for name, words in (("fds", "file descriptors"), ("threads", "threads")):
         first, last = at_rest(samples, name)
         if last != first:

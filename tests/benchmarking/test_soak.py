@@ -76,18 +76,6 @@ def test_memory_that_grows_is_named_with_its_slope() -> None:
     ]
 
 
-def test_growth_is_seen_between_levels_that_come_and_go() -> None:
-    """Evaluations leave 200 MiB with the allocator, or don't."""
-    noise = random.Random(0)
-    kept = [200 * noise.randrange(2) for _ in range(TOTAL // 400 + 1)]
-
-    def memory(growth: float) -> list[Sample]:
-        return run(lambda thousand: 500 + kept[round(1000 * thousand) // 400] + growth * thousand)
-
-    assert judged(memory(0)) == []
-    assert judged(memory(0.4)) == ["memory at rest: 504.0 MiB become 507.2 in 9.9 thousand steps"]
-
-
 def test_a_slope_that_may_be_noise_is_none() -> None:
     noise = random.Random(1)
     samples = run(lambda thousand: 500 + 0.06 * thousand + noise.gauss(0, 3))
