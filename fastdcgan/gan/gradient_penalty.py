@@ -46,16 +46,21 @@ class GradientPenalty:
         """Whether an update follows a step, counted from 1."""
         return step % self._every == 0
 
-    def update(self, real_BCHW: Tensor, parts: int = 1) -> None:
+    def update(self, real_BCHW: Tensor, parts: int = 1, labels_B: Tensor | None = None) -> None:
         """Update D.
 
         Args:
             real_BCHW: this process's, as D sees them.
             parts: micro-batches that they are taken in.
+            labels_B: the class of each, where there are classes.
         """
         parameters = list(self._discriminator.parameters())
         with self._layers_of_pytorch():
-            of_parts = [self._gradients(real_bCHW, parameters) for real_bCHW in real_BCHW.chunk(parts)]
+            labels = [None] * parts if labels_B is None else labels_B.chunk(parts)
+            of_parts = [
+                self._gradients(real_bCHW, labels_b, parameters)
+                for real_bCHW, labels_b in zip(real_BCHW.chunk(parts), labels, strict=True)
+            ]
         means = [torch.stack(gradients).mean(0) for gradients in zip(*of_parts, strict=True)]
         for parameter, gradient in zip(parameters, self._all_reduce_mean(means), strict=True):
             # In the parameter's layout: fused Adam takes numbers in the order in which they lie in memory.
@@ -63,9 +68,12 @@ class GradientPenalty:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _gradients(self, real_BCHW: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    def _gradients(
+        self, real_BCHW: Tensor, labels_B: Tensor | None, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, ...]:
         real_BCHW = real_BCHW.detach().requires_grad_()
-        (slope_BCHW,) = torch.autograd.grad(self._discriminator(real_BCHW).sum(), real_BCHW, create_graph=True)
+        logits_B = self._discriminator(real_BCHW, labels_B)
+        (slope_BCHW,) = torch.autograd.grad(logits_B.sum(), real_BCHW, create_graph=True)
         penalty = self._weight * slope_BCHW.square().sum((1, 2, 3)).mean()
         # Where the penalty doesn't depend on a parameter, 0: all have taken as many steps of Adam.
         return torch.autograd.grad(penalty, parameters, materialize_grads=True)

@@ -29,8 +29,10 @@ FAULTS = (
         "gan/step.py",
         (
             (
-                "    with profiler_range(ranges.DISCRIMINATOR_REAL):\n        logits_real_B = D(real_BCHW)\n"
-                "    with profiler_range(ranges.DISCRIMINATOR_FAKE):\n        logits_fake_B = D(fake_BCHW)\n",
+                "    with profiler_range(ranges.DISCRIMINATOR_REAL):\n"
+                "        logits_real_B = call(D, real_BCHW, labels_B)\n"
+                "    with profiler_range(ranges.DISCRIMINATOR_FAKE):\n"
+                "        logits_fake_B = call(D, fake_BCHW, labels_B)\n",
                 "    logits_real_B, logits_fake_B = D(torch.cat([real_BCHW, fake_BCHW])).chunk(2)\n",
             ),
         ),
@@ -127,6 +129,41 @@ FAULTS = (
         "logits drawn to their own anchor",
         "gan/lecam.py",
         (("anchor_real, anchor_fake = self", "anchor_fake, anchor_real = self"),),
+    ),
+    Fault(
+        "real pictures judged as of another class",
+        "gan/step.py",
+        (("logits_real_B = call(D, real_BCHW, labels_B)", "logits_real_B = call(D, real_BCHW, labels_B.roll(1))"),),
+    ),
+    Fault(
+        "fake pictures made of another class than they are judged as",
+        "gan/step.py",
+        (
+            (
+                "call(state.call_generator, update.z, update.labels)",
+                "call(state.call_generator, update.z, update.labels.flip(0))",
+            ),
+        ),
+    ),
+    Fault(
+        "no projection while G learns",
+        "gan/models.py",
+        (
+            (
+                "self.class_vectors(labels_B) * features",
+                "self.class_vectors(labels_B) * self.embedding.weight.requires_grad * features",
+            ),
+        ),
+    ),
+    Fault(
+        "classes that aren't normalised",
+        "gan/spectral.py",
+        (("F.embedding(labels_B, _normalised(self.embedding))", "self.embedding(labels_B)"),),
+    ),
+    Fault(
+        "the penalty taken as of no class",
+        "gan/gradient_penalty.py",
+        (("self._discriminator(real_BCHW, labels_B)", "self._discriminator(real_BCHW, labels_B * 0)"),),
     ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )

@@ -58,7 +58,8 @@ class Twin:
 
 def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: bool = False) -> Twin:
     generator_layers, discriminator_layers = reference_layers(arch)
-    G, D = reference.Generator(generator_layers), reference.Discriminator(discriminator_layers)
+    classes = len(arch.classes)
+    G, D = reference.Generator(generator_layers, classes), reference.Discriminator(discriminator_layers, classes)
     torch.manual_seed(1)
     reference.initialise(G)
     reference.initialise(D)
@@ -74,17 +75,18 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-            drawn_BN = draws(z_BL)
+            drawn_BN, labels_B = draws(z_BL), labels(arch, z_BL)
             if recipe.lecam:
                 options.update(lecam=recipe.lecam, anchors_2=D.anchors)
             metrics = reference.train_step(
-                G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN
+                G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN, labels_B=labels_B
             )
         if recipe.r1 and next(taken) % recipe.r1_every == 0:
             last_BCHW, numbers_BN = (tensor.chunk(recipe.d_steps)[-1] for tensor in (real_BCHW, drawn_BN))
             if recipe.augmentation():
                 last_BCHW = reference.augment(last_BCHW, numbers_BN.chunk(2, dim=1)[0], recipe.augmentation())
-            reference.r1_step(D, optimizer_d, last_BCHW, recipe.r1, recipe.r1_every)
+            last_B = None if labels_B is None else labels_B.chunk(recipe.d_steps)[-1]
+            reference.r1_step(D, optimizer_d, last_BCHW, recipe.r1, recipe.r1_every, last_B)
         return metrics
 
     networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
@@ -105,7 +107,7 @@ def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig 
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         before = moments(*networks) if plan.capture else {}
-        drawn = (z_BL, draws(z_BL)) if recipe.augmentation() else (z_BL,)
+        drawn = z_BL, draws(z_BL) if recipe.augmentation() else None, labels(arch, z_BL)
         real_BCHW = real_BCHW.contiguous(memory_format=layout)
         metrics = take_step()(real_BCHW, *drawn)
         penalise(state, next(taken), real_BCHW, *drawn)
@@ -157,6 +159,11 @@ def draws(z_BL: Tensor) -> Tensor:
     """The augmentation's random numbers for a step with this noise, the same for all twins."""
     place = int(z_BL[0, 0].abs().item() * 1e6)
     return uniform(0, Stream.AUGMENT, place, len(z_BL), 2 * NUMBERS)
+
+
+def labels(arch: Architecture, z_BL: Tensor) -> Tensor | None:
+    """The classes of a step with this noise, the same for all twins; None where there are none."""
+    return (z_BL[:, 0].abs() * 1e4).long() % len(arch.classes) if arch.classes else None
 
 
 def own_name(name: str) -> str:
