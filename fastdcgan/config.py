@@ -64,6 +64,11 @@ class ModelConfig:
     latent_dim: int | None = None
     """Size of the noise vector z. Default: 100; 50 for dcgan28."""
 
+    conditional: bool = field(default=False, metadata=AS_BEFORE)
+    """Learn the classes of the pictures, which their subfolders, a dataset.json or their data set name: G can then be
+    told which one to draw. D is a projection discriminator (Miyato & Koyama 2018); in G a learned vector of the class
+    stands beside the noise."""
+
     @classmethod
     def of(cls, arch: Architecture) -> "ModelConfig":
         """The request, without open ends, for a geometry."""
@@ -73,10 +78,11 @@ class ModelConfig:
             channels=arch.channels,
             width=arch.width,
             latent_dim=arch.latent_dim,
+            conditional=bool(arch.classes),
         )
 
     def architecture(self) -> Architecture:
-        """The geometry this asks for. Raises ValueError if there is none."""
+        """The geometry this asks for, without the classes of the data. Raises ValueError if there is none."""
         return architecture(
             self.arch or DEFAULTS.arch,
             resolution=self.resolution,
@@ -362,7 +368,7 @@ class TrainConfig:
         budgeted = self.run.images is not None or self.run.epochs is not None
         return replace(
             self,
-            model=ModelConfig.of(arch),
+            model=replace(ModelConfig.of(arch), conditional=self.model.conditional),
             data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
@@ -462,6 +468,7 @@ class TrainConfig:
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
             (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
+            (self.model.conditional, "--conditional"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
             (self.recipe.lecam > 0, f"--lecam {self.recipe.lecam}"),

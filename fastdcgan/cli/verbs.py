@@ -29,6 +29,7 @@ def generate(
     format: Literal["png", "npy", "npz", "tar"] | None = None,
     weights: Literal["average", "last"] = "average",
     checkpoint: Literal["latest", "best"] | int = "latest",
+    class_: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = (),
 ) -> None:
     """Make pictures with what a run has learned, as many as you like.
 
@@ -49,6 +50,7 @@ def generate(
             Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
         checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
+        class_: The class that pictures are of, of a run that has learned classes; of several: in turn. Default: all.
     """
     from fastdcgan.runs.generate import generate_from_run
     from fastdcgan.telemetry.terminal.display import Display
@@ -65,6 +67,7 @@ def generate(
             format=format,
             raw=weights == "last",
             checkpoint=checkpoint,
+            classes=class_,
             on_progress=display.advance,
         )
     print(made)
@@ -203,7 +206,11 @@ def evaluate(
 
 
 def interpolate(
-    run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
+    run: tyro.conf.Positional[Path],
+    frames: int = 60,
+    seed: int = 0,
+    out: Path = Path("walk.webp"),
+    class_: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = (),
 ) -> None:
     """Walk through what a run has learned: an animation in a loop, and a still.
 
@@ -213,10 +220,11 @@ def interpolate(
         seed: The walks are a function of this; they begin at the pictures that generate makes from it.
         out: A file ending in .webp, .gif or .mp4 (pip install 'fastdcgan[video]'). The still has the same name, ending
             in .png.
+        class_: The class that walks are of, of a run that has learned classes; of several: in turn. Default: all.
     """
     from fastdcgan.runs.interpolate import interpolate_from_run
 
-    print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
+    print(interpolate_from_run(run, frames=frames, seed=seed, out=out, classes=class_))
 
 
 def import_weights(

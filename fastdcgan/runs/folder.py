@@ -287,6 +287,20 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
 
+def read_architecture(folder: RunFolder) -> Architecture:
+    """The networks of an existing run, with the classes that it has learned. Raises ValueError as `read_config`."""
+    model = read_config(folder).model
+    if not model.conditional:
+        return model.architecture()
+    try:
+        names = read_json(folder.config)["architecture"]["classes"]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("its classes are no names")
+        return model.architecture().with_classes(names)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder.config} can't be read: {error}") from error
+
+
 def value_range_of(config: TrainConfig, folder: RunFolder) -> tuple[float, float] | None:
     """Which values of arrays become 0 and 255: as asked, else as the run was begun; None for the data's own."""
     asked = parse_value_range(config.data.value_range)

@@ -64,6 +64,10 @@ STABILISED = {
         ("augmented, in parts", "stacked", AUGMENTED),
     )
 }
+STABILISED |= {
+    f"{work}, with classes": replace(STABILISED[work], arch=TINY.with_classes(("cat", "dog", "owl")))
+    for work in ("all together, stacked", "augmented, in parts, stacked")
+}
 EXACT |= {"augmented, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=RecipeConfig(augment=EVERYTHING))}
 LOCAL = {
     f"{name}, local": Training(arch=narrow(name), plan=Plan(), steps=3, batch=8, double=True, batch_norm="local")

@@ -37,7 +37,13 @@ def request(out: Path, data: Path | str, **options: Any) -> TrainConfig:
     d_steps = options["recipe"].d_steps if "recipe" in options else 1
     data_options = {name: options.pop(name) for name in ("decoder", "data_cache") if name in options}
     return TrainConfig(
-        model=ModelConfig(arch="dcgan16", width=4, latent_dim=6, channels=options.pop("channels", 3)),
+        model=ModelConfig(
+            arch="dcgan16",
+            width=4,
+            latent_dim=6,
+            channels=options.pop("channels", 3),
+            conditional=options.pop("conditional", False),
+        ),
         data=DataConfig(data=str(data), batch_size=BATCH, flip=True, **data_options),
         recipe=options.pop("recipe", RecipeConfig()),
         execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", threads=1, **options),
@@ -167,6 +173,16 @@ def test_with_what_stabilises(name: str, undisturbed: tuple[Path, dict[str, Any]
     go_through(request(tmp_path / "killed", data, recipe=RECIPES[name]), (6, 1))
     assert_same(left_behind(tmp_path / "killed"), wanted)
     assert wanted["metrics"] != plain["metrics"]
+
+
+@pytest.mark.parametrize("recipe", [RecipeConfig(), RECIPES["all together"]], ids=["paper", "all together"])
+def test_with_classes(recipe: RecipeConfig, photographs: Path, tmp_path: Path) -> None:
+    def asked(name: str) -> TrainConfig:
+        return request(tmp_path / name, photographs, conditional=True, recipe=recipe, decoder="pillow")
+
+    trainer.train(asked("whole"))
+    go_through(asked("killed"), (6, 1))
+    assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.runs.classes import labels_in_turn
 from fastdcgan.runs.pictures.latents import Latents, truncate
 from fastdcgan.runs.sampling import CHUNK, generate_uint8
 
@@ -31,7 +32,13 @@ def batch_size(arch: Architecture) -> int:
 
 
 def picture_batches(
-    generator: nn.Module, arch: Architecture, latents: Latents, *, truncation: float | None = None, start: int = 0
+    generator: nn.Module,
+    arch: Architecture,
+    latents: Latents,
+    *,
+    truncation: float | None = None,
+    start: int = 0,
+    classes: Sequence[int] = (),
 ) -> Iterator[NDArray[np.uint8]]:
     """Make the pictures of latents, a batch at a time, in the memory of one batch.
 
@@ -45,6 +52,7 @@ def picture_batches(
         latents: `SeedLatents`, `LatentOfEachSeed` or `LatentsOfFile`.
         truncation: as `truncate`'s limit; None: the latents as they are.
         start: number of the first picture, a multiple of `batch_size(arch)`.
+        classes: which ones pictures are of, in turn, by number (`class_numbers`); () for a generator without classes.
 
     Yields:
         uint8 [B, H, W, C] of 0 to 255, C as the architecture's, with B = `batch_size(arch)` but for the last.
@@ -52,7 +60,9 @@ def picture_batches(
     size = batch_size(arch)
     assert start % size == 0, (start, size)
     for z_BL in latents.batches(size, start):
-        yield generate_uint8(generator, z_BL if truncation is None else truncate(z_BL, truncation))
+        labels_B = labels_in_turn(classes, len(z_BL), start)
+        yield generate_uint8(generator, z_BL if truncation is None else truncate(z_BL, truncation), labels_B)
+        start += len(z_BL)
 
 
 def in_order(

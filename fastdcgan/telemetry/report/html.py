@@ -91,7 +91,8 @@ def write_report(folder: RunFolder) -> list[str]:
     unread: list[str] = []
     facts = read_facts(folder, unread)
     records = read_records(folder, unread)
-    grids, skipped = read_grids(folder.samples, facts.arch.resolution if facts.arch else None)
+    size = facts.arch.resolution if facts.arch else None
+    grids, skipped = read_grids(folder.samples, size, row_a_class=bool(facts.rows))
     if not grids and not skipped:
         unread.append("samples: there are none")
     unread += [f"samples: {line}" for line in skipped[:MAX_LISTED]]
@@ -123,7 +124,9 @@ def _render(
 ) -> str:
     from jinja2 import Environment, StrictUndefined  # needed only now
 
-    real_diversity = diversity(np.asarray(real), facts.arch.resolution) if real and facts.arch else None
+    real_diversity = None
+    if real and facts.arch:
+        real_diversity = diversity(np.asarray(real), facts.arch.resolution, row_a_class=bool(facts.rows))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = resources.files("fastdcgan.telemetry.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     frames = _frames(grids)
@@ -137,6 +140,7 @@ def _render(
         size=grids[-1].size if grids else None,
         animation=folder.animation.name if grids else None,
         real=_data_uri(encode_webp(downscaled(real))) if real else None,
+        rows=facts.rows,
         charts=run_charts(records, grids, real_diversity, evaluations),
         ceiling=_ceiling(facts, records),
         profile=_profile(folder),
