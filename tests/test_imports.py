@@ -26,7 +26,7 @@ PACKAGES: dict[str, set[str]] = {
     "execution": {"storage", "gan", "config", "kernels", "private_torch"},
     "limits": {"gan", "private_torch"},
     "tuning": {"storage", "device", "gan", "config", "execution", "limits", "private_torch"},
-    "data": {"storage", "device", "gan", "limits"},
+    "data": {"storage", "device", "gan", "config", "limits"},
     "distributed": {"storage", "config", "execution", "limits", "data"},
     "runs": {"storage", "device", "gan", "config"},
     "evaluation": {"storage", "gan", "config", "limits", "data", "runs"},

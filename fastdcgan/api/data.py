@@ -3,11 +3,10 @@
 import os
 from typing import Literal
 
-from fastdcgan.config import MAX_DATA_THREADS, Fit, parse_value_range
-from fastdcgan.data.open import open_source
+from fastdcgan.config import MAX_DATA_THREADS, DataConfig, Fit
+from fastdcgan.data.open import open_pictures
 from fastdcgan.data.source import ImageSource
 from fastdcgan.gan.architecture import architecture
-from fastdcgan.limits.cores import usable_cores
 
 
 def open_data(
@@ -51,16 +50,13 @@ def open_data(
     """
     if data_threads is not None and not 1 <= data_threads <= MAX_DATA_THREADS:
         raise ValueError(f"data_threads {data_threads}: must be at least 1 and at most {MAX_DATA_THREADS:,}")
-    geometry = architecture(resolution=resolution, channels=channels)
-    return open_source(
-        os.fspath(data),
-        resolution=geometry.resolution,
-        channels=geometry.channels,
-        device="cpu",
-        threads=data_threads or min(8, usable_cores()),
+    asked = DataConfig(
+        data=os.fspath(data),
         fit=fit,
         decoder=decoder,
-        cache=data_cache,
-        value_range=parse_value_range(value_range),
+        data_cache=data_cache,
+        data_threads=data_threads,
+        value_range=value_range,
         drop_duplicates=drop_duplicates,
     )
+    return open_pictures(asked, architecture(resolution=resolution, channels=channels))

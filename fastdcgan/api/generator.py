@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -198,6 +199,7 @@ class Generator(
             batches=lambda start: picture_batches(
                 self, self.arch, latents, truncation=truncation, start=start, classes=classes
             ),
+            dtype=np.dtype(np.uint8),
             name=latents.name,
             request={},
             classes=len(classes),

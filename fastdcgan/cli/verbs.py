@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from fastdcgan.config import ExecutionConfig, Fit, PrecisionRequest, TrainConfig
+from fastdcgan.config import DataConfig, ExecutionConfig, Fit, PrecisionRequest, TrainConfig
 from fastdcgan.gan.architecture import architecture
 
 # Heavy imports (torch, Accelerate, DALI) wait until a verb runs, so that --help and a mistyped option answer at once.
@@ -46,8 +46,8 @@ def generate(
             are bad. Default: as G was trained.
         out: A file ending in .png for one grid, in .npy, .npz or .tar for all in a file, or a folder for one PNG a
             picture. Default: generated.png, or as --format says.
-        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]. tar: PNGs, as WebDataset has them.
-            Default: as the name of --out says.
+        format: png: one PNG a picture. npy, npz: pixels, uint8 [N, H, W, C]; float32 in the data's own range, where
+            that was scaled to bytes. tar: PNGs, as WebDataset has them. Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
         checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
         class_: The class that pictures are of, of a run that has learned classes; of several: in turn. Default: all.
@@ -104,12 +104,11 @@ def data(
     request = Request(
         resolution=resolution,
         channels=channels,
-        fit=fit,
-        decoder=decoder,
-        value_range=value_range,
-        drop_duplicates=drop_duplicates,
+        data=DataConfig(
+            data=source, fit=fit, decoder=decoder, value_range=value_range, drop_duplicates=drop_duplicates
+        ),
     )
-    describe_data(source, request, out=out, skipped=skipped, json=json)
+    describe_data(request, out=out, skipped=skipped, json=json)
 
 
 def pack(
@@ -141,13 +140,16 @@ def pack(
     request = Request(
         resolution=resolution,
         channels=channels,
-        fit=fit,
-        decoder=decoder,
-        threads=threads,
-        value_range=value_range,
-        drop_duplicates=drop_duplicates,
+        data=DataConfig(
+            data=source,
+            fit=fit,
+            decoder=decoder,
+            data_threads=threads,
+            value_range=value_range,
+            drop_duplicates=drop_duplicates,
+        ),
     )
-    pack_data(source, request)
+    pack_data(request)
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:

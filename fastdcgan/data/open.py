@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 import psutil
 import torch
 
+from fastdcgan.config import DataConfig, parse_value_range
 from fastdcgan.data.archives.shard_names import names_shards
 from fastdcgan.data.archives.shards import open_shards
 from fastdcgan.data.array import ArraySource, DeviceSource, ResizedSource
@@ -33,7 +34,8 @@ from fastdcgan.data.tables.hub import open_hub
 from fastdcgan.data.tables.lmdb_folder import is_lmdb, open_lmdb
 from fastdcgan.data.tables.parquet import open_parquet, parquet_files
 from fastdcgan.device import free_memory, has_own_memory
-from fastdcgan.gan.architecture import Resolution
+from fastdcgan.gan.architecture import Architecture, Resolution
+from fastdcgan.limits.cores import usable_cores
 from fastdcgan.storage.printable import printable
 
 
@@ -55,6 +57,43 @@ class _Options:
     on_progress: OnProgress | None
     value_range: ValueRange | None
     drop_duplicates: bool
+
+
+def open_pictures(
+    asked: DataConfig,
+    arch: Architecture,
+    *,
+    device: str = "cpu",
+    begun_range: tuple[float, float] | None = None,
+    on_progress: OnProgress | None = None,
+) -> ImageSource:
+    """Open a source of pictures as a configuration asks for it.
+
+    Args:
+        asked: what to open, and how.
+        arch: the networks that the pictures are for.
+        device: as for `open_source`.
+        begun_range: what a run that is there has taken for the values' range; used where none is asked for.
+        on_progress: as for `open_source`.
+
+    Raises:
+        ValueError: as `open_source`.
+    """
+    assert asked.data is not None, "the configuration is not resolved"
+    return open_source(
+        asked.data,
+        resolution=arch.resolution,
+        channels=arch.channels,
+        fit=asked.fit,
+        device=device,
+        threads=asked.data_threads or min(8, usable_cores()),
+        decoder=asked.decoder,
+        cache=asked.data_cache,
+        device_memory=asked.data_memory and asked.data_memory * 2**30,
+        on_progress=on_progress,
+        value_range=parse_value_range(asked.value_range) or begun_range,
+        drop_duplicates=asked.drop_duplicates,
+    )
 
 
 def open_source(

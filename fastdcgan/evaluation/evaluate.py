@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, TrainConfig
-from fastdcgan.data.open import open_source
+from fastdcgan.data.open import open_pictures
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
 from fastdcgan.evaluation.best import find_best, write_best
@@ -19,7 +19,6 @@ from fastdcgan.evaluation.features import RealSide, generated_features, real_fea
 from fastdcgan.evaluation.records import Evaluation, append_evaluations
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
-from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import Named, checkpoint_path, list_checkpoints, step_in_name
 from fastdcgan.runs.checkpoints.record import Progress, read_record
@@ -236,16 +235,5 @@ def _open_source(
 ) -> ImageSource:
     if spec == UNKNOWN_DATA:
         raise ValueError("what these weights were trained on is unknown: name pictures to compare with by --data")
-    return open_source(
-        spec,
-        resolution=arch.resolution,
-        channels=arch.channels,
-        fit=config.data.fit,
-        device="cpu",
-        threads=config.data.data_threads or min(8, usable_cores()),
-        decoder=config.data.decoder,
-        cache=config.data.data_cache,
-        on_progress=on_stage,
-        value_range=value_range_of(config, folder),
-        drop_duplicates=config.data.drop_duplicates,
-    )
+    asked = replace(config.data, data=spec)
+    return open_pictures(asked, arch, begun_range=value_range_of(folder), on_progress=on_stage)

@@ -107,14 +107,22 @@ def read_evaluations(path: Path) -> tuple[list[Evaluation], int]:
     return found, invalid
 
 
+def evaluations_after(path: Path, step: int) -> list[Evaluation]:
+    """Those past a step, from which on the run is repeated. Raises ValueError and OSError."""
+    return [one for one in _read_or_refuse(path) if one.step > step]
+
+
 def forget_later_steps(path: Path, step: int) -> None:
     """Remove the lines past a step, from which on the run is repeated. Raises ValueError and OSError."""
     if path.exists():
-        try:
-            found, _ = read_evaluations(path)
-        except ValueError as error:
-            raise ValueError(f"{path} can't be read: {error}") from error
-        write_replacing(path, "".join(_line(one) for one in found if one.step <= step))
+        write_replacing(path, "".join(_line(one) for one in _read_or_refuse(path) if one.step <= step))
+
+
+def _read_or_refuse(path: Path) -> list[Evaluation]:
+    try:
+        return read_evaluations(path)[0]
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
 
 
 def _is_valid(one: Evaluation) -> bool:

@@ -23,7 +23,6 @@ from fastdcgan.config import (
     flat,
     from_flat,
     may_change,
-    parse_value_range,
 )
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs import origin
@@ -301,11 +300,13 @@ def read_architecture(folder: RunFolder) -> Architecture:
         raise ValueError(f"{folder.config} can't be read: {error}") from error
 
 
-def value_range_of(config: TrainConfig, folder: RunFolder) -> tuple[float, float] | None:
-    """Which values of arrays become 0 and 255: as asked, else as the run was begun; None for the data's own."""
-    asked = parse_value_range(config.data.value_range)
+def value_range_of(folder: RunFolder) -> tuple[float, float] | None:
+    """The data's values that a run has taken for black and white; None where they were bytes, or there is no run."""
     begun = read_condition(folder, VALUE_RANGE)
-    return asked or (tuple(begun) if isinstance(begun, list) and len(begun) == 2 else None)
+    if not (isinstance(begun, list) and len(begun) == 2 and all(type(value) in (int, float) for value in begun)):
+        return None
+    low, high = begun
+    return (low, high) if low < high else None
 
 
 def read_condition(folder: RunFolder, name: str) -> object:

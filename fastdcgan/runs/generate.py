@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,7 +18,7 @@ from fastdcgan.runs.checkpoints.checkpoint import read_generator
 from fastdcgan.runs.checkpoints.folder import Named, read_named
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.classes import class_numbers
-from fastdcgan.runs.folder import RunFolder, read_architecture, run_id
+from fastdcgan.runs.folder import RunFolder, read_architecture, run_id, value_range_of
 from fastdcgan.runs.pictures.latents import MAX_SEED, LatentOfEachSeed, Latents, LatentsOfFile, SeedLatents
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
 from fastdcgan.runs.pictures.writers import WRITERS, Format, Pictures
@@ -89,14 +90,17 @@ def generate_from_run(
         chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
     in_turn = class_numbers(classes, arch)
     at_once = batch_size(arch)
+    value_range = value_range_of(RunFolder(run))
+    as_values = value_range if kind in ("npy", "npz") else None
     what = Pictures(
         count=len(chosen),
         size=arch.resolution,
         channels=arch.channels,
         batch=at_once,
         batches=lambda start: picture_batches(
-            generator, arch, chosen, truncation=truncation, start=start, classes=in_turn
+            *(generator, arch, chosen), truncation=truncation, start=start, value_range=as_values, classes=in_turn
         ),
+        dtype=np.dtype(np.float32 if as_values else np.uint8),
         name=lambda number: named_by_class(chosen.name(number), number, in_turn, arch),
         classes=len(in_turn),
         request={
@@ -106,6 +110,7 @@ def generate_from_run(
             "truncation": truncation,
             **({"classes in turn": [arch.classes[each] for each in in_turn]} if in_turn else {}),
             "device": next(generator.parameters()).device.type,  # another one rounds in another way
+            **({"value_range": list(value_range)} if value_range else {}),
         },
         on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > at_once else None,
     )
@@ -120,7 +125,10 @@ def generate_from_run(
         noun += f" of {printable(arch.classes[in_turn[0]])}"
     elif in_turn:
         noun += f" of {len(in_turn):,} classes in turn"
-    return with_skipped(skipped, f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}")
+    said = f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}"
+    if as_values:
+        said += ", as float32 of {:g} to {:g}, the data's own values".format(*as_values)
+    return with_skipped(skipped, said)
 
 
 def named_by_class(name: str, number: int, in_turn: Sequence[int], arch: Architecture) -> str:

@@ -45,14 +45,31 @@ def generate(generator: nn.Module, z_BL: Tensor, labels_B: Tensor | None = None)
 @torch.no_grad()
 def generate_uint8(generator: nn.Module, z_BL: Tensor, labels_B: Tensor | None = None) -> NDArray[np.uint8]:
     """As `generate`, all at once, as files of pictures have them: uint8 [B, H, W, C], 0 to 255, on the CPU."""
-    device = next(generator.parameters()).device
-    with _eval_mode(generator):
-        inputs = [to_device(tensor, device) for tensor in (z_BL, labels_B) if tensor is not None]
-        pictures_BCHW = generator(*inputs).float()
+    pictures_BCHW = _made_at_once(generator, z_BL, labels_B)
     # As torchvision rounds. On the device, as bytes are quicker to fetch.
     levels_BCHW = pictures_BCHW.clamp_(-1, 1).add_(1).div_(2).mul_(255).add_(0.5).to(torch.uint8)
     pixels: NDArray[np.uint8] = levels_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels
+
+
+@torch.no_grad()
+def generate_values(
+    generator: nn.Module, z_BL: Tensor, low: float, high: float, labels_B: Tensor | None = None
+) -> NDArray[np.float32]:
+    """As `generate`, all at once, in the range of the data: fp32 [B, H, W, C], `low` for -1, `high` for 1."""
+    shares_BCHW = _made_at_once(generator, z_BL, labels_B).clamp_(-1, 1).add_(1).div_(2)
+    values_BCHW = shares_BCHW.mul_(high - low).add_(low)
+    values: NDArray[np.float32] = values_BCHW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return values
+
+
+def _made_at_once(generator: nn.Module, z_BL: Tensor, labels_B: Tensor | None) -> Tensor:
+    """As `generate`, all at once, where the generator is."""
+    device = next(generator.parameters()).device
+    inputs = [to_device(tensor, device) for tensor in (z_BL, labels_B) if tensor is not None]
+    with _eval_mode(generator):
+        pictures_BCHW: Tensor = generator(*inputs).float()
+    return pictures_BCHW
 
 
 def save_grid(pictures_BCHW: Tensor, path: Path, columns: int | None = None) -> Path:

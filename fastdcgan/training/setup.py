@@ -10,7 +10,7 @@ import torch
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.labels import Labels
-from fastdcgan.data.open import open_source
+from fastdcgan.data.open import open_pictures
 from fastdcgan.data.source import ImageSource, count_files
 from fastdcgan.distributed.accelerator import Accelerator, local_processes, wrap
 from fastdcgan.distributed.agreement import check_same_labels, check_same_pictures, check_same_start
@@ -23,7 +23,6 @@ from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
 from fastdcgan.kernels import sync_batch_norm
 from fastdcgan.limits import hardware
-from fastdcgan.limits.cores import usable_cores
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import checkpoint_path, read_newest
 from fastdcgan.runs.checkpoints.record import Progress
@@ -68,7 +67,7 @@ def setup(
         ValueError: for what the user can fix.
     """
     arch = config.model.architecture()
-    source = open_data(config, arch, accelerator, display, value_range=value_range_of(config, folder))
+    source = open_data(config, arch, accelerator, display, begun_range=value_range_of(folder))
     labels = learned_labels(config, source, accelerator)
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
@@ -120,23 +119,16 @@ def open_data(
     accelerator: Accelerator,
     display: Display,
     *,
-    value_range: tuple[float, float] | None = None,
+    begun_range: tuple[float, float] | None = None,
 ) -> ImageSource:
     """The pictures, the same on all processes. One process of a machine draws, checks and packs them first."""
     with local_main_process_first(accelerator):
-        source = open_source(
-            cast(str, config.data.data),
-            resolution=arch.resolution,
-            channels=arch.channels,
-            fit=config.data.fit,
+        source = open_pictures(
+            config.data,
+            arch,
             device=str(accelerator.device),
-            threads=config.data.data_threads or min(8, usable_cores()),
-            decoder=config.data.decoder,
-            cache=config.data.data_cache,
-            device_memory=config.data.data_memory and config.data.data_memory * 2**30,
+            begun_range=begun_range,
             on_progress=display.advance,
-            value_range=value_range,
-            drop_duplicates=config.data.drop_duplicates,
         )
     check_same_pictures(accelerator, source)
     return source
@@ -234,17 +226,23 @@ def go_back(
     accelerator: Accelerator,
     display: Display,
 ) -> WentBack | None:
-    """Make the checkpoint of --from-step the newest one, if it can be read. Raises ValueError if it can't."""
+    """Make the checkpoint of --from-step the newest one, if it can be read. Raises ValueError on all ranks if not."""
     back = asked_to_go_back(config, folder)
+    refusal = ""
     if back is not None and accelerator.is_main_process:
-        if back.step is not None:
-            path = checkpoint_path(folder.checkpoints, back.step)
-            checkpoint.read(path, state, arch, run_id(folder))
-            if moved := set_aside_after(folder, back.step):
-                display.say(f"set aside what came after step {back.step:,}: {moved}")
-        for change in back.changes:
-            display.say(f"changed   {change}")
-    accelerator.wait_for_everyone()
+        try:
+            if back.step is not None:
+                path = checkpoint_path(folder.checkpoints, back.step)
+                checkpoint.read(path, state, arch, run_id(folder))
+                if moved := set_aside_after(folder, back.step):
+                    display.say(f"set aside what came after step {back.step:,}: {moved}")
+        except ValueError as error:
+            refusal = str(error)
+        else:
+            for change in back.changes:
+                display.say(f"changed   {change}")
+    if refusal := broadcast_object(accelerator, refusal):
+        raise ValueError(refusal)
     return back
 
 

@@ -21,7 +21,7 @@ from corpus import PHOTOS, encode, heif, heif_available, with_alpha
 from PIL import Image
 
 from fastdcgan import cli
-from fastdcgan.config import TrainConfig, parse_value_range
+from fastdcgan.config import TrainConfig
 from fastdcgan.data.datasets import celeba, cifar10
 from fastdcgan.data.faces import dataset as faces
 from fastdcgan.storage.cache import cache_folder
@@ -215,8 +215,7 @@ def test_what_is_typed_opens_it(row: str, here: Path, monkeypatch: pytest.Monkey
     nobody = SimpleNamespace(device=torch.device("cpu"))
     quiet = SimpleNamespace(advance=lambda what, done, total: None)
     arch = config.model.architecture()
-    asked_range = parse_value_range(config.data.value_range)
-    source = setup.open_data(config, arch, nobody, quiet, value_range=asked_range)  # type: ignore[arg-type]
+    source = setup.open_data(config, arch, nobody, quiet)  # type: ignore[arg-type]
     assert len(source) in (COUNT, 2 * COUNT, 5 * COUNT)
     (pictures_BHWC,) = source.read([range(len(source))])
     assert pictures_BHWC.shape == (len(source), *arch.resolution, arch.channels)

@@ -140,6 +140,29 @@ def test_two_processes_begin_with_another_runs_weights_as_one_does(
     assert one["optimizer.generator.layers.0.weight.step"] == 9, "with the moments of 6 steps"
 
 
+def test_two_processes_go_back_as_one_does(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
+    for ranks in (1, 2):
+        shutil.copytree(undisturbed, out := tmp_path / str(ranks))
+        asked = request(photos, out, steps=6)
+        recipe, run = replace(asked.recipe, lr=1e-3), replace(asked.run, from_step="3")
+        assert on_ranks(ranks, train, replace(asked, recipe=recipe, run=run)) == [""] * ranks
+        assert [path.name for path in (out / "set-aside").iterdir()] == ["1"]
+    one, two = (learned(tmp_path / name, 6) for name in "12")
+    torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
+    assert any((one[name] != tensor).any() for name, tensor in learned(undisturbed, 6).items())
+
+
+def test_two_processes_refuse_alike_to_go_back_to_what_is_damaged(
+    photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed, out := tmp_path / "run")
+    (out / "checkpoints" / "step-00000003" / "generator.safetensors").write_bytes(b"")
+    asked = request(photos, out, steps=6)
+    failures = on_ranks(2, train, replace(asked, run=replace(asked.run, from_step="3")))
+    assert failures[0] == failures[1] and "step-00000003 is damaged" in failures[0]
+    assert not (out / "set-aside").exists()
+
+
 def test_another_kind_of_batch_norm_is_another_run(photos: Path, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     (failure,) = on_ranks(1, train, request(photos, tmp_path / "run", 9, batch_norm="local"))

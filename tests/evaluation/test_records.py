@@ -2,27 +2,9 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from fastdcgan.evaluation.records import Evaluation, append_evaluations, forget_later_steps, read_evaluations
+from measured import ONE
 
-ONE = Evaluation(
-    step=10,
-    images=160,
-    weights="average",
-    pictures=100,
-    seed=0,
-    repeat=0,
-    extractor="a toy",
-    frechet_label="Fréchet distance, toy",
-    kernel_label="kernel distance, toy",
-    real="0123",
-    frechet=12.5,
-    kernel=-0.25,
-    kernel_std=0.125,
-    precision=0.5,
-    recall=0.75,
-    seconds=1.5,
-    training=True,
-)
+from fastdcgan.evaluation.records import append_evaluations, forget_later_steps, read_evaluations
 
 
 def test_what_was_appended_is_read(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from PIL import Image
 from small_states import fresh, save
 
 from fastdcgan.config import ModelConfig, TrainConfig
+from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.open import open_source
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints.record import Progress
-from fastdcgan.runs.folder import RunFolder, create, write_config
+from fastdcgan.runs.folder import VALUE_RANGE, RunFolder, create, write_config
 from fastdcgan.runs.generate import generate_from_run, load_generator
 from fastdcgan.runs.pictures.latents import LatentOfEachSeed, LatentsOfFile, SeedLatents, truncate
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
@@ -32,12 +33,14 @@ ARCH = architecture("dcgan16", width=4, latent_dim=6)
 SINGLE_FILES = ["npy", "npz", "tar"]
 
 
-def make_run(path: Path, arch: Architecture = ARCH, *steps: int) -> Path:
-    """A run with checkpoints of other weights each."""
+def make_run(
+    path: Path, arch: Architecture = ARCH, *steps: int, value_range: tuple[float, float] | None = None
+) -> Path:
+    """A run with checkpoints of other weights each; of numbers of a range."""
     folder = RunFolder(path)
     create(folder)
     config = TrainConfig(model=ModelConfig.of(arch)).resolved()
-    write_config(folder, config, arch, {"run_id": "ours"})
+    write_config(folder, config, arch, {"run_id": "ours", VALUE_RANGE: value_range})
     for step in steps or (7,):
         state = fresh(arch=arch, seed=step)
         fresh_weights = state.generator.state_dict()  # whose pictures hardly differ
@@ -368,6 +371,54 @@ def test_a_folder_of_somebody_elses_pictures_is_left_alone(run: Path) -> None:
     with pytest.raises(ValueError, match="photos holds 1 PNGs of which nothing is known"):
         generate_from_run(run, count=2, out=Path("photos"))
     assert whole(Path("photos")) == {"00000.png": b"mine"}
+
+
+@pytest.mark.parametrize("format", ["npy", "npz"])
+def test_arrays_have_the_range_of_the_data(format: str, tmp_path: Path) -> None:
+    bytes_run, run = make_run(tmp_path / "bytes"), make_run(tmp_path / "run", value_range=(-40, 10))
+    said = generate_from_run(run, count=70, format=format)
+    assert said.endswith(f"generated.{format}, as float32 of -40 to 10, the data's own values")
+    generate_from_run(bytes_run, count=70, out=Path(f"bytes.{format}"))
+    found, as_bytes = pixels(Path(f"generated.{format}")), pixels(Path(f"bytes.{format}"))
+    assert found.dtype == np.float32 and as_bytes.dtype == np.uint8 and not Path("bytes.json").exists()
+    back = ValueRange(-40, 10).to_bytes(found)
+    assert np.abs(back.astype(int) - as_bytes).max() <= 1 and (back != as_bytes).mean() < 1e-3
+    assert len(np.unique(found)) > 256, "not rounded to bytes"
+    assert found.min() >= -40 and found.max() <= 10
+    assert found.min() >= -40 and found.max() <= 10
+    assert json.loads(Path("generated.json").read_text())["value_range"] == [-40, 10]
+
+
+def test_an_array_of_values_goes_on_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", value_range=(0, 1e6))
+    generate_from_run(run, count=200, out=Path("undisturbed.npy"))
+    with pytest.raises(Killed):
+        generate_from_run(run, count=200, out=Path("out.npy"), on_progress=stopping_at(128))
+    generate_from_run(run, count=200, out=Path("out.npy"))
+    assert Path("out.npy").read_bytes() == Path("undisturbed.npy").read_bytes()
+
+
+def test_pngs_say_which_values_0_and_255_stand_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", value_range=(-40, 10.5))
+    generate_from_run(run, count=3, format="png")
+    assert pixels(Path("generated")).dtype == np.uint8
+    assert json.loads(Path("generated/generated.json").read_text())["value_range"] == [-40, 10.5]
+
+
+def test_no_other_file_is_taken_for_the_record_of_an_array(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", value_range=(0, 1))
+    for content in ("[]", '{"mine": 1}', "no JSON"):
+        Path("out.json").write_text(content)
+        with pytest.raises(ValueError, match=r"out\.json is to say what out\.npy was made with, but is something else"):
+            generate_from_run(run, count=3, out=Path("out.npy"))
+        assert Path("out.json").read_text() == content and not Path("out.npy").exists()
+
+
+def test_a_range_that_is_none_is_none(tmp_path: Path) -> None:
+    for number, damaged in enumerate(([1, 0], [0, "1"], [0], 7, [0, True], {"0": 1})):
+        run = make_run(tmp_path / f"run{number}", value_range=damaged)  # type: ignore[arg-type]
+        generate_from_run(run, count=1, out=Path("out.npy"))
+        assert np.load("out.npy").dtype == np.uint8
 
 
 def test_two_at_once_are_refused(run: Path) -> None:

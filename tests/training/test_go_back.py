@@ -4,15 +4,18 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from learned import assert_same_weights, learned
+from measured import ONE
 from PIL import Image
 
 from fastdcgan import cli
+from fastdcgan.evaluation.records import append_evaluations, read_evaluations
 from fastdcgan.storage.files import read_json
 
 NETWORK = ("--data", "data.npy", "--arch", "dcgan16", "--width", "4", "--latent-dim", "6", "--batch-size", "4")
@@ -68,11 +71,12 @@ def test_what_came_later_is_set_aside(inside: Path, capsys: pytest.CaptureFixtur
     before = {path.name: (path / "manifest.json").read_bytes() for path in Path("a/checkpoints").iterdir()}
     lines = Path("a/metrics.jsonl").read_text().splitlines()
     (inside / "a/best.json").write_text(json.dumps({"step": 5, "metric": "kid", "value": 0.1}))
+    measured = [replace(ONE, step=step) for step in (3, 5, 6)]
+    append_evaluations(inside / "a/evaluations.jsonl", measured)
     train("--images", 16, "--out", "a", "--from-step", 3)
     said = capsys.readouterr().out
-    assert (
-        "set aside what came after step 3: 3 checkpoints, 3 grids and 3 lines of figures are in a/set-aside/1" in said
-    )
+    moved = "3 checkpoints, 3 grids, 3 lines of figures and 2 of evaluations are in a/set-aside/1"
+    assert f"set aside what came after step 3: {moved}" in said
     assert "resuming  after step 3" in said
     assert names("a/checkpoints") == numbered(1, 2, 3, 4)
     assert names("a/set-aside/1/checkpoints") == numbered(4, 5, 6)
@@ -82,6 +86,8 @@ def test_what_came_later_is_set_aside(inside: Path, capsys: pytest.CaptureFixtur
     assert steps() == [1, 2, 3, 4] and steps(file="set-aside/1/metrics.jsonl") == [4, 5, 6]
     kept = [json.loads(line) for line in Path("a/set-aside/1/metrics.jsonl").read_text().splitlines()]
     assert kept == [json.loads(line) for line in lines[3:]]
+    assert read_evaluations(inside / "a/evaluations.jsonl") == (measured[:1], 0)
+    assert read_evaluations(inside / "a/set-aside/1/evaluations.jsonl") == (measured[1:], 0)
     assert not Path("a/best.json").exists() and Path("a/set-aside/1/best.json").exists()
 
 

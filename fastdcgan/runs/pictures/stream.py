@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.classes import labels_in_turn
 from fastdcgan.runs.pictures.latents import Latents, truncate
-from fastdcgan.runs.sampling import CHUNK, generate_uint8
+from fastdcgan.runs.sampling import CHUNK, generate_uint8, generate_values
 
 BATCH_BYTES = 2**26
 """Of a batch's activations in G's last hidden layer, which are its largest."""
@@ -38,8 +38,9 @@ def picture_batches(
     *,
     truncation: float | None = None,
     start: int = 0,
+    value_range: tuple[float, float] | None = None,
     classes: Sequence[int] = (),
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[NDArray[Any]]:
     """Make the pictures of latents, a batch at a time, in the memory of one batch.
 
     The generator is in evaluation mode while a batch is made; random state and training mode are left as they were.
@@ -52,16 +53,22 @@ def picture_batches(
         latents: `SeedLatents`, `LatentOfEachSeed` or `LatentsOfFile`.
         truncation: as `truncate`'s limit; None: the latents as they are.
         start: number of the first picture, a multiple of `batch_size(arch)`.
+        value_range: give numbers of the range that the data had, of which these were its black and white.
         classes: which ones pictures are of, in turn, by number (`class_numbers`); () for a generator without classes.
 
     Yields:
-        uint8 [B, H, W, C] of 0 to 255, C as the architecture's, with B = `batch_size(arch)` but for the last.
+        [B, H, W, C], C as the architecture's, with B = `batch_size(arch)` but for the last: uint8 of 0 to 255, or
+        float32 with a `value_range`.
     """
     size = batch_size(arch)
     assert start % size == 0, (start, size)
     for z_BL in latents.batches(size, start):
+        kept_BL = z_BL if truncation is None else truncate(z_BL, truncation)
         labels_B = labels_in_turn(classes, len(z_BL), start)
-        yield generate_uint8(generator, z_BL if truncation is None else truncate(z_BL, truncation), labels_B)
+        if value_range:
+            yield generate_values(generator, kept_BL, *value_range, labels_B)
+        else:
+            yield generate_uint8(generator, kept_BL, labels_B)
         start += len(z_BL)
 
 

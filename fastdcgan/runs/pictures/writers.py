@@ -33,7 +33,7 @@ MAX_GRID_BYTES = 2**28
 """Of a grid's pixels: 21,000 pictures of 64x64 in colour."""
 
 RECORD_NAME = "generated.json"
-"""In a folder of PNGs: what they were made with."""
+"""In a folder of PNGs: what they were made with. `value_range` in it are the data's values that 0 and 255 stand for."""
 
 ARRAY_NAME = "arr_0.npy"
 """In a `.npz`: as `numpy.savez` calls it, and as programs that evaluate samples look for it."""
@@ -41,8 +41,8 @@ ARRAY_NAME = "arr_0.npy"
 _PADDING = 2
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
-Batches = Callable[[int], Iterator[NDArray[np.uint8]]]
-"""From the number of the first picture to uint8 [B, H, W, C]."""
+Batches = Callable[[int], Iterator[NDArray[Any]]]
+"""From the number of the first picture to [B, H, W, C]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,9 @@ class Pictures:
     """Pictures a batch: what is gone on with begins at a multiple of it."""
 
     batches: Batches
+    dtype: np.dtype[Any]
+    """Of what `batches` gives: only arrays take another than uint8."""
+
     name: Callable[[int], str]
     """A picture's, without a suffix, by its number."""
 
@@ -132,13 +135,37 @@ def write_png_folder(pictures: Pictures, folder: Path) -> None:
 
 
 def write_npy(pictures: Pictures, path: Path) -> None:
-    """A `.npy`, uint8 [N, H, W, C]."""
+    """A `.npy`, [N, H, W, C]. Raises ValueError as `array_record` does."""
     _write_array(pictures, path, zipped=False)
 
 
 def write_npz(pictures: Pictures, path: Path) -> None:
-    """A `.npz`, not compressed, with one array, uint8 [N, H, W, C]. It takes twice its size while it is finished."""
+    """A `.npz`, not compressed, with one array, [N, H, W, C]. It takes twice its size while it is finished.
+
+    Raises:
+        ValueError: as `array_record` does.
+    """
     _write_array(pictures, path, zipped=True)
+
+
+def array_record(path: Path) -> Path:
+    """Where it is said what an array of other numbers than bytes was made with: beside it, called as it is.
+
+    Raises:
+        ValueError: something else has that name.
+    """
+    record = path.with_suffix(".json")
+    try:
+        ours = {"step", "weights", "value_range"} <= dict(read_json(record)).keys()
+    except FileNotFoundError:
+        return record
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"{record} is to say what {path.name} was made with, but is something else: choose another --out"
+        )
+    return record
 
 
 def write_tar(pictures: Pictures, path: Path) -> None:
@@ -187,12 +214,15 @@ def _write_missing(pictures: Pictures, folder: Path) -> None:
 
 
 def _write_array(pictures: Pictures, path: Path, *, zipped: bool) -> None:
+    record = array_record(path) if pictures.dtype != np.uint8 else None
     with unfinished(path, pictures.request) as growing:
         done = growing.done
         pictures.on_progress(done)
+        if record is not None:
+            write_replacing(record, _as_json(pictures.request))
         if done == 0:
             shape = pictures.count, *pictures.size, pictures.channels
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            header = {"descr": pictures.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(growing.file, header)
         for pictures_NHWC in pictures.batches(done):
             growing.file.write(pictures_NHWC.data)
@@ -218,6 +248,10 @@ def _as_image(picture_HWC: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(picture_HWC[..., 0] if picture_HWC.shape[-1] == 1 else picture_HWC)
 
 
+def _as_json(request: dict[str, Any]) -> str:
+    return json.dumps(request, indent=2) + "\n"
+
+
 def _claim(folder: Path, request: dict[str, Any]) -> None:
     """Leave the request in a folder. Raises ValueError where it is not its own."""
     record = folder / RECORD_NAME
@@ -232,7 +266,7 @@ def _claim(folder: Path, request: dict[str, Any]) -> None:
         raise ValueError(f"{folder} holds {there:,} PNGs of which nothing is known: choose another --out")
     if there:
         refuse_another_request(folder, found, request, there)
-    write_replacing(record, json.dumps(request, indent=2) + "\n")
+    write_replacing(record, _as_json(request))
 
 
 def _is_whole_png(path: Path) -> bool:

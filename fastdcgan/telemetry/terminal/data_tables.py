@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from fastdcgan.config import DEFAULT_DATA, DataConfig
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import FileStatistics, ShapeStatistics, SourceFacts, group_by_reason
-from fastdcgan.data.duplicates import Copies, SubsetSource
+from fastdcgan.data.duplicates import Copies
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import (
@@ -19,7 +20,7 @@ from fastdcgan.data.source import (
     describe_skipped,
     is_passed_over,
 )
-from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.architecture import Size, architecture
 from fastdcgan.storage.printable import printable
 
 MOST = 10
@@ -56,12 +57,12 @@ def show(rows: Sequence[tuple[str, str]]) -> None:
     Console(highlight=False, emoji=False, markup=False).print(Rows(rows), soft_wrap=True)
 
 
-def facts_rows(facts: SourceFacts, spec: str) -> list[tuple[str, str]]:
+def facts_rows(facts: SourceFacts, asked: DataConfig) -> list[tuple[str, str]]:
     """All that is known of a source.
 
     Args:
         facts: the facts.
-        spec: as the user named the source.
+        asked: how the source was opened.
     """
     rows = [("source", facts.source)]
     if facts.files is not None:
@@ -74,10 +75,10 @@ def facts_rows(facts: SourceFacts, spec: str) -> list[tuple[str, str]]:
         rows.append(("classes", classes_in_words(facts.labels)))
     if facts.copies is not None:
         rows.append(("copies", _copies_in_words(facts.copies)))
-    return [*rows, ("pack", _pack_in_words(facts, spec)), *skipped_by_reason_rows(facts.skipped)]
+    return [*rows, ("pack", _pack_in_words(facts, asked)), *skipped_by_reason_rows(facts.skipped)]
 
 
-def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, str]]:
+def packing_rows(pack: Pack, packing: PackResult, asked: DataConfig) -> list[tuple[str, str]]:
     """What was done for a pack, and how it is used."""
     count = len(pack.original)
     why = {
@@ -103,7 +104,7 @@ def packing_rows(pack: Pack, packing: PackResult, spec: str) -> list[tuple[str, 
             listed.append(f"and {count_files(skipped[MOST:]):,} more; fastdcgan data --skipped FILE lists all")
         rows.append(("skipped", "\n".join([f"{counted(count_files(skipped), 'file')} that can't be used:", *listed])))
     rows += left_out_rows(pack.original.skipped)
-    return [*rows, ("use", f"{train_command(spec, pack.frame, pack.channels)}{_without_copies(pack)} uses it")]
+    return [*rows, ("use", f"{train_command(asked, pack.frame.size, pack.channels)} uses it")]
 
 
 def skipped_by_reason_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
@@ -166,18 +167,14 @@ def _copies_in_words(copies: Copies) -> str:
     return f"{first}\n--drop-duplicates leaves them out"
 
 
-def train_command(spec: str, frame: Frame, channels: int) -> str:
-    """The command that trains on a source at a size."""
-    return f"fastdcgan train --data {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
+def train_command(asked: DataConfig, size: Size, channels: int) -> str:
+    """The command that trains on a source, opened so, at a size."""
+    return f"fastdcgan train --data {_options(asked, size, channels)}"
 
 
-def pack_command(spec: str, frame: Frame, channels: int) -> str:
-    """The command that packs a source at a size."""
-    return f"fastdcgan pack {shlex.quote(printable(spec))} {_form_options(frame, channels)}"
-
-
-def _without_copies(pack: Pack) -> str:
-    return " --drop-duplicates" * isinstance(pack.original, SubsetSource)
+def pack_command(asked: DataConfig, size: Size, channels: int) -> str:
+    """The command that packs a source, opened so, at a size."""
+    return f"fastdcgan pack {_options(asked, size, channels)}"
 
 
 def size_in_words(count: int) -> str:
@@ -239,7 +236,7 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
-def _pack_in_words(facts: SourceFacts, spec: str) -> str:
+def _pack_in_words(facts: SourceFacts, asked: DataConfig) -> str:
     pack = facts.pack
     if pack is None:
         return "not needed: the pictures are an array of this size already"
@@ -251,16 +248,22 @@ def _pack_in_words(facts: SourceFacts, spec: str) -> str:
         case "damaged":
             state = "damaged; training builds it anew"
         case _:
-            command = f"{pack_command(spec, pack.frame, pack.channels)}{_without_copies(pack)}"
-            state = f"none yet; training builds it, or {command}"
+            state = f"none yet; training builds it, or {pack_command(asked, pack.frame.size, pack.channels)}"
     return f"{state}\n{_arithmetic(pack)}"
 
 
-def _form_options(frame: Frame, channels: int) -> str:
-    usual = architecture(resolution=frame.size).channels
-    channels_option = f" --channels {channels}" if channels != usual else ""
-    fit_option = f" --fit {frame.fit}" if frame.fit != "crop" else ""
-    return f"--resolution {frame.size.short}{channels_option}{fit_option}"
+def _options(asked: DataConfig, size: Size, channels: int) -> str:
+    """The source, and every option that decides what its pictures are, as far as it isn't the usual one."""
+    said = [shlex.quote(printable(asked.data or DEFAULT_DATA)), f"--resolution {size.short}"]
+    if channels != architecture(resolution=size).channels:
+        said.append(f"--channels {channels}")
+    usual = DataConfig()
+    said += [f"--fit {asked.fit}"] * (asked.fit != usual.fit)
+    said += [f"--decoder {asked.decoder}"] * (asked.decoder != usual.decoder)
+    # with =, as -40,40 begins like an option
+    said += [f"--value-range={shlex.quote(asked.value_range)}"] * (asked.value_range != usual.value_range)
+    said += ["--drop-duplicates"] * asked.drop_duplicates
+    return " ".join(said)
 
 
 def _arithmetic(pack: Pack) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fastdcgan.config import TrainConfig, differing_fields
+from fastdcgan.evaluation.records import append_evaluations, evaluations_after
 from fastdcgan.runs.checkpoints.folder import checkpoint_named, list_checkpoints, read_best, step_in_name
 from fastdcgan.runs.folder import CHANGES, RunFolder, converting_write_errors, read_condition, read_config
 from fastdcgan.storage.files import make_folder, write_replacing
@@ -43,7 +44,8 @@ def asked_to_go_back(config: TrainConfig, folder: RunFolder) -> WentBack | None:
 
 
 def set_aside_after(folder: RunFolder, step: int) -> str:
-    """Move what came after a step into a new folder below `folder.set_aside`: checkpoints, grids, lines of metrics.
+    """Move what came after a step into a new folder below `folder.set_aside`: checkpoints, grids, lines of metrics
+    and of evaluations.
 
     The checkpoints go last: who is killed meanwhile has lost nothing, and goes back again.
 
@@ -51,13 +53,16 @@ def set_aside_after(folder: RunFolder, step: int) -> str:
         for people: what was moved, and where to; empty if there was nothing.
 
     Raises:
+        ValueError: the lines can't be read.
         WriteError: it can't be moved.
     """
     later = [path for path in list_checkpoints(folder.checkpoints) if _step(path) > step]
     grids = [path for path in sorted(folder.samples.glob("step-*.png")) if _step(path.with_suffix("")) > step]
     written = read_metrics(folder.metrics) if folder.metrics.exists() else []
     records = [record for record in written if record.step > step]
-    if not (later or grids or records):
+    with converting_write_errors(folder.evaluations):
+        evaluations = evaluations_after(folder.evaluations, step)
+    if not (later or grids or records or evaluations):
         return ""
     number = 1
     while (place := folder.set_aside / str(number)).exists():
@@ -67,12 +72,14 @@ def set_aside_after(folder: RunFolder, step: int) -> str:
         for below in ("samples", "checkpoints"):
             make_folder(place / below)
         write_replacing(place / folder.metrics.name, "".join(json.dumps(asdict(record)) + "\n" for record in records))
+        append_evaluations(place / folder.evaluations.name, evaluations)
         with suppress(ValueError):  # there is none
             if read_best(folder).step > step:
                 folder.best.rename(place / folder.best.name)
         for path in (*grids, *reversed(later)):
             path.rename(place / path.relative_to(folder.path))
-    return f"{len(later)} checkpoints, {len(grids)} grids and {len(records):,} lines of figures are in {place}"
+    lines = f"{len(records):,} lines of figures and {len(evaluations):,} of evaluations"
+    return f"{len(later)} checkpoints, {len(grids)} grids, {lines} are in {place}"
 
 
 def all_changes(folder: RunFolder, back: WentBack | None, step: int) -> list[object]:
