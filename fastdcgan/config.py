@@ -66,7 +66,7 @@ class ModelConfig:
 
     conditional: bool = field(default=False, metadata=AS_BEFORE)
     """Learn the classes of the pictures, which their subfolders, a dataset.json or their data set name: G can then be
-    told which one to draw. D is a projection discriminator (Miyato & Koyama 2018); in G a learned vector of the class
+    told which one to draw. D is a projection discriminator (Miyato & Koyama 2018); in G a one-hot vector of the class
     stands beside the noise."""
 
     @classmethod

@@ -121,7 +121,7 @@ class Architecture:
     """Names of the classes that pictures are made of, by number. None: G makes pictures, D judges them, of no class."""
 
     def with_classes(self, names: Sequence[str]) -> "Architecture":
-        """The networks that learn classes: `latent_dim` learned numbers for each are joined with G's noise.
+        """The networks that learn classes: a number for each is joined with G's noise.
 
         Args:
             names: of the classes, by number; none: no classes.
@@ -136,7 +136,7 @@ class Architecture:
         if len(set(names)) < len(names):
             raise ValueError(f"several classes have the name {max(names, key=list(names).count)}: give each its own")
         first, *others = self.generator
-        first = replace(first, in_channels=self.latent_dim * (2 if names else 1))
+        first = replace(first, in_channels=self.latent_dim + len(names))
         return replace(self, generator=(first, *others), classes=tuple(names))
 
     def record(self) -> dict[str, Any]:

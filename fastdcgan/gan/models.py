@@ -16,8 +16,9 @@ from fastdcgan.gan.randomness import Stream, rng
 class Generator(nn.Module):
     """Noise to pictures: transposed convolutions with BatchNorm and ReLU between them, Tanh at the end.
 
-    A class enters as learned numbers joined with the noise (Mirza & Osindero 2014, arXiv:1411.1784, with an embedding
-    in place of the one-hot vector). So only the first layer's shape differs, and all others may be of any class.
+    A class enters as a one-hot vector joined with the noise (Mirza & Osindero 2014, arXiv:1411.1784). So only the first
+    layer's shape differs. A learned vector of many numbers in its place soon outweighs the noise, which BatchNorm then
+    scales down: G draws one picture a class.
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -31,7 +32,7 @@ class Generator(nn.Module):
             _conv(nn.ConvTranspose2d, last),
             nn.Tanh(),
         )
-        self.embedding = nn.Embedding(len(arch.classes), arch.latent_dim) if arch.classes else None
+        self.class_count = len(arch.classes)
 
     def forward(self, z_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Standard normal noise [B, latent_dim] to pictures [B, C, H, W] in [-1, 1].
@@ -40,9 +41,10 @@ class Generator(nn.Module):
             z_BL: the noise.
             labels_B: int64: the class of each picture, where there are classes.
         """
-        assert (labels_B is None) == (self.embedding is None), "labels are for networks with classes"
-        if self.embedding is not None:
-            z_BL = torch.cat((z_BL, self.embedding(labels_B)), 1)
+        assert (labels_B is None) == (self.class_count == 0), "labels are for networks with classes"
+        if labels_B is not None:
+            one_hot_BN = labels_B[:, None] == torch.arange(self.class_count, device=labels_B.device)
+            z_BL = torch.cat((z_BL, one_hot_BN.to(z_BL.dtype)), 1)
         pictures_BCHW: Tensor = self.layers(z_BL[:, :, None, None])
         return pictures_BCHW
 
@@ -118,20 +120,17 @@ class Shift(nn.Module):
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draw the weights: convolutions from N(0, 0.02), BatchNorm scales from N(1, 0.02), BatchNorm shifts 0.
+    """Draw the weights: BatchNorm scales from N(1, 0.02), BatchNorm shifts 0, all others from N(0, 0.02).
 
-    A class begins in G as noise does, N(0, 1), in D as other weights. 0.02 is the standard deviation. The global random
-    state is neither read nor changed.
+    0.02 is the standard deviation. The global random state is neither read nor changed.
     """
     generator = torch.Generator().manual_seed(seed)
     for child in module.modules():
-        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             nn.init.normal_(child.weight, 0.0, 0.02, generator=generator)
         elif isinstance(child, nn.BatchNorm2d):
             nn.init.normal_(child.weight, 1.0, 0.02, generator=generator)
             nn.init.zeros_(child.bias)
-        elif isinstance(child, nn.Embedding):
-            nn.init.normal_(child.weight, 0.0, 1.0 if isinstance(module, Generator) else 0.02, generator=generator)
 
 
 def build(

@@ -94,15 +94,14 @@ def layers_of_size(
 class Generator(nn.Module):
     """Noise to picture. BatchNorm and ReLU after every layer but the last; Tanh after the last: pixels in [-1, 1].
 
-    A G that knows classes is told which picture to make: a class is a vector of as many numbers as the noise has, which
-    are learned like all weights, and enters beside the noise (Mirza & Osindero 2014).
+    A G that knows classes is told which picture to make: beside the noise stands a number for each class, 1 for the one
+    that is meant and 0 for the others (Mirza & Osindero 2014).
     """
 
     def __init__(self, layers: list[Layer], classes: int = 0) -> None:
         super().__init__()
-        latent = layers[0][0]
-        if classes:
-            layers = [(latent + latent, *layers[0][1:]), *layers[1:]]
+        self.classes = classes
+        layers = [(layers[0][0] + classes, *layers[0][1:]), *layers[1:]]
         modules: list[nn.Module] = []
         for n_in, n_out, kernel, stride, padding in layers[:-1]:
             modules.append(nn.ConvTranspose2d(n_in, n_out, kernel, stride, padding, bias=False))
@@ -112,13 +111,11 @@ class Generator(nn.Module):
         modules.append(nn.ConvTranspose2d(n_in, n_out, kernel, stride, padding, bias=False))
         modules.append(nn.Tanh())
         self.layers = nn.Sequential(*modules)
-        if classes:
-            self.embedding = nn.Embedding(classes, latent)
 
     def forward(self, z_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Noise [B, latent] to pictures [B, C, H, W]. The noise enters as a picture of one pixel with many channels."""
         if labels_B is not None:
-            z_BL = torch.cat([z_BL, self.embedding(labels_B)], dim=1)
+            z_BL = torch.cat([z_BL, F.one_hot(labels_B, self.classes).to(z_BL.dtype)], dim=1)
         batch, latent = z_BL.shape
         pictures_BCHW: Tensor = self.layers(z_BL.reshape(batch, latent, 1, 1))
         return pictures_BCHW
@@ -190,18 +187,13 @@ def normalise_spectrally(discriminator: Discriminator) -> None:
 
 
 def initialise(network: nn.Module) -> None:
-    """Begin small: convolutions from N(0, 0.02), BatchNorm's scale from N(1, 0.02), BatchNorm's shift at 0.
-
-    What a class is to G begins as noise does, from N(0, 1); what it is to D, as other weights.
-    """
+    """Begin small: BatchNorm's scale from N(1, 0.02), BatchNorm's shift at 0, all other weights from N(0, 0.02)."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             nn.init.normal_(module.weight, mean=0.0, std=0.02)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, mean=0.0, std=1.0 if isinstance(network, Generator) else 0.02)
 
 
 def adam(network: nn.Module, lr: float = 2e-4) -> torch.optim.Adam:
