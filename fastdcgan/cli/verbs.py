@@ -29,7 +29,7 @@ def generate(
     format: Literal["png", "npy", "npz", "tar"] | None = None,
     weights: Literal["average", "last"] = "average",
     checkpoint: Literal["latest", "best"] | int = "latest",
-    class_: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = (),
+    class_: Annotated[tuple[str, ...] | None, tyro.conf.arg(name="class")] = None,
 ) -> None:
     """Make pictures with what a run has learned, as many as you like.
 
@@ -67,7 +67,7 @@ def generate(
             format=format,
             raw=weights == "last",
             checkpoint=checkpoint,
-            classes=class_,
+            classes=class_ or (),
             on_progress=display.advance,
         )
     print(made)
@@ -212,7 +212,8 @@ def interpolate(
     frames: int = 60,
     seed: int = 0,
     out: Path = Path("walk.webp"),
-    class_: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = (),
+    checkpoint: Literal["latest", "best"] | int = "latest",
+    class_: Annotated[tuple[str, ...] | None, tyro.conf.arg(name="class")] = None,
 ) -> None:
     """Walk through what a run has learned: an animation in a loop, and a still.
 
@@ -222,11 +223,13 @@ def interpolate(
         seed: The walks are a function of this; they begin at the pictures that generate makes from it.
         out: A file ending in .webp, .gif or .mp4 (pip install 'fastdcgan[video]'). The still has the same name, ending
             in .png.
+        checkpoint: As for generate.
         class_: The class that walks are of, of a run that has learned classes; of several: in turn. Default: all.
     """
     from fastdcgan.runs.interpolate import interpolate_from_run
 
-    print(interpolate_from_run(run, frames=frames, seed=seed, out=out, classes=class_))
+    made = interpolate_from_run(run, frames=frames, seed=seed, out=out, checkpoint=checkpoint, classes=class_ or ())
+    print(made)
 
 
 def import_weights(

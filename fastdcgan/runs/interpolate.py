@@ -17,6 +17,7 @@ from fastdcgan.runs.animation import (
     save_animation,
     save_video,
 )
+from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.classes import class_numbers, labels_in_turn
 from fastdcgan.runs.generate import load_generator, with_skipped
 from fastdcgan.runs.sampling import generate, grid, save_tiled
@@ -42,8 +43,10 @@ MAX_STILL_ROWS = 4
 """Paths in the still."""
 
 
-def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path, classes: Sequence[str] = ()) -> str:
-    """Animate closed paths through the latent space of a run's newest usable checkpoint, several at once.
+def interpolate_from_run(
+    run: Path, *, frames: int, seed: int, out: Path, checkpoint: Named = "latest", classes: Sequence[str] = ()
+) -> str:
+    """Animate closed paths through the latent space of a run's checkpoint, several at once.
 
     The first frame shows the first pictures that `generate` makes from the same seed. A still is written beside the
     animation, as `out` with the suffix .png: a row per path.
@@ -53,6 +56,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path, classe
         frames: of the animation, 2 to MAX_FRAMES.
         seed: of the latents, at least 0.
         out: ends in .webp, .gif or .mp4.
+        checkpoint: as in `load_generator`.
         classes: names of those that the paths are of, in turn, each of one. None: of all that were learned.
 
     Returns:
@@ -70,7 +74,7 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path, classe
         raise ValueError(f"--out {out}: must end in {', '.join(FORMATS)} or {VIDEO}")
     if kind == VIDEO:
         check_video_can_be_written()
-    generator, arch, progress, skipped = load_generator(run)
+    generator, arch, progress, skipped = load_generator(run, checkpoint=checkpoint)
     waypoints_WBL = waypoints(arch, seed)
     paths = waypoints_WBL.shape[1]
     labels_B = labels_in_turn(class_numbers(classes, arch), paths)

@@ -162,6 +162,8 @@ def test_walks_are_of_a_class(run: Path) -> None:
     assert np.array_equal(next(generator.walk(3, path=1)), list(generator.sample(2))[1])
     for name in ("mid", "bright"):
         cli.main(["interpolate", str(run), "--frames", "3", "--class", name, "--out", f"{name}.webp"])
+    cli.main(["interpolate", str(run), "--frames", "3", "--class", "mid", "--checkpoint", "1", "--out", "early.webp"])
+    assert Path("mid.webp").read_bytes() != Path("early.webp").read_bytes()
     assert Path("mid.webp").read_bytes() != Path("bright.webp").read_bytes()
 
 
