@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastdcgan.gan.architecture import Architecture, architecture
 
-ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan"]
+ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan", "rpgan"]
+RecipeName = Literal["dcgan", "fast", "small-data", "large-batch"]
 AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 Fit = Literal["crop", "pad", "stretch"]
@@ -139,9 +140,14 @@ class DataConfig:
 class RecipeConfig:
     """How the two networks learn from each other."""
 
+    recipe: RecipeName = field(default="dcgan", metadata=FREE)
+    """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 4e-4. small-data:
+    --augment colour,translation,cutout. large-batch: --batch-size 1024, and --lr by the square root of the batch."""
+
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
-    least squares."""
+    least squares. rpgan: each fake picture is judged beside a real one; to be held by --r1 and --r2 (R3GAN, Huang et
+    al. 2024)."""
 
     label_smoothing: float = field(default=0.0, metadata=CHANGEABLE)
     """One-sided: D's target for real pictures is 1 minus this. In [0, 0.5)."""
@@ -181,8 +187,11 @@ class RecipeConfig:
     """Weight gamma of the R1 penalty, which holds D flat around real pictures (Mescheder et al. 2018): gamma / 2 times
     the mean squared length of D's gradient there. 0: none."""
 
+    r2: float = field(default=0.0, metadata=AS_BEFORE)
+    """Weight of the R2 penalty: the same around G's pictures. 0: none."""
+
     r1_every: int = field(default=16, metadata=AS_BEFORE)
-    """Steps between updates of D by that penalty, each as much stronger (Karras et al. 2020)."""
+    """Steps between updates of D by these penalties, each as much stronger (Karras et al. 2020)."""
 
     ema: float = field(default=0.999, metadata=FREE)
     """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
@@ -444,10 +453,12 @@ class TrainConfig:
             raise ValueError(f"--ema {recipe.ema}: must be at least 0 and below 1")
         if not 0 <= recipe.label_smoothing < 0.5:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
-        if recipe.label_smoothing and recipe.objective == "hinge":
-            raise ValueError("--label-smoothing has no meaning for --objective hinge, which has no labels")
+        if recipe.label_smoothing and recipe.objective in ("hinge", "rpgan"):
+            raise ValueError(
+                f"--label-smoothing has no meaning for --objective {recipe.objective}, which has no labels"
+            )
         recipe.augmentation()
-        for label, weight in (("--r1", recipe.r1), ("--lecam", recipe.lecam)):
+        for label, weight in (("--r1", recipe.r1), ("--r2", recipe.r2), ("--lecam", recipe.lecam)):
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"{label} {weight}: must be at least 0")
         parse_value_range(self.data.value_range)
@@ -471,6 +482,7 @@ class TrainConfig:
             (self.model.conditional, "--conditional"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
+            (self.recipe.r2 > 0, f"--r2 {self.recipe.r2}"),
             (self.recipe.lecam > 0, f"--lecam {self.recipe.lecam}"),
             ((self.execution.threads or 1) > 1, f"--threads {self.execution.threads}"),
         ):
@@ -513,6 +525,48 @@ NAMED_DEFAULTS = {
     "fashion-mnist": replace(DEFAULTS, arch="dcgan28", channels=1),
 }
 """By the name of the data; `DEFAULTS` for all others."""
+
+
+LARGE_BATCH = 1024
+"""Of the recipe large-batch, where --batch-size isn't named."""
+
+
+def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
+    """The options that a request's recipe sets where they aren't named; they may depend on those that are."""
+    match request.recipe.recipe:
+        case "fast":
+            return {"lr": 4e-4}
+        case "small-data":
+            return {"augment": "colour,translation,cutout"}
+        case "large-batch":
+            batch = request.data.batch_size or LARGE_BATCH
+            return {"batch_size": batch, "lr": lr_of_batch(batch, request.data.data)}
+        case "dcgan":
+            return {}
+
+
+def lr_of_batch(batch: int, data: str | None) -> float:
+    """The paper's learning rate times the square root of how many times as large as usual a batch is."""
+    usual = NAMED_DEFAULTS.get(data or DEFAULT_DATA, DEFAULTS).batch_size
+    return float(f"{RecipeConfig().lr * max(1.0, batch / usual) ** 0.5:.3g}")
+
+
+def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
+    """A configuration with other values, by the options' names."""
+    return from_flat({**flat(config), **values})
+
+
+def describe_recipe(config: TrainConfig) -> str:
+    """What a recipe set, and what was named otherwise beside it; empty for the paper's."""
+    ours, values = flat(config), set_by_recipe(config)
+    parts = [_as_option(name, values[name]) for name in values if ours[name] == values[name]]
+    if named := [_as_option(name, ours[name]) for name in values if ours[name] != values[name]]:
+        parts.append(f"but {', '.join(named)}, as you named it")
+    return f"{config.recipe.recipe}: {', '.join(parts)}" if parts else ""
+
+
+def _as_option(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

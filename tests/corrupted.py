@@ -55,3 +55,27 @@ def corrupt(number: int, saved: Path, other: Path, folder: Path) -> str:
     else:
         path.write_bytes(data)
     return f"{number}: {kind} {path.name} at {place}, {length} bytes"
+
+
+def damaged(whole: bytes, rng: random.Random) -> bytes:
+    """Flips, cuts, splices and repeats: one to four of them."""
+    data = bytearray(whole)
+    for _ in range(rng.randint(1, 4)):
+        at, length = rng.randrange(len(data) + 1), rng.choice((1, 2, 8, 64, 512))
+        match rng.randrange(7):
+            case 0 if data:
+                data[at - 1] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[at:]
+            case 2:
+                del data[at : at + length]
+            case 3:
+                data[at:at] = data[at : at + length]
+            case 4:
+                data[at : at + length] = rng.randbytes(length)
+            case 5:
+                other = rng.randrange(len(data) + 1)
+                data[at : at + length] = data[other : other + length]
+            case _:
+                data[at:at] = rng.choice((b"\0", b"\xff" * 8, b"\x7f\xff\xff\xff"))
+    return bytes(data)

@@ -40,11 +40,12 @@ def reported() -> Iterator[None]:
 def _complaints() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        if os.environ.get("FASTDCGAN_TRACEBACK"):
+    except (ValueError, OSError) as error:
+        if os.environ.get("FASTDCGAN_TRACEBACK") or (isinstance(error, OSError) and not _is_of_a_name(error)):
             raise
         rank = os.environ.get("RANK", "0")
-        message = _in_one_line(str(error))
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        message = _in_one_line(message)
         print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr)
         _tell_launcher(message)
         sys.exit(2)
@@ -103,6 +104,11 @@ def _write_error(stream: TextIO) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def _is_of_a_name(error: OSError) -> bool:
+    """Whether it says of a path that it can't be looked at, which comes of what the user has named."""
+    return error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES) and isinstance(error.filename, str)
 
 
 def _open_what_is_closed() -> None:

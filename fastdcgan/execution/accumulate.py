@@ -64,7 +64,7 @@ def accumulated_train_step(
         with state.autocast():
             fake_bCHW = generate(state, update)
         metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach(), update.labels)
-    losses_g = _update_generator(state, fake_bCHW, update.labels)
+    losses_g = _update_generator(state, update.real, fake_bCHW, update.labels)
     with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
@@ -101,16 +101,21 @@ def _update_discriminator(
     return metrics
 
 
-def _update_generator(state: TrainState, fake_BCHW: Tensor, labels_B: Tensor | None) -> list[Tensor]:
+def _update_generator(state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor, labels_B: Tensor | None) -> list[Tensor]:
     """Returns loss_g of each micro-batch."""
     losses: list[Tensor] = []
     gradients_bCHW: list[Tensor] = []
     with frozen(state.discriminator):
         parts = state.accumulate
-        for fake_bCHW, labels_b in zip(fake_BCHW.detach().chunk(parts), chunks(labels_B, parts), strict=True):
+        micro_batches = zip(
+            real_BCHW.chunk(parts), fake_BCHW.detach().chunk(parts), chunks(labels_B, parts), strict=True
+        )
+        for real_bCHW, fake_bCHW, labels_b in micro_batches:
             fake_bCHW.requires_grad_()
             with state.autocast():
-                loss_g = generator_loss(state.call_frozen_discriminator, fake_bCHW, state.objective, labels_b)
+                loss_g = generator_loss(
+                    state.call_frozen_discriminator, real_bCHW, fake_bCHW, state.objective, labels_b
+                )
             with profiler_range(ranges.BACKWARD_G):
                 gradients_bCHW += torch.autograd.grad(state.scaler_g.scale(loss_g / state.accumulate), fake_bCHW)
             losses.append(loss_g.detach())

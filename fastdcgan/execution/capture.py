@@ -69,7 +69,10 @@ class CapturedStep:
         self._discriminator = _without_batch_counters(state.discriminator)
         self._counters = (
             _BatchCounter(state.generator, passes=state.d_steps * state.accumulate),
-            _BatchCounter(state.discriminator, passes=(2 * state.d_steps + 1) * state.accumulate),
+            _BatchCounter(
+                state.discriminator,
+                passes=(2 * state.d_steps + 1 + state.objective.relativistic) * state.accumulate,
+            ),
         )
         on_cuda = next(state.generator.parameters()).device.type == "cuda"
         self._graph = torch.compile(
@@ -129,9 +132,10 @@ class CapturedStep:
             logits_real_B, logits_fake_B = (torch.cat(of_parts) for of_parts in zip(*logits_of_parts, strict=True))
             state.objective.after_update(logits_real_B, logits_fake_B)
         gradients_g = []
-        for fake_bCHW, labels_b, metrics_b in zip(fakes_bCHW, labels_of_parts, metrics, strict=True):
+        last = zip(update.real.chunk(parts), fakes_bCHW, labels_of_parts, metrics, strict=True)
+        for real_bCHW, fake_bCHW, labels_b, metrics_b in last:
             with state.autocast():  # a new context, which casts D's updated weights
-                loss_g = generator_loss(D, fake_bCHW, state.objective, labels_b)
+                loss_g = generator_loss(D, real_bCHW, fake_bCHW, state.objective, labels_b)
             gradients_g.append(torch.autograd.grad(loss_g, list(G.parameters())))
             metrics_b.insert(1, loss_g.detach().float())
         _adam_step(G, gradients_g, adam_g, state.optimizer_g, state.all_reduce_dtype)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastdcgan.gan.objectives import Objective
+from fastdcgan.gan.step import chunks
 from fastdcgan.kernels.all_reduce import all_gather_single
 from fastdcgan.kernels.batch_norm import input_gradient_coefficients, statistics, update_running_statistics
 
@@ -69,15 +70,15 @@ class ExactObjective(Objective):
         pairs = zip(logits_real_B.chunk(self.shares), logits_fake_B.chunk(self.shares), strict=True)
         return torch.stack([Objective.discriminator(self, real_b, fake_b) for real_b, fake_b in pairs]).mean()
 
-    def generator(self, logits_fake_B: Tensor) -> Tensor:
+    def generator(self, logits_fake_B: Tensor, logits_real_B: Tensor | None = None) -> Tensor:
         """As `Objective.generator`."""
-        return torch.stack([Objective.generator(self, fake_b) for fake_b in logits_fake_B.chunk(self.shares)]).mean()
+        pairs = zip(logits_fake_B.chunk(self.shares), chunks(logits_real_B, self.shares), strict=True)
+        return torch.stack([Objective.generator(self, fake_b, real_b) for fake_b, real_b in pairs]).mean()
 
 
 def exact_objective(objective: Objective, shares: int) -> ExactObjective:
     """The same objective, share by share; `shares` are those of the global batch."""
-    terms = (objective.discriminator_terms, objective.generator_term, objective.label_smoothing)
-    return ExactObjective(*terms, shares // _world_size())
+    return ExactObjective(**vars(objective), shares=shares // _world_size())
 
 
 def all_reduce_hook(

@@ -72,9 +72,9 @@ def prepare(
         _place(plan, network, device)
     optimizer_d = _adam(plan, discriminator, recipe, recipe.lr_d)
     penalty = None
-    if recipe.r1:  # before layers are replaced by ours, which have no second derivative
+    if recipe.r1 or recipe.r2:  # before layers are replaced by ours, which have no second derivative
         reduce = partial(all_reduce_mean, dtype=all_reduce_dtype)
-        penalty = GradientPenalty(discriminator, optimizer_d, recipe.r1, recipe.r1_every, reduce)
+        penalty = GradientPenalty(discriminator, optimizer_d, recipe.r1, recipe.r2, recipe.r1_every, reduce)
     for network in (generator, discriminator):
         _install_layers(plan, network)
     if plan.capture:
@@ -165,7 +165,6 @@ def _autocast(precision: Precision, device: torch.device) -> Callable[[], Abstra
 def _objective(plan: Plan, recipe: RecipeConfig, discriminator: Discriminator) -> Objective:
     plain = objective(recipe.objective, recipe.label_smoothing)
     if recipe.lecam:
-        terms = plain.discriminator_terms, plain.generator_term, plain.label_smoothing
         reduce = partial(all_reduce_mean, dtype=None)
-        return LeCamObjective(*terms, network=discriminator, weight=recipe.lecam, all_reduce_mean=reduce)
+        return LeCamObjective(**vars(plain), network=discriminator, weight=recipe.lecam, all_reduce_mean=reduce)
     return exact_sums.exact_objective(plain, plan.shares) if plan.shares else plain

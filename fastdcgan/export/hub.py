@@ -1,6 +1,8 @@
 """A folder as the Hugging Face Hub has models: weights, what they are the weights of, and a card for people."""
 
 import io
+import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,8 @@ def model_card(chosen: Chosen, name: str, *, raw: bool, with_losses: bool) -> st
     parameters = sum(parameter.numel() for parameter in chosen.generator.parameters())
     return environment.from_string(template).render(
         metadata=data.to_yaml(),
-        name=printable(name),
+        title=_as_markdown(name),
+        name=json.dumps(printable(name), ensure_ascii=False),
         arch=arch,
         parameters=parameters,
         step=chosen.step,
@@ -122,9 +125,9 @@ def _evaluations(run: Run, step: int, weights: str) -> list[str]:
     found, _ = read_evaluations(RunFolder(run.path).evaluations)
     return [
         "- "
-        + (f"{one.frechet_label}: **{one.frechet:.4g}**; " if one.frechet is not None else "")
-        + f"{one.kernel_label}: **{one.kernel:.4g}** (± {one.kernel_std:.2g}); precision {one.precision:.2f}, "
-        f"recall {one.recall:.2f}; {one.pictures:,} pictures on each side"
+        + (f"{_as_markdown(one.frechet_label)}: **{one.frechet:.4g}**; " if one.frechet is not None else "")
+        + f"{_as_markdown(one.kernel_label)}: **{one.kernel:.4g}** (± {one.kernel_std:.2g}); "
+        f"precision {one.precision:.2f}, recall {one.recall:.2f}; {one.pictures:,} pictures on each side"
         for one in found
         if (one.step, one.weights) == (step, weights)
     ]
@@ -135,6 +138,11 @@ def _options(run: Run) -> dict[str, Any]:
     names = ("objective", "batch_size", "lr", "beta1", "beta2", "ema", "label_smoothing", "flip", "precision", "seed")
     config = run.config
     return {name: config[name] for name in names if name in config}
+
+
+def _as_markdown(text: str) -> str:
+    """Text from outside as Markdown that says just that."""
+    return re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", printable(text))
 
 
 def _png(generator: Generator) -> bytes:

@@ -8,6 +8,7 @@ Source: https://github.com/pytorch/examples/blob/main/dcgan/main.py
 import pickle
 import re
 import secrets
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from fastdcgan.runs.folder import (
 from fastdcgan.runs.generate import refuse_too_large, with_skipped
 from fastdcgan.runs.sampling import SAMPLES, generate, save_grid
 from fastdcgan.storage.files import open_regular, replacing
+from fastdcgan.storage.printable import printable
 
 NETWORK_FILES = ("netG.pth", "netD.pth")
 """What `export` writes."""
@@ -131,15 +133,18 @@ def read_state_dict(path: Path) -> Tensors:
             file.seek(0)
             if size > _MAX_BYTES:
                 raise ValueError(f"{size:,} bytes, larger than the limit of {_MAX_BYTES:,}")
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's, of kinds of pickles
+                loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is refused, as it holds more than tensors: save a network's state_dict(), not the network"
         ) from error
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror or error}") from error
-    except (ValueError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path} can't be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} can't be read: {printable(reason)}") from error
     if not isinstance(loaded, Mapping) or not loaded:
         raise ValueError(f"{path} holds no state_dict of a network, but {type(loaded).__name__}")
     tensors: Tensors = {}

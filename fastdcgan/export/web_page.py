@@ -31,6 +31,7 @@ from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.folder import converting_write_errors
 from fastdcgan.runs.generate import with_skipped
 from fastdcgan.storage.files import write_replacing
+from fastdcgan.storage.printable import printable
 
 PAGE = ("index.html", "app.js", "style.css")
 
@@ -132,7 +133,7 @@ def _write(out: Path, chosen: Chosen, model: bytes, runtime: Path | None) -> Non
     arch = chosen.generator.arch
     directions_KL = principal_directions(chosen.generator, min(DIRECTIONS, arch.latent_dim))
     description = {
-        "name": chosen.run.resolve().name,
+        "name": printable(chosen.run.resolve().name),
         "step": chosen.step,
         "latent_dim": arch.latent_dim,
         "height": arch.resolution.height,

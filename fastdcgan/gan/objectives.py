@@ -2,6 +2,8 @@
 
 In the formulas l is a logit, D(x) = sigma(l) is its sigmoid (hinge and lsgan use l itself). The sigmoid is never
 computed by itself: log(sigma(l)) overflows where the loss does not.
+
+`rpgan` looks at differences of logits alone: each fake picture is judged beside a real one.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,9 @@ from fastdcgan.config import ObjectiveName
 
 DiscriminatorLoss = Callable[[Tensor, Tensor, float], Tensor]
 GeneratorLoss = Callable[[Tensor], Tensor]
+"""Of logits for fake pictures; of `rpgan`, of how far they are above those of the real ones beside them."""
+
+RELATIVISTIC: tuple[ObjectiveName, ...] = ("rpgan",)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Objective:
     discriminator_terms: DiscriminatorLoss
     generator_term: GeneratorLoss
     label_smoothing: float = 0.0
+    relativistic: bool = False
+    """G's loss depends on D's logits for real pictures, too."""
 
     def discriminator(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> Tensor:
         """D's loss: the sum of its mean loss on real and its mean loss on fake pictures."""
@@ -31,9 +38,13 @@ class Objective:
             _at_least_fp32(logits_real_B), _at_least_fp32(logits_fake_B), 1.0 - self.label_smoothing
         )
 
-    def generator(self, logits_fake_B: Tensor) -> Tensor:
-        """G's loss, from D's logits on its pictures."""
-        return self.generator_term(_at_least_fp32(logits_fake_B))
+    def generator(self, logits_fake_B: Tensor, logits_real_B: Tensor | None = None) -> Tensor:
+        """G's loss, from D's logits on its pictures, and on as many real ones where it is relativistic."""
+        fake_B = _at_least_fp32(logits_fake_B)
+        if not self.relativistic:
+            return self.generator_term(fake_B)
+        assert logits_real_B is not None, "fake pictures are judged beside real ones"
+        return self.generator_term(fake_B - _at_least_fp32(logits_real_B))
 
     def after_update(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> None:
         """To be called after each update of D, with the logits [B] of its batch before it. Here it does nothing."""
@@ -43,11 +54,11 @@ def objective(name: ObjectiveName, label_smoothing: float = 0.0) -> Objective:
     """An objective by name.
 
     Args:
-        name: bce, minimax, hinge or lsgan.
+        name: bce, minimax, hinge, lsgan or rpgan.
         label_smoothing: one-sided (Salimans et al. 2016, section 3.4): D's target for real pictures is 1 minus this.
-            Hinge has no target and ignores it.
+            Hinge and rpgan have no target and ignore it.
     """
-    return Objective(*OBJECTIVES[name], label_smoothing)
+    return Objective(*OBJECTIVES[name], label_smoothing, name in RELATIVISTIC)
 
 
 def _at_least_fp32(logits_B: Tensor) -> Tensor:
@@ -95,9 +106,17 @@ def _lsgan_generator(logits_fake_B: Tensor) -> Tensor:
     return 0.5 * (logits_fake_B - 1.0).square().mean()
 
 
+def _rpgan_discriminator(logits_real_B: Tensor, logits_fake_B: Tensor, real_label: float) -> Tensor:
+    """-E log sigma(l(x) - l(G(z))), a real picture beside each fake one: Jolicoeur-Martineau 2018; Huang et al. 2024,
+    "The GAN is dead; long live the GAN!", equation 2 with its choice of f.
+    """
+    return _cross_entropy(logits_real_B - logits_fake_B, 1.0)
+
+
 OBJECTIVES: dict[ObjectiveName, tuple[DiscriminatorLoss, GeneratorLoss]] = {
     "bce": (_bce_discriminator, _bce_generator),
     "minimax": (_bce_discriminator, _minimax_generator),
     "hinge": (_hinge_discriminator, _hinge_generator),
     "lsgan": (_lsgan_discriminator, _lsgan_generator),
+    "rpgan": (_rpgan_discriminator, _bce_generator),
 }

@@ -226,11 +226,17 @@ def loss_d(objective: str, logits_real_B: Tensor, logits_fake_B: Tensor, label_s
         error_real = F.mse_loss(logits_real_B, real_label)
         error_fake = F.mse_loss(logits_fake_B, fake_label)
         return (error_real + error_fake) / 2
+    if objective == "rpgan":
+        # Relativistic: the real picture shall only be judged more real than the fake one beside it.
+        return F.softplus(-(logits_real_B - logits_fake_B)).mean()
     raise ValueError(f"unknown objective {objective!r}")
 
 
-def loss_g(objective: str, logits_fake_B: Tensor) -> Tensor:
-    """What G wants to be small: its pictures judged real. So the label of a fake picture flips from 0 to 1 here."""
+def loss_g(objective: str, logits_fake_B: Tensor, logits_real_B: Tensor | None = None) -> Tensor:
+    """What G wants to be small: its pictures judged real. So the label of a fake picture flips from 0 to 1 here.
+
+    Only rpgan looks at the logits of real pictures.
+    """
     real_label = torch.ones_like(logits_fake_B)
     fake_label = torch.zeros_like(logits_fake_B)
     if objective == "bce":
@@ -243,6 +249,10 @@ def loss_g(objective: str, logits_fake_B: Tensor) -> Tensor:
         return -logits_fake_B.mean()
     if objective == "lsgan":
         return F.mse_loss(logits_fake_B, real_label) / 2
+    if objective == "rpgan":
+        # And here the fake one more real than the real one beside it.
+        assert logits_real_B is not None
+        return F.softplus(-(logits_fake_B - logits_real_B)).mean()
     raise ValueError(f"unknown objective {objective!r}")
 
 
@@ -330,7 +340,7 @@ def train_step(
         optimizer_d: changes D's parameters alone.
         real_BCHW: real pictures in [-1, 1]: as many batches as D has steps, one after the other.
         z_BL: standard normal noise likewise. It is an argument so that two implementations can be given the same.
-        objective: bce, minimax, hinge or lsgan.
+        objective: bce, minimax, hinge, lsgan or rpgan.
         label_smoothing: how far below 1 D's target for real pictures lies.
         d_steps: how often D learns.
         augmentation: how what D sees is changed (`augment`).
@@ -377,7 +387,8 @@ def train_step(
     if has_spectral_norm:
         D.eval()  # no step of the power iteration here; nothing else in such a D depends on the mode
     G.zero_grad()
-    error_g = loss_g(objective, D(fake_BCHW, *of_class))
+    new_logits_real_B = D(real_bCHW, *of_class).detach() if objective == "rpgan" else None
+    error_g = loss_g(objective, D(fake_BCHW, *of_class), new_logits_real_B)
     error_g.backward()
     optimizer_g.step()
     if has_spectral_norm:
@@ -391,34 +402,43 @@ def train_step(
     }
 
 
-def r1_step(
+def penalty_step(
     D: nn.Module,
     optimizer_d: torch.optim.Optimizer,
     real_BCHW: Tensor,
-    gamma: float = 1.0,
+    fake_BCHW: Tensor,
+    r1: float = 1.0,
+    r2: float = 0.0,
     every: int = 16,
     labels_B: Tensor | None = None,
 ) -> None:
-    """An update of D by the R1 penalty (Mescheder et al. 2018): gamma / 2 times the squared length of D's gradient.
+    """An update of D by the penalties R1 and R2 (Mescheder et al. 2018): gamma / 2 times its gradient's squared length.
 
-    A D that is flat around real pictures does not drive G past them. One such update, as much stronger, is enough every
-    16 steps (Karras et al. 2020).
+    A D that is flat around real pictures does not drive G past them (R1); around fake ones it is held flat for the
+    relativistic objective (R2, Huang et al. 2024). One such update, as much stronger, is enough every 16 steps (Karras
+    et al. 2020).
 
     Args:
         D: the discriminator, in training mode.
         optimizer_d: changes D's parameters alone.
         real_BCHW: the step's last real pictures, as D saw them.
-        gamma: weight of the penalty.
+        fake_BCHW: what G, after the step, makes of the same noise, changed as before. Used where there is R2.
+        r1: gamma at real pictures; 0: none.
+        r2: gamma at fake pictures; 0: none.
         every: in how many steps it is taken once.
         labels_B: their classes, for a D that knows classes.
     """
     has_spectral_norm = any(parametrize.is_parametrized(layer) for layer in D.modules())
     if has_spectral_norm:
         D.eval()  # no step of the power iteration
-    real_BCHW = real_BCHW.detach().requires_grad_()
-    logits_B = D(real_BCHW) if labels_B is None else D(real_BCHW, labels_B)
-    slopes_BCHW = torch.autograd.grad(logits_B.sum(), real_BCHW, create_graph=True)[0]
-    penalty = gamma / 2 * slopes_BCHW.square().sum(dim=(1, 2, 3)).mean()
+    of_class = () if labels_B is None else (labels_B,)
+    penalty = torch.zeros((), dtype=real_BCHW.dtype)
+    for gamma, pictures_BCHW in ((r1, real_BCHW), (r2, fake_BCHW)):
+        if gamma:
+            pictures_BCHW = pictures_BCHW.detach().requires_grad_()
+            logits_B = D(pictures_BCHW, *of_class)
+            slopes_BCHW = torch.autograd.grad(logits_B.sum(), pictures_BCHW, create_graph=True)[0]
+            penalty = penalty + gamma / 2 * slopes_BCHW.square().sum(dim=(1, 2, 3)).mean()
     parameters = list(D.parameters())
     gradients = torch.autograd.grad(every * penalty, parameters, materialize_grads=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -8,6 +8,7 @@ stay on the device.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -136,10 +137,16 @@ def discriminator_loss(
     return objective.discriminator(logits_real_B, logits_fake_B), logits_real_B, logits_fake_B
 
 
-def generator_loss(D: Network, fake_BCHW: Tensor, objective: Objective, labels_B: Tensor | None = None) -> Tensor:
-    """G's loss (scalar, fp32), from D's logits on its pictures. D should be frozen."""
+def generator_loss(
+    D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, objective: Objective, labels_B: Tensor | None = None
+) -> Tensor:
+    """G's loss (scalar, fp32), from D's logits on its pictures. D should be frozen.
+
+    Real pictures are judged again, by D as it is now, where the loss depends on them; no gradient passes there.
+    """
     with profiler_range(ranges.GENERATOR_LOSS):
-        return objective.generator(call(D, fake_BCHW, labels_B))
+        logits_real_B = call(D, real_BCHW, labels_B).detach() if objective.relativistic else None
+        return objective.generator(call(D, fake_BCHW, labels_B), logits_real_B)
 
 
 class Update(NamedTuple):
@@ -203,7 +210,9 @@ def train_step(
 
     with frozen(state.discriminator):
         with state.autocast():
-            loss_g = generator_loss(state.call_frozen_discriminator, fake_bCHW, state.objective, update.labels)
+            loss_g = generator_loss(
+                state.call_frozen_discriminator, update.real, fake_bCHW, state.objective, update.labels
+            )
         with profiler_range(ranges.BACKWARD_G):
             _backward(loss_g, state.optimizer_g, state.scaler_g)
         with profiler_range(ranges.OPTIMIZER_G):
@@ -279,7 +288,15 @@ def penalise(
     if state.penalty is not None and state.penalty.is_due(step):
         with profiler_range(ranges.PENALTY):
             *_, last = updates_of_discriminator(state, real_BCHW, z_BL, draws_BN, labels_B)
-            state.penalty.update(last.real, state.accumulate, last.labels)
+            state.penalty.update(last.real, partial(_generate_anew, state, last), state.accumulate, last.labels)
+
+
+@torch.no_grad()
+def _generate_anew(state: TrainState, update: Update) -> Tensor:
+    """The pictures that G, updated meanwhile, makes of an update's noise, as D sees them. In fp32, not compiled."""
+    parts = zip(update.z.chunk(state.accumulate), chunks(update.labels, state.accumulate), strict=True)
+    fake_BCHW = torch.cat([call(state.generator, z_bL, labels_b) for z_bL, labels_b in parts])
+    return as_discriminator_sees(state, fake_BCHW, update.draws)
 
 
 def _backward(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:

@@ -91,7 +91,7 @@ def numbers_moved(arch: Architecture, batch: int) -> int:
         fake_BCHW = generator(z_BL)
         discriminator_loss(discriminator, real_BCHW, fake_BCHW.detach(), bce)[0].backward()
         discriminator.requires_grad_(False)
-        generator_loss(discriminator, fake_BCHW, bce).backward()
+        generator_loss(discriminator, real_BCHW, fake_BCHW, bce).backward()
     return traffic.numbers
 
 

@@ -34,6 +34,7 @@ from fastdcgan.storage.files import (
     remove_unfinished,
     write_replacing,
 )
+from fastdcgan.storage.printable import printable
 
 VALUE_RANGE = "value_range"
 """The condition that says which values of arrays became 0 and 255; None where they were bytes."""
@@ -98,6 +99,16 @@ class RunFolder:
     def real(self) -> Path:
         """A grid of training pictures, to compare the samples with."""
         return self.path / "real.png"
+
+    @property
+    def nearest(self) -> Path:
+        """The samples of the last step beside the training pictures that they are nearest to; of small sets."""
+        return self.path / "nearest.png"
+
+    @property
+    def nearest_record(self) -> Path:
+        """How near they are."""
+        return self.path / "nearest.json"
 
     @property
     def samples(self) -> Path:
@@ -283,7 +294,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
         config.resolved()  # raises ValueError for impossible values
         return config
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder.config} can't be read: {error}") from error
+        raise ValueError(f"{folder.config} can't be read: {printable(str(error))}") from error
 
 
 def read_architecture(folder: RunFolder) -> Architecture:
@@ -306,7 +317,7 @@ def value_range_of(folder: RunFolder) -> tuple[float, float] | None:
     if not (isinstance(begun, list) and len(begun) == 2 and all(type(value) in (int, float) for value in begun)):
         return None
     low, high = begun
-    return (low, high) if low < high else None
+    return (low, high) if -sys.float_info.max <= low < high <= sys.float_info.max else None
 
 
 def read_condition(folder: RunFolder, name: str) -> object:

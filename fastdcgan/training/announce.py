@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 
+from fastdcgan.config import describe_recipe
 from fastdcgan.data.source import (
     ImageSource,
     common_suffixes,
@@ -23,6 +24,9 @@ from fastdcgan.telemetry.terminal.data_tables import classes_in_words
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run
 from fastdcgan.training.starting.begin import describe_ancestor
+
+FEW_PICTURES = 1000
+"""Of fewer D learns many by heart."""
 
 MOST_LISTED = 10
 """Files that can't be used, named one by one."""
@@ -50,6 +54,7 @@ def announce(run: Run, display: Display) -> None:
         f"budget    {schedule.total * taken:,} images: {schedule.total:,} steps of {batch}{for_each}, "
         f"{schedule.total / schedule.per_epoch:.1f} epochs"
     )
+    announce_recipe(run, display)
     if run.state.average is not None:
         most = half_life(run.state.average.decay) * taken
         display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
@@ -71,6 +76,14 @@ def announce_classes(run: Run, display: Display) -> None:
     display.say(f"classes   {classes_in_words(labels)}")
     if (count := len(labels.classes)) > MOST_ROWS:
         display.say(f"          sample grids have a row for each of the {MOST_ROWS} largest of the {count:,}")
+
+
+def announce_recipe(run: Run, display: Display) -> None:
+    """Say what the recipe set; or that there is one for few pictures."""
+    if said := describe_recipe(run.config):
+        display.say(f"recipe    {said}")
+    elif len(run.source) < FEW_PICTURES and not run.state.augmentation:
+        display.say(f"          {len(run.source):,} pictures are few: try --recipe small-data, in another --out")
 
 
 def announce_plan(run: Run, display: Display) -> None:

@@ -35,6 +35,7 @@ from fastdcgan.telemetry.profiler.profiled_intervals import Interval, ProfiledIn
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
 from fastdcgan.telemetry.profiler.summary import ProfiledRun
 from fastdcgan.telemetry.report.loss_plot import plot_losses
+from fastdcgan.telemetry.report.nearest import write_nearest
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.telemetry.watch import Watch
@@ -201,6 +202,8 @@ class Recorder:
                 self._trackers.write_grid(grid(pictures_BCHW, self._columns), step)
                 self._display.show_samples(pictures_BCHW, step, self._columns)
                 self._warn(self._watch.samples(pictures_BCHW, step, self._columns))
+                if step == self._run.schedule.total:
+                    self._compare_with_training(pictures_BCHW, step)
 
     def evaluate(self, step: int) -> None:
         """Measure the quality of pictures on the main process, while the others wait, and say what was found.
@@ -373,6 +376,16 @@ class Recorder:
             for pictures_BHWC in batches:
                 with converting_write_errors(self._run.folder.real):
                     save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real, self._columns)
+
+    def _compare_with_training(self, pictures_BCHW: Tensor, step: int) -> None:
+        """Show what samples are nearest to. Where the training pictures can't be read any more, that is said."""
+        run = self._run
+        try:
+            write_nearest(run.folder, pictures_BCHW, run.source, step, mirrored=run.config.data.flip)
+        except WriteError:
+            raise
+        except (ValueError, OSError) as error:
+            self._display.say(f"nearest   training pictures are not shown: {error}", always=True)
 
     def _raise_not_finite(self, step: int, what: str) -> None:
         """Raise NotFiniteError, with the tensors that are not finite and the last good checkpoint."""

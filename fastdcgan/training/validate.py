@@ -60,9 +60,10 @@ def validate(
 def check_penalty(config: TrainConfig, processes: int) -> None:
     """Raises ValueError where D's gradient would need a second derivative through several processes."""
     recipe = config.recipe
-    if processes > 1 and recipe.r1 and recipe.batch_norm == "sync" and not recipe.spectral_norm:
+    if processes > 1 and (recipe.r1 or recipe.r2) and recipe.batch_norm == "sync" and not recipe.spectral_norm:
+        said = f"--r1 {recipe.r1}" if recipe.r1 else f"--r2 {recipe.r2}"
         raise ValueError(
-            f"--r1 {recipe.r1} has no second derivative through BatchNorm over {processes} processes: "
+            f"{said} has no second derivative through BatchNorm over {processes} processes: "
             "add --spectral-norm, or --batch-norm local"
         )
 

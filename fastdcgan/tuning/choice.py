@@ -180,7 +180,7 @@ def load_choice(conditions: dict[str, Any], plans: list[Plan]) -> Choice | None:
         plan = find_plan(plans, record["plan"])
         day, speedup = date.fromisoformat(record["date"]), float(record["speedup"])
         why = f"chosen on {day} by measurement: {speedup:.1f}x the reference"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
     return None if plan is None else Choice(plan=plan, why=why)
 

@@ -205,7 +205,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "an HDF5 without pictures": (no_dataset, r"no dataset of pictures; there are a \(int64, \(2,\)\)"),
     "no parquet": (written("a.parquet", b"text"), "damaged, or no parquet"),
     "no HDF5": (written("a.h5", b"text"), "damaged, or not HDF5"),
-    "no LMDB": (written("a.mdb", b"text" * 5000), "damaged, or no LMDB"),
+    "no LMDB": (written("a.mdb", b"text" * 5000), "damaged, or of another kind"),
 }
 
 

@@ -55,6 +55,7 @@ BRIEF = {name: Training(arch=TINY, plan=plan, steps=3, batch=8, double=True) for
 IN_PARTS = {f"{name}, in parts": replace(work, recipe=RecipeConfig(accumulate=2)) for name, work in BRIEF.items()}
 EVERYTHING = "colour,translation,cutout"
 TOGETHER = RecipeConfig(lecam=0.3, d_steps=2, lr_d=4e-4, augment=EVERYTHING, spectral_norm=True, r1=1.0, r1_every=2)
+R3GANS = RecipeConfig(objective="rpgan", spectral_norm=True, r1=1.0, r2=0.5, r1_every=2)
 AUGMENTED = RecipeConfig(lecam=0.3, augment=EVERYTHING, accumulate=2)
 STABILISED = {
     f"{name}, {plan}": Training(arch=TINY, plan=PLANS[plan], steps=3, batch=8, double=True, recipe=recipe)
@@ -62,13 +63,21 @@ STABILISED = {
         ("all together", "stacked", TOGETHER),
         ("all together", "captured", TOGETHER),
         ("augmented, in parts", "stacked", AUGMENTED),
+        ("R3GAN's", "stacked", R3GANS),
+        ("R3GAN's", "captured", R3GANS),
+    )
+}
+EXACT |= {
+    f"{name}, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=recipe)
+    for name, recipe in (
+        ("augmented", RecipeConfig(augment=EVERYTHING)),
+        ("relativistic", RecipeConfig(objective="rpgan")),
     )
 }
 STABILISED |= {
     f"{work}, with classes": replace(STABILISED[work], arch=TINY.with_classes(("cat", "dog", "owl")))
-    for work in ("all together, stacked", "augmented, in parts, stacked")
+    for work in ("all together, stacked", "augmented, in parts, stacked", "R3GAN's, captured")
 }
-EXACT |= {"augmented, exact": replace(EXACT["dcgan28, exact"], steps=5, recipe=RecipeConfig(augment=EVERYTHING))}
 LOCAL = {
     f"{name}, local": Training(arch=narrow(name), plan=Plan(), steps=3, batch=8, double=True, batch_norm="local")
     for name in NETWORKS

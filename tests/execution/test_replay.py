@@ -55,6 +55,7 @@ def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
         ("dcgan64", 1, False, "hinge"),
         ("dcgan28", 2, False, "lsgan"),
         ("dcgan28", 1, True, "minimax"),
+        ("dcgan28", 1, False, "rpgan"),
     ],
 )
 def test_replay_computes_what_eager_does(name: str, accumulate: int, stacked: bool, objective: ObjectiveName) -> None:

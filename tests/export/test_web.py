@@ -2,15 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import stat
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from browser import needs_chromium, page
+from browser import needs_chromium, page, served
+from hostile_names import HOSTILE_NAME
 
 from fastdcgan import Generator, Run, cli, train
 from fastdcgan.export.web_page import RUNTIME, fetched_runtime, principal_directions
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.interpolate import slerp
 from fastdcgan.runs.sampling import generate_uint8
+from fastdcgan.storage.printable import printable
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -171,22 +171,10 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@contextmanager
-def opened(folder: Path, width: int, height: int) -> Iterator["Page"]:
+def opened(folder: Path, width: int, height: int, policy: str | None = None) -> Iterator["Page"]:
     """The page, ready. Nothing may go wrong, nor be asked of another server."""
     wrong: list[str] = []
-    with served(folder) as address, page(width, height) as shown:
+    with served(folder, policy) as address, page(width, height) as shown:
         shown.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
         shown.on("pageerror", lambda error: wrong.append(str(error)))
         shown.on(
@@ -252,6 +240,24 @@ def test_pictures_in_the_browser_are_those_of_python(
         with shown.expect_download() as downloaded:
             shown.click("#download-between")
         assert downloaded.value.suggested_filename == "run-between.png"
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_under_a_strict_policy_and_a_hostile_name(run: Run, runtime: Path, tmp_path: Path) -> None:
+    """The header that docs/export.md states; and a name that other programs would take for more than a name."""
+    stated = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    policy = " ".join(re.search(r"Content-Security-Policy: (default-src 'self'[^`]*)```", stated)[1].split())  # type: ignore[index]
+    named = tmp_path / HOSTILE_NAME
+    shutil.copytree(run.path, named)
+    export(Run(named), tmp_path / "web", "--runtime", runtime)
+    with opened(tmp_path / "web", 600, 800, policy) as shown:
+        assert shown.inner_text("#name") == shown.title() == printable(HOSTILE_NAME)
+        assert shown.locator("script").count() == 1 and shown.locator("main img").count() == 0
+        shown.click("#keep")
+        with shown.expect_download() as downloaded:
+            shown.click("#download")
+        assert downloaded.value.suggested_filename.endswith(".png") and "/" not in downloaded.value.suggested_filename
 
 
 @pytest.mark.slow

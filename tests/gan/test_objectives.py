@@ -35,11 +35,20 @@ def lsgan_d(real: Logits, fake: Logits, label: float) -> float:
     return float(np.mean((real - label) ** 2) / 2 + np.mean(fake**2) / 2)
 
 
-PAPERS: dict[ObjectiveName, tuple[Callable[[Logits, Logits, float], float], Callable[[Logits], float]]] = {
-    "bce": (gan_d, lambda fake: float(-np.mean(np.log(D(fake))))),
-    "minimax": (gan_d, lambda fake: float(np.mean(np.log(1 - D(fake))))),
-    "hinge": (hinge_d, lambda fake: float(-np.mean(fake))),
-    "lsgan": (lsgan_d, lambda fake: float(np.mean((fake - 1) ** 2) / 2)),
+def rpgan_d(real: Logits, fake: Logits, label: float) -> float:
+    """Huang et al. 2024, equation 2: f(t) = -log(1 + exp(-t)) of D(G(z)) - D(x), which D makes small and G great.
+
+    By their code: D gets real minus fake, G fake minus real. There are no labels.
+    """
+    return float(np.mean(np.log(1 + np.exp(-(real - fake)))))
+
+
+PAPERS: dict[ObjectiveName, tuple[Callable[[Logits, Logits, float], float], Callable[[Logits, Logits], float]]] = {
+    "bce": (gan_d, lambda fake, real: float(-np.mean(np.log(D(fake))))),
+    "minimax": (gan_d, lambda fake, real: float(np.mean(np.log(1 - D(fake))))),
+    "hinge": (hinge_d, lambda fake, real: float(-np.mean(fake))),
+    "lsgan": (lsgan_d, lambda fake, real: float(np.mean((fake - 1) ** 2) / 2)),
+    "rpgan": (rpgan_d, lambda fake, real: float(np.mean(np.log(1 + np.exp(-(fake - real)))))),
 }
 
 
@@ -57,17 +66,18 @@ def test_losses_are_the_papers(name: ObjectiveName, smoothing: float) -> None:
     real, fake = logits(1), logits(2)
     wanted_d, wanted_g = PAPERS[name]
     found = objective(name, smoothing)
-    loss_d, loss_g = found.discriminator(real, fake), found.generator(fake)
+    loss_d, loss_g = found.discriminator(real, fake), found.generator(fake, real)
     assert loss_d.shape == loss_g.shape == ()
     assert loss_d.item() == pytest.approx(wanted_d(real.numpy(), fake.numpy(), 1 - smoothing), rel=1e-12)
-    assert loss_g.item() == pytest.approx(wanted_g(fake.numpy()), rel=1e-12)
+    assert loss_g.item() == pytest.approx(wanted_g(fake.numpy(), real.numpy()), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_are_means_so_that_the_batch_size_does_not_scale_them(name: ObjectiveName) -> None:
     real, fake = logits(1), logits(2)
-    once = objective(name).discriminator(real, fake), objective(name).generator(fake)
-    twice = objective(name).discriminator(real.tile(2), fake.tile(3)), objective(name).generator(fake.tile(3))
+    once = objective(name).discriminator(real, fake), objective(name).generator(fake, real)
+    reals, fakes = real.tile(3), fake.tile(3)
+    twice = objective(name).discriminator(reals, fakes), objective(name).generator(fakes, reals)
     torch.testing.assert_close(twice, once)
 
 
@@ -81,7 +91,8 @@ def test_losses_and_gradients_of_large_logits_are_finite(
         for sign_fake in (-1e4, 1e4):
             real = torch.full((4,), sign_real, dtype=dtype, requires_grad=True)
             fake = torch.full((4,), sign_fake, dtype=dtype, requires_grad=True)
-            total = objective(name, smoothing).discriminator(real, fake) + objective(name, smoothing).generator(fake)
+            found = objective(name, smoothing)
+            total = found.discriminator(real, fake) + found.generator(fake, real)
             total.backward()
             for tensor in (total, real.grad, fake.grad):
                 assert tensor is not None
@@ -103,11 +114,11 @@ def test_where_d_wins_only_the_minimax_gradient_vanishes() -> None:
 def test_low_precision_logits_give_fp32_losses(name: ObjectiveName, low: torch.dtype) -> None:
     real, fake = logits(1, low), logits(2, low)
     found = objective(name, 0.1)
-    loss_d, loss_g = found.discriminator(real, fake), found.generator(fake)
+    loss_d, loss_g = found.discriminator(real, fake), found.generator(fake, real)
     assert loss_d.dtype == loss_g.dtype == torch.float32
     # as exact as if the same logits had come in fp32: nothing is rounded to 8 bits on the way
     assert torch.equal(loss_d, found.discriminator(real.float(), fake.float()))
-    assert torch.equal(loss_g, found.generator(fake.float()))
+    assert torch.equal(loss_g, found.generator(fake.float(), real.float()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,8 +126,8 @@ def test_losses_are_fp32_under_autocast_too(name: ObjectiveName) -> None:
     real, fake = logits(1, torch.bfloat16), logits(2, torch.bfloat16)
     found = objective(name)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = found.discriminator(real, fake), found.generator(fake)
-    for a, b in zip(inside, (found.discriminator(real, fake), found.generator(fake)), strict=True):
+        inside = found.discriminator(real, fake), found.generator(fake, real)
+    for a, b in zip(inside, (found.discriminator(real, fake), found.generator(fake, real)), strict=True):
         assert a.dtype == torch.float32
         assert torch.equal(a, b)
 

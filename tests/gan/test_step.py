@@ -192,7 +192,7 @@ def test_the_losses_are_those_of_the_step() -> None:
     )
     assert logits_real_B.shape == logits_fake_B.shape == (5,)
     torch.testing.assert_close(loss_d, state.objective.discriminator(logits_real_B, logits_fake_B))
-    loss_g = generator_loss(state.discriminator, fake_BCHW, state.objective)
+    loss_g = generator_loss(state.discriminator, real_BCHW, fake_BCHW, state.objective)
     torch.testing.assert_close(loss_g, state.objective.generator(state.discriminator(fake_BCHW)))
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fastdcgan.config import RunConfig, TrainConfig
+from fastdcgan.data.array import ArraySource
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import write_skipped
 from fastdcgan.data.source import Skipped
@@ -25,6 +27,7 @@ from fastdcgan.storage.files import create, open_to_append, read_limited, write_
 from fastdcgan.telemetry.metrics import MetricsFile, Record
 from fastdcgan.telemetry.report.html import write_report
 from fastdcgan.telemetry.report.loss_plot import plot_losses
+from fastdcgan.telemetry.report.nearest import write_nearest
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.plan_tables import write_plans
 
@@ -45,6 +48,7 @@ RECORD = Record(
     data_wait_fraction=0.0,
 )
 PICTURE_BCHW = torch.zeros(1, 3, 8, 8)
+REAL = ArraySource(np.zeros((2, 8, 8, 3), np.uint8), description="", origin="")
 
 
 @pytest.fixture
@@ -86,6 +90,8 @@ WRITERS: dict[str, tuple[str, Callable[[RunFolder], object]]] = {
     "report": ("report.html", said),
     "tiled": ("walk.png", lambda run: save_tiled(PICTURE_BCHW, run.path / "walk.png", columns=1)),
     "real": ("real.png", lambda run: save_grid(PICTURE_BCHW, run.real)),
+    "nearest": ("nearest.png", lambda run: write_nearest(run, PICTURE_BCHW, REAL, 1, mirrored=False)),
+    "nearest record": ("nearest.json", lambda run: write_nearest(run, PICTURE_BCHW, REAL, 1, mirrored=False)),
     "sample": ("samples/step-00000000.png", lambda run: save_grid(PICTURE_BCHW, run.samples / "step-00000000.png")),
     "plans": ("plans.json", lambda run: write_plans(run.path / "plans.json", {})),
     "probe": (".writable", folder.create),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from twins import BATCH, CPU, errors, inputs, moments, narrow, reference_twin, worst
 
-from fastdcgan.config import RecipeConfig, TrainConfig
+from fastdcgan.config import ObjectiveName, RecipeConfig, TrainConfig
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare, step_function
 from fastdcgan.gan import models, reference
@@ -37,7 +37,7 @@ def numbers(G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
     return {f"{label}.{key}": t.clone() for label, net in (("G", G), ("D", D)) for key, t in net.state_dict().items()}
 
 
-def ours(plan: Plan, parts: int, norms: bool = True) -> Result:
+def ours(plan: Plan, parts: int, norms: bool = True, objective: ObjectiveName = "bce") -> Result:
     start = reference_twin(ARCH)
     G, D = models.build(ARCH, seed=0)
     G.load_state_dict(start.G.state_dict()), D.load_state_dict(start.D.state_dict())
@@ -45,7 +45,7 @@ def ours(plan: Plan, parts: int, norms: bool = True) -> Result:
         network.double()
         if not norms:
             without_norms(network)
-    state: TrainState = prepare(plan, G, D, RecipeConfig(accumulate=parts), CPU)
+    state: TrainState = prepare(plan, G, D, RecipeConfig(accumulate=parts, objective=objective), CPU)
     step, figures = step_function(plan, state), []
     for number in range(STEPS):
         real_BCHW, z_BL = (tensor.double() for tensor in inputs(ARCH, number))
@@ -53,7 +53,7 @@ def ours(plan: Plan, parts: int, norms: bool = True) -> Result:
     return figures, numbers(G, D) | moments(("g", G, state.optimizer_g), ("d", D, state.optimizer_d))
 
 
-def reference_by_micro_batch(parts: int) -> Result:
+def reference_by_micro_batch(parts: int, objective: ObjectiveName) -> Result:
     """The reference's losses on each micro-batch, and updates by their mean gradients."""
     twin = reference_twin(ARCH)
     G, D = twin.G.double(), twin.D.double()
@@ -65,13 +65,14 @@ def reference_by_micro_batch(parts: int) -> Result:
         of_parts, losses_d = [], []
         for real_bCHW, fake_bCHW in zip(reals, fakes, strict=True):
             logits = D(real_bCHW), D(fake_bCHW.detach())
-            loss = reference.loss_d("bce", *logits)
+            loss = reference.loss_d(objective, *logits)
             of_parts.append(torch.autograd.grad(loss, list(D.parameters())))
             losses_d.append(torch.stack([loss, *(logits_b.sigmoid().mean() for logits_b in logits)]).detach())
         learn(D, of_parts, adam_d)
         of_parts, losses_g = [], []
-        for fake_bCHW in fakes:
-            loss = reference.loss_g("bce", D(fake_bCHW))
+        for real_bCHW, fake_bCHW in zip(reals, fakes, strict=True):
+            logits_real_b = D(real_bCHW) if objective == "rpgan" else None
+            loss = reference.loss_g(objective, D(fake_bCHW), logits_real_b)
             of_parts.append(torch.autograd.grad(loss, list(G.parameters())))
             losses_g.append(loss.detach())
         learn(G, of_parts, adam_g)
@@ -92,11 +93,13 @@ def assert_same(found: Result, wanted: Result) -> None:
     assert worst(errors(found[1], wanted[1]))[0] <= 1e-10
 
 
-@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize(("parts", "objective"), [(2, "bce"), (4, "bce"), (2, "rpgan")])
 @pytest.mark.parametrize("name", PLANS)
-def test_micro_batches_are_the_reference_on_each_with_mean_gradients(name: str, parts: int) -> None:
+def test_micro_batches_are_the_reference_on_each_with_mean_gradients(
+    name: str, parts: int, objective: ObjectiveName
+) -> None:
     """BatchNorm's running statistics too: one micro-batch after the other."""
-    assert_same(ours(PLANS[name], parts), reference_by_micro_batch(parts))
+    assert_same(ours(PLANS[name], parts, objective=objective), reference_by_micro_batch(parts, objective))
 
 
 def test_without_batch_norm_micro_batches_are_the_whole_batch() -> None:

@@ -30,7 +30,7 @@ CLASSES = ("cat", "dog", "owl")
 
 ARCH = TINY.with_classes(CLASSES)
 
-CLASSY = {name: RECIPES[name] for name in ("spectral norm", "R1", "all together")}
+CLASSY = {name: RECIPES[name] for name in ("spectral norm", "R1", "R3GAN's", "all together")}
 """Recipes with operators of their own where there are classes."""
 
 

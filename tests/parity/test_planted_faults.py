@@ -133,7 +133,7 @@ FAULTS = (
     Fault(
         "real pictures judged as of another class",
         "gan/step.py",
-        (("logits_real_B = call(D, real_BCHW, labels_B)", "logits_real_B = call(D, real_BCHW, labels_B.roll(1))"),),
+        (("call(D, real_BCHW, labels_B)\n    with", "call(D, real_BCHW, labels_B.roll(1))\n    with"),),
     ),
     Fault(
         "fake pictures made of another class than they are judged as",
@@ -163,7 +163,38 @@ FAULTS = (
     Fault(
         "the penalty taken as of no class",
         "gan/gradient_penalty.py",
-        (("self._discriminator(real_BCHW, labels_B)", "self._discriminator(real_BCHW, labels_B * 0)"),),
+        (("self._discriminator(pictures_BCHW, labels_B)", "self._discriminator(pictures_BCHW, labels_B * 0)"),),
+    ),
+    Fault(
+        "a relativistic G that doesn't look at real pictures",
+        "gan/step.py",
+        (
+            ("        logits_real_B = call(D, real_BCHW, labels_B).detach() if objective.relativistic else None\n", ""),
+            (
+                "objective.generator(call(D, fake_BCHW, labels_B), logits_real_B)",
+                "objective.generator(call(D, fake_BCHW, labels_B), torch.zeros(len(fake_BCHW)))",
+            ),
+        ),
+    ),
+    Fault(
+        "a relativistic D that prefers fake pictures",
+        "gan/objectives.py",
+        (("_cross_entropy(logits_real_B - logits_fake_B, 1.0)", "_cross_entropy(logits_fake_B - logits_real_B, 1.0)"),),
+    ),
+    Fault(
+        "R2 at real pictures",
+        "gan/gradient_penalty.py",
+        (("sides.append((self._r2, generate()))", "sides.append((self._r2, real_BCHW))"),),
+    ),
+    Fault(
+        "R2 at pictures that D doesn't see",
+        "gan/step.py",
+        (
+            (
+                "labels_b in parts])\n    return as_discriminator_sees(state, fake_BCHW, update.draws)",
+                "labels_b in parts])\n    return fake_BCHW",
+            ),
+        ),
     ),
     Fault("Tanh missing", "gan/models.py", (("            nn.Tanh(),\n", ""),)),
 )

@@ -81,16 +81,23 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
             metrics = reference.train_step(
                 G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN, labels_B=labels_B
             )
-        if recipe.r1 and next(taken) % recipe.r1_every == 0:
-            last_BCHW, numbers_BN = (tensor.chunk(recipe.d_steps)[-1] for tensor in (real_BCHW, drawn_BN))
-            if recipe.augmentation():
-                last_BCHW = reference.augment(last_BCHW, numbers_BN.chunk(2, dim=1)[0], recipe.augmentation())
-            last_B = None if labels_B is None else labels_B.chunk(recipe.d_steps)[-1]
-            reference.r1_step(D, optimizer_d, last_BCHW, recipe.r1, recipe.r1_every, last_B)
+        if (recipe.r1 or recipe.r2) and next(taken) % recipe.r1_every == 0:
+            last_bCHW, z_bL, numbers_bN = (t.chunk(recipe.d_steps)[-1] for t in (real_BCHW, z_BL, drawn_BN))
+            labels_b = None if labels_B is None else labels_B.chunk(recipe.d_steps)[-1]
+            fake_bCHW = G(z_bL, labels_b).detach() if recipe.r2 else last_bCHW
+            seen = as_reference_sees(last_bCHW, fake_bCHW, numbers_bN, recipe)
+            reference.penalty_step(D, optimizer_d, *seen, recipe.r1, recipe.r2, recipe.r1_every, labels_b)
         return metrics
 
     networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
     return Twin(G, D, step, watch(*networks), batch=BATCH * recipe.d_steps)
+
+
+def as_reference_sees(real_BCHW: Tensor, fake_BCHW: Tensor, draws_BN: Tensor, recipe: RecipeConfig) -> list[Tensor]:
+    """Real and fake pictures, changed by a step's random numbers."""
+    sides = zip((real_BCHW, fake_BCHW), draws_BN.chunk(2, dim=1), strict=True)
+    names = recipe.augmentation()
+    return [reference.augment(side_BCHW, numbers_BN, names) if names else side_BCHW for side_BCHW, numbers_BN in sides]
 
 
 def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig = PAPERS) -> Twin:

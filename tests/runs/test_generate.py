@@ -330,6 +330,28 @@ def test_what_was_written_but_not_noted_is_written_again(run: Path, format: str)
     assert whole(out) == whole(undisturbed)
 
 
+@pytest.mark.parametrize("format", SINGLE_FILES)
+def test_what_was_stopped_when_all_was_made_is_finished(run: Path, format: str) -> None:
+    """A `.npz` is copied then, which takes a while. The last batch is no whole one."""
+    out, undisturbed = Path(f"out.{format}"), Path(f"undisturbed.{format}")
+    generate_from_run(run, count=200, out=undisturbed)
+    with pytest.raises(Killed):
+        generate_from_run(run, count=200, out=out, on_progress=stopping_at(200))
+    generate_from_run(run, count=200, out=out)
+    assert whole(out) == whole(undisturbed)
+
+
+@pytest.mark.parametrize("done", [1, 201])
+def test_a_journal_that_can_not_be_true_is_no_reason_to_stop(done: int, run: Path) -> None:
+    generate_from_run(run, count=200, out=Path("undisturbed.npy"))
+    with pytest.raises(Killed):
+        generate_from_run(run, count=200, out=Path("out.npy"), on_progress=stopping_at(128))
+    journal = Path(".out.npy.journal")
+    journal.write_text(json.dumps(json.loads(journal.read_text()) | {"done": done}))
+    generate_from_run(run, count=200, out=Path("out.npy"))
+    assert whole(Path("out.npy")) == whole(Path("undisturbed.npy"))
+
+
 def test_a_file_that_is_shorter_than_noted_is_begun_again(run: Path) -> None:
     generate_from_run(run, count=200, out=Path("undisturbed.npy"))
     with pytest.raises(Killed):

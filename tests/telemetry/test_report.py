@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import needs_chromium, page
+from browser import needs_chromium, page, served
 from conftest import Command
+from hostile_names import HOSTILE, HOSTILE_NAME, TAKEN
 from PIL import Image
 from runs import finished_run, picture_sizes, record, write_metrics, write_samples
 
 from fastdcgan.gan.architecture import Size
 from fastdcgan.runs.folder import RunFolder
+from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.report import end_of_run, html, run_charts
 from fastdcgan.telemetry.report.charts import MAX_POINTS, Curve, chart, downsampled
 from fastdcgan.telemetry.report.end_of_run import reporting
@@ -74,7 +77,7 @@ def test_a_report_holds_what_a_run_did(drawn_run: RunFolder) -> None:
     assert "finished: 100 steps" in shown.text
     for title in ("Losses", "What D believes", "Diversity of the samples", "Speed", "Waiting for data"):
         assert f"\n{title}\n" in shown.text
-    assert shown.count("svg") == 5
+    assert shown.count("svg") == 6
     assert shown.frames() == [0, 50, 100]
     assert "Real, from the training data" in shown.text
     assert "fastdcgan train --images 1600" in shown.text and "batch size" in shown.text and "torch" in shown.text
@@ -96,12 +99,9 @@ def test_a_page_asks_for_nothing_from_outside(drawn_run: RunFolder) -> None:
             assert value.startswith(("#", "data:image/")), f"<{tag} {name}={value[:60]}>"
 
 
-HOSTILE = '"><script>document.title="taken"</script><img src=http://example.org/x onerror=alert(1)>{{ 7 * 7 }}&amp;'
-
-
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     run = finished_run(
-        tmp_path / HOSTILE.replace("/", "∕"),
+        tmp_path / HOSTILE_NAME,
         data=f"3 pictures in {HOSTILE}",
         device=HOSTILE,
         skipped=1,
@@ -109,7 +109,7 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     )
     run.skipped.write_text(f"'{HOSTILE}.jpg': empty file\n")
     run.end.write_text(json.dumps({"failed": HOSTILE, "machine": {"name": HOSTILE, "flops": {"fp32": 1}, "bytes": 1}}))
-    (run.samples / f"step-0000{HOSTILE.replace('/', '')}.png").touch()
+    (run.samples / f"step-0000{HOSTILE_NAME}.png").touch()
     run.profile.mkdir()
     (run.profile / "summary.json").write_text(
         json.dumps({"operators": [{HOSTILE: HOSTILE}], "verdict": {"sentence": HOSTILE}})
@@ -117,8 +117,14 @@ def test_text_from_outside_stays_text(tmp_path: Path) -> None:
     write_report(run)
     shown = Page(run)
     assert shown.count("script") == 1 and shown.count("img") == 4
-    assert shown.text.count(HOSTILE) >= 6, "it is shown as it is, and nothing in it was carried out"
-    assert "{{ 7 * 7 }}" in shown.text
+    assert shown.text.count(printable(HOSTILE)) >= 6, "it is shown as it is, and nothing in it was carried out"
+    assert "{{ 7 * 7 }}" in shown.text and printable(HOSTILE_NAME) in shown.text
+
+
+def test_half_a_surrogate_pair_is_spelt_out(tmp_path: Path) -> None:
+    """As JSON can name it, and no file can hold it."""
+    write_report(run := finished_run(tmp_path / "run", device="\ud800"))
+    assert "\\ud800" in Page(run).text
 
 
 @pytest.mark.parametrize(
@@ -504,6 +510,35 @@ def test_a_person_can_read_it(tmp_path: Path, width: int, scheme: str) -> None:
         assert tab.pdf(format="A4").startswith(b"%PDF")
     assert complained == []
     assert [url for url in asked if not url.startswith("data:")] == [run.report.as_uri()]
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_under_a_strict_policy_and_with_hostile_names(tmp_path: Path) -> None:
+    """With the header that docs/runs.md states, which is the page's own; and then with what got past our care."""
+    run = finished_run(tmp_path / HOSTILE_NAME, data=HOSTILE, skipped=1)
+    run.skipped.write_text(f"'{HOSTILE}.jpg': empty file\n")
+    write_report(run)
+    body = run.report.read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)', body)[1]  # type: ignore[index]
+    assert "unsafe" not in policy
+    complained: list[str] = []
+    with served(run.path, f"default-src 'self'; {policy.partition('; ')[2]}") as address, page(900, 800) as tab:
+        tab.on("console", lambda message: complained.append(message.text))
+        tab.on("pageerror", lambda error: complained.append(str(error)))
+        tab.goto(f"{address}/report.html")
+        assert tab.title() == f"{printable(HOSTILE_NAME)}: a DCGAN's training"
+        assert tab.inner_text("h1") == printable(HOSTILE_NAME)
+        assert tab.inner_text("#step") == "step 100", "its own script runs"
+        assert tab.evaluate("getComputedStyle(document.querySelector('.card')).borderTopStyle") == "solid"
+        assert tab.evaluate("document.querySelector('.bar rect').getBoundingClientRect().width") > 0
+        assert complained == []
+        run.report.write_text(body.replace("</h1>", f"{TAKEN}</h1>"))
+        tab.goto(f"{address}/report.html")
+        assert tab.locator("h1 script").count() == 1 and tab.title().endswith("training"), (
+            "it is there, and did not run"
+        )
+        assert any("Content Security Policy" in line for line in complained)
 
 
 def brightness(colour: str) -> float:

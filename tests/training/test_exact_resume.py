@@ -162,6 +162,7 @@ RECIPES = {
     "all together": RecipeConfig(
         d_steps=2, lr_d=4e-4, augment="colour,translation,cutout", spectral_norm=True, r1=1.0, r1_every=3, lecam=0.3
     ),
+    "R3GAN's": RecipeConfig(objective="rpgan", r1=1.0, r2=0.5, r1_every=3),
 }
 
 

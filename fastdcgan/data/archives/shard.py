@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastdcgan.data.folder import hidden_files
 from fastdcgan.data.hidden import HIDDEN_FILE, IN_HIDDEN_FOLDER
 from fastdcgan.data.source import SECOND_PICTURE, Skipped
+from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
 
 PICTURE_DTYPE = np.dtype(
@@ -69,8 +70,15 @@ class Shard:
     """How many pictures have the same WebDataset key as another: all are used."""
 
     def picture_names(self) -> list[str]:
-        """Names of the usable pictures."""
-        return [json.loads(line) for line in decompress_lines(self.names)]
+        """Names of the usable pictures. Raises ValueError where they were damaged in the cache."""
+        try:
+            names = [json.loads(line) for line in decompress_lines(self.names)]
+        except (zlib.error, ValueError, RecursionError):
+            names = []
+        if len(names) != len(self.pictures) or not all(isinstance(name, str) for name in names):
+            folder = printable(cache_folder() / "shards")
+            raise ValueError(f"{printable(self.path)}: its index in the cache is damaged: remove the folder {folder}")
+        return names
 
     def describe_picture(self, picture: int) -> str:
         """A usable picture's shard and name, for the user."""

@@ -1,7 +1,7 @@
 """HDF5: an array of pictures, as in a `.npy`, or pictures' encoded bytes; `labels` beside them."""
 
 import hashlib
-from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.folder import OnProgress, os_error_reason
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.numpy_file import LABEL_NAMES, PREFERRED_NAMES
+from fastdcgan.data.tables.row_process import RowProcess
 from fastdcgan.data.tables.rows import Row, Table, needed, open_rows, stamp_of_files
 from fastdcgan.storage.printable import printable
+
+_REFERENCE_BYTES = 16
+"""Where a picture's bytes are, as HDF5 writes it: a length, an address and a number, never compressed."""
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 
@@ -61,13 +65,10 @@ def open_hdf5(
         raise ValueError(f"{name}: damaged, or not HDF5 ({_reason(error)})") from error
     labels = _labels(file, len(found))
     if found.dtype.hasobject:
-
-        def rows() -> Iterator[Row]:
-            for number in range(len(found)):
-                label = None if labels is None else labels.classes[labels.numbers[number]]
-                yield Row(np.asarray(found[number], np.uint8).tobytes(), label=label)
-
-        return open_rows(printable(path.resolve()), stamp, lambda: Table(rows(), len(found)), on_progress)
+        if len(found) * _REFERENCE_BYTES > path.stat().st_size:
+            raise ValueError(f"{name}: damaged; it is too short for the {len(found):,} pictures that it names")
+        file.close()
+        return open_rows(printable(path.resolve()), stamp, lambda: _encoded_pictures(path, key, labels), on_progress)
     axes = axes_of_pictures(Header(found.shape, False, found.dtype, 0), f"{name}: {key}")
     pictures = Hdf5Pictures(found, axes, name)
     taken, remark = settle_range(sample(pictures), value_range, name)  # type: ignore[arg-type]
@@ -83,6 +84,14 @@ def open_hdf5(
         find_labels=lambda: labels,
         value_range=taken,
     )
+
+
+def _encoded_pictures(path: Path, key: str, labels: Labels | None) -> Table:
+    """The pictures' bytes. Raises ValueError where the file is damaged."""
+    process = RowProcess("hdf5", path, key)
+    names = repeat(None) if labels is None else (labels.classes[number] for number in labels.numbers)
+    rows = (Row(data, label=name) for (_, data), name in zip(process.rows(), names, strict=False))
+    return Table(rows, process.length)
 
 
 class Hdf5Pictures:

@@ -1,11 +1,10 @@
 """LMDB as LSUN has it: a folder with `data.mdb`, in which each value is an encoded picture."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fastdcgan.data.archives.shards import ShardIndex
 from fastdcgan.data.folder import OnProgress
+from fastdcgan.data.tables.row_process import RowProcess
 from fastdcgan.data.tables.rows import Row, Table, needed, open_rows, stamp_of_files
 from fastdcgan.storage.printable import printable
 
@@ -19,23 +18,11 @@ def is_lmdb(path: Path) -> bool:
 
 def open_lmdb(path: Path, on_progress: OnProgress | None = None) -> ShardIndex:
     """The pictures of an LMDB. Raises ValueError as `open_rows`, and where `lmdb` is not installed."""
-    lmdb: Any = needed("lmdb", "lmdb", printable(path))
+    needed("lmdb", "lmdb", printable(path))
     file = path / "data.mdb" if path.is_dir() else path
 
     def open_table() -> Table:
-        try:
-            environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=True)
-            return Table(_rows(lmdb, environment, printable(path)), environment.stat()["entries"])
-        except lmdb.Error as error:
-            raise ValueError(f"{printable(path)}: damaged, or no LMDB ({printable(str(error))})") from error
+        process = RowProcess("lmdb", path)
+        return Table((Row(value, key.decode("utf-8", "replace")) for key, value in process.rows()), process.length)
 
     return open_rows(printable(path.resolve()), stamp_of_files([file]), open_table, on_progress)
-
-
-def _rows(lmdb: Any, environment: Any, name: str) -> Iterator[Row]:
-    try:
-        with environment, environment.begin() as transaction:
-            for key, value in transaction.cursor():
-                yield Row(value, key.decode("utf-8", "replace"))
-    except lmdb.Error as error:
-        raise ValueError(f"{name}: damaged ({printable(str(error))})") from error

@@ -69,7 +69,7 @@ def open_rows(
                 if not path.exists():
                     for old in folder.glob(f"{begin}-*.tar"):
                         old.unlink()
-                    _write(path, open_table(), on_progress)
+                    _write(path, origin, open_table(), on_progress)
         except OSError as error:
             free = shutil.disk_usage(folder).free / 1e9 if folder.exists() else 0
             raise ValueError(
@@ -91,17 +91,24 @@ def needed(module: str, extra: str, what: str) -> ModuleType:
     return importlib.import_module(module)
 
 
-def _write(path: Path, table: Table, on_progress: OnProgress | None) -> None:
+def _write(path: Path, origin: str, table: Table, on_progress: OnProgress | None) -> None:
+    """Copy the rows to a tar file. Raises OSError, and ValueError where they are not as many as the table says."""
     unfinished = path.with_suffix(".unfinished")
     try:
         with create(unfinished) as file:
+            done = 0
             for done, row in enumerate(table.rows, start=1):
+                if done > table.length:
+                    break
                 info = tarfile.TarInfo(_name(done - 1, row))
                 info.size = len(row.data)
                 # Not TarFile.addfile, which keeps every header in memory.
                 file.write(info.tobuf(tarfile.PAX_FORMAT) + row.data + bytes(-info.size % tarfile.BLOCKSIZE))
                 if on_progress is not None:
                     on_progress("reading rows", done, table.length)
+            if done != table.length:
+                there = f"only {done:,}" if done < table.length else "more"
+                raise ValueError(f"{origin}: damaged: of {table.length:,} rows {there} are there")
             file.write(bytes(2 * tarfile.BLOCKSIZE))
         unfinished.replace(path)
     finally:

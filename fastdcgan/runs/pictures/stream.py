@@ -52,7 +52,7 @@ def picture_batches(
         arch: its architecture.
         latents: `SeedLatents`, `LatentOfEachSeed` or `LatentsOfFile`.
         truncation: as `truncate`'s limit; None: the latents as they are.
-        start: number of the first picture, a multiple of `batch_size(arch)`.
+        start: number of the first picture, a multiple of `batch_size(arch)`, or behind the last.
         value_range: give numbers of the range that the data had, of which these were its black and white.
         classes: which ones pictures are of, in turn, by number (`class_numbers`); () for a generator without classes.
 
@@ -61,7 +61,7 @@ def picture_batches(
         float32 with a `value_range`.
     """
     size = batch_size(arch)
-    assert start % size == 0, (start, size)
+    assert start % size == 0 or start == len(latents), (start, size)
     for z_BL in latents.batches(size, start):
         kept_BL = z_BL if truncation is None else truncate(z_BL, truncation)
         labels_B = labels_in_turn(classes, len(z_BL), start)

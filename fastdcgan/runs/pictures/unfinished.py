@@ -30,8 +30,8 @@ MAX_JOURNAL_BYTES = 2**20
 class UnfinishedFile:
     """See the module. Made by `unfinished`."""
 
-    def __init__(self, path: Path, request: dict[str, Any]) -> None:
-        self._path, self._request = path, request
+    def __init__(self, path: Path, request: dict[str, Any], count: int, batch: int) -> None:
+        self._path, self._request, self._count, self._batch = path, request, count, batch
         self._partial, self._journal = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "journal"))
         self._flushed_at = time.monotonic()
         self.done, self._length = self._read_journal()
@@ -80,6 +80,8 @@ class UnfinishedFile:
             journal = read_json(self._journal, MAX_JOURNAL_BYTES)
             found, done, length = journal["request"], journal["done"], journal["bytes"]
             usable = isinstance(found, dict) and all(type(n) is int and n >= 0 for n in (done, length))
+            # Pictures are made a batch at a time, from its beginning on.
+            usable = usable and (done == self._count or (done < self._count and done % self._batch == 0))
         except (OSError, ValueError, TypeError, KeyError):
             usable = False
         if not usable or not self._partial.is_file():
@@ -89,12 +91,14 @@ class UnfinishedFile:
 
 
 @contextmanager
-def unfinished(path: Path, request: dict[str, Any]) -> Iterator[UnfinishedFile]:
+def unfinished(path: Path, request: dict[str, Any], count: int, batch: int) -> Iterator[UnfinishedFile]:
     """Go on with a file, or begin it. On an exception what was marked is flushed, and stays.
 
     Args:
         path: where it goes; its folder is made.
-        request: what it is a function of, as JSON has it; `count` is the number of pictures.
+        request: what it is a function of, as JSON has it.
+        count: the number of pictures.
+        batch: how many of them are written at a time.
 
     Raises:
         ValueError: another process writes it, or it was begun for another request.
@@ -102,7 +106,7 @@ def unfinished(path: Path, request: dict[str, Any]) -> Iterator[UnfinishedFile]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, path.with_name(f".{path.name}.lock")):
-        growing = UnfinishedFile(path, request)
+        growing = UnfinishedFile(path, request, count, batch)
         try:
             yield growing
         except BaseException:

@@ -170,7 +170,7 @@ def array_record(path: Path) -> Path:
 
 def write_tar(pictures: Pictures, path: Path) -> None:
     """A `.tar` of a PNG a picture, as WebDataset and `train --data` read it."""
-    with unfinished(path, pictures.request) as growing:
+    with unfinished(path, pictures.request, pictures.count, pictures.batch) as growing:
         done = growing.done
         pictures.on_progress(done)
         archive = tarfile.TarFile(fileobj=growing.file, mode="w", format=tarfile.USTAR_FORMAT)
@@ -215,7 +215,7 @@ def _write_missing(pictures: Pictures, folder: Path) -> None:
 
 def _write_array(pictures: Pictures, path: Path, *, zipped: bool) -> None:
     record = array_record(path) if pictures.dtype != np.uint8 else None
-    with unfinished(path, pictures.request) as growing:
+    with unfinished(path, pictures.request, pictures.count, pictures.batch) as growing:
         done = growing.done
         pictures.on_progress(done)
         if record is not None:

@@ -1,13 +1,16 @@
 """report.html: what a run did, as one file that needs nothing else.
 
 It is made from what is in the run's folder; what is missing or damaged is listed. All of that is text from outside, so
-the template escapes everything, and the page's Content-Security-Policy forbids it to load or send anything.
+the template escapes everything, and the page's Content-Security-Policy forbids it to load or send anything, and to run
+or be styled by anything but what is in the template.
 
 The file stays below about 6 MB however long the run was: at most 48 grids of at most 640 pixels a side, fewer
 where they take more than MAX_FRAME_BYTES, and curves of at most 240 points.
 """
 
 import base64
+import hashlib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from fastdcgan.evaluation.records import Evaluation
@@ -24,6 +28,7 @@ from fastdcgan.runs.checkpoints.folder import list_checkpoints, step_in_name
 from fastdcgan.runs.folder import BEGUN_FROM, RunFolder
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
+from fastdcgan.telemetry.checkerboard import on_checkerboard
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.grids import (
     Grid,
@@ -34,6 +39,7 @@ from fastdcgan.telemetry.report.grids import (
     read_grids,
     read_picture,
 )
+from fastdcgan.telemetry.report.nearest import Nearest, read_nearest
 from fastdcgan.telemetry.report.run_charts import median_speed, run_charts
 from fastdcgan.telemetry.report.run_facts import (
     MAX_FIGURE,
@@ -44,7 +50,7 @@ from fastdcgan.telemetry.report.run_facts import (
     read_quality,
     read_records,
 )
-from fastdcgan.telemetry.report.run_warnings import RunWarning, diversity_warnings, training_warnings
+from fastdcgan.telemetry.report.run_warnings import RunWarning, copy_warnings, diversity_warnings, training_warnings
 
 MAX_FRAME_BYTES = 4 * 2**20
 """Of the sample grids in the page, before base64 makes them a third longer."""
@@ -103,7 +109,8 @@ def write_report(folder: RunFolder) -> list[str]:
     if isinstance(found, str):
         unread.append(f"{folder.real.name}: {found}")
     evaluations = read_quality(folder, unread)
-    page = _render(folder, facts, records, grids, real, evaluations, unread)
+    nearest, pairs = _read_nearest(folder, unread)
+    page = _render(folder, facts, records, grids, real, evaluations, nearest, pairs, unread)
     try:
         write_replacing(folder.report, page)
         if grids:
@@ -120,6 +127,8 @@ def _render(
     grids: Sequence[Grid],
     real: Image.Image | None,
     evaluations: Sequence[Evaluation],
+    nearest: Nearest | None,
+    pairs: Image.Image | None,
     unread: Sequence[str],
 ) -> str:
     from jinja2 import Environment, StrictUndefined  # needed only now
@@ -127,20 +136,25 @@ def _render(
     real_diversity = None
     if real and facts.arch:
         real_diversity = diversity(np.asarray(real), facts.arch.resolution, row_a_class=bool(facts.rows))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
+    )
     template = resources.files("fastdcgan.telemetry.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
     frames = _frames(grids)
     milestones = {step for step, _ in evenly_spaced(frames, _MILESTONES)}
     return environment.from_string(template).render(
+        policy=_policy(template),
         name=folder.path.resolve().name,
         status=_status(facts, records),
         headline=_headline(facts, records),
-        warnings=_warnings(folder, facts, records, grids, real_diversity, unread),
+        warnings=_warnings(folder, facts, records, grids, real_diversity, nearest, unread),
         frames=[(step, uri, step in milestones) for step, uri in frames],
         size=grids[-1].size if grids else None,
         animation=folder.animation.name if grids else None,
         real=_data_uri(encode_webp(downscaled(real))) if real else None,
         rows=facts.rows,
+        nearest=nearest,
+        pairs=_data_uri(encode_webp(on_checkerboard(pairs))) if pairs else None,
         charts=run_charts(records, grids, real_diversity, evaluations),
         ceiling=_ceiling(facts, records),
         profile=_profile(folder),
@@ -151,6 +165,26 @@ def _render(
             ("Versions", _rows(facts.versions)),
         ],
     )
+
+
+def _policy(template: str) -> Markup:
+    """The Content-Security-Policy that the template's own style and script pass, and nothing else."""
+    digests = []
+    for tag in ("style", "script"):
+        found = re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
+        assert found is not None and "{{" not in found[1] and "{%" not in found[1], "it is the same in every page"
+        digests.append(f"'sha256-{base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()}'")
+    return Markup(
+        f"default-src 'none'; img-src data:; style-src {digests[0]}; script-src {digests[1]}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _harmless(value: object) -> object:
+    """Text from outside without what reverses the direction of writing, or is no character."""
+    if isinstance(value, str) and not isinstance(value, Markup) and not value.isprintable():
+        return printable(value)
+    return value
 
 
 def _status(facts: RunFacts, records: Sequence[Record]) -> tuple[str, str]:
@@ -192,6 +226,7 @@ def _warnings(
     records: Sequence[Record],
     grids: Sequence[Grid],
     real_diversity: float | None,
+    nearest: Nearest | None,
     unread: Sequence[str],
 ) -> list[tuple[RunWarning, list[str]]]:
     """All warnings of the page, each with a list of lines that belong to it."""
@@ -201,6 +236,7 @@ def _warnings(
     saved = [step for path in list_checkpoints(folder.checkpoints) if (step := step_in_name(path)) is not None]
     alike = diversity_warnings(grids, real_diversity, out=shlex.quote(str(folder.path)), saved=saved)
     warnings += [(found, []) for found in (*training_warnings(records), *alike)]
+    warnings += [(found, []) for found in copy_warnings(nearest)]
     skipped = facts.conditions.get("skipped")
     if isinstance(skipped, int) and skipped > 0:
         text = f"All are listed with the reason in {folder.skipped.name}."
@@ -210,6 +246,22 @@ def _warnings(
         title, text = "Some of the run's folder could not be read", "The rest of this page is made from what there is."
         warnings.append((RunWarning(title=title, text=text, bad=False), list(unread)))
     return warnings
+
+
+def _read_nearest(folder: RunFolder, unread: list[str]) -> tuple[Nearest | None, Image.Image | None]:
+    """What samples are nearest to, and the picture of it; neither where they weren't compared."""
+    try:
+        nearest = read_nearest(folder)
+    except (OSError, ValueError) as error:
+        unread.append(f"{folder.nearest_record.name}: {getattr(error, 'strerror', None) or error}")
+        return None, None
+    if nearest is None:
+        return None, None
+    pairs = read_picture(folder.nearest)
+    if isinstance(pairs, str):
+        unread.append(f"{folder.nearest.name}: {pairs}")
+        return nearest, None
+    return nearest, pairs
 
 
 def _first_lines(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.grids import Grid
+from fastdcgan.telemetry.report.nearest import Nearest
 
 MIN_LOSS_D = 0.05
 """D's loss below which G learns next to nothing from it. A D that only guesses has 1.39 by `bce`."""
@@ -18,6 +19,9 @@ LOW_SHARE_OF_REAL = 0.4
 
 RISING_SHARE = 0.9
 """Of the highest diversity so far: above, it hasn't fallen."""
+
+MANY_COPIES = 0.1
+"""Of the samples: a warning from here on."""
 
 MAX_WAIT_SHARE = 0.10
 """Of the time: how much may be spent waiting for pictures."""
@@ -96,6 +100,19 @@ def diversity_warnings(
             return [RunWarning(title="The samples are still alike", text=text, bad=False)]
         return [RunWarning(title="The samples are alike", text=f"{text}{_COLLAPSE} {_begin_anew()}")]
     return []
+
+
+def copy_warnings(nearest: Nearest | None) -> list[RunWarning]:
+    """A warning where many samples are copies of training pictures."""
+    if nearest is None or nearest.copies < MANY_COPIES * nearest.samples:
+        return []
+    return [
+        RunWarning(
+            title="The generator repeats training pictures",
+            text=f"{nearest.copies} of {nearest.samples} samples are copies, of {nearest.pictures:,} pictures: see "
+            "below. More pictures, --flip or --augment colour,translation,cutout hold that back.",
+        )
+    ]
 
 
 def _way_back(step: int, out: str, saved: Sequence[int]) -> str:

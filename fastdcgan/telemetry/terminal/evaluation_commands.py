@@ -9,6 +9,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fastdcgan.evaluation.evaluate import Request, evaluate_run
 from fastdcgan.evaluation.extractors import Extractor
@@ -70,7 +71,12 @@ def evaluations_table(measured: Measured) -> Table:
     for run, one in measured:
         groups.setdefault((run, one.step, one.weights), []).append(one)
     for (run, step, weights), found in groups.items():
-        table.add_row(*[printable(run)] * several, f"{step:,}", weights, *_cells(found))
+        table.add_row(
+            *[Text(printable(run))] * several,  # its name is no markup
+            f"{step:,}",
+            weights,
+            *_cells(found),
+        )
     for weights, found in _by_run(measured).items():
         table.add_row(f"all {len(found)} runs", "", weights, *_cells(found), style="bold")
     return table

@@ -1,0 +1,147 @@
+"""Damaged tables: one line of ours for what can't be read, never the end of the process, no picture lost in silence.
+
+Each damaged file is read in a forked process: what its library does to it is seen as how that ends.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from corrupted import damaged
+from test_table_sources import FILES, MADE, hdf5_encoded, lmdb_folder, pytestmark, source
+
+from fastdcgan.data.tables import row_process
+from fastdcgan.data.tables.row_process import RowProcess
+from fastdcgan.data.tables.rows import Row, Table, open_rows
+
+__all__ = ["pytestmark"]  # where a library is missing
+
+FEW = {"LSUN's LMDB": 6, "encoded HDF5": 6}
+"""Damaged files in the quick tests, where each takes a process more."""
+
+SECONDS = 120
+"""For one file: where its library comes to no end, that is noticed after `PATIENCE`."""
+
+PATIENCE = 10.0
+
+
+class Outcome(NamedTuple):
+    signal: int
+    said: str
+    """"", or what was wrong with how it was read."""
+
+    used: int
+
+
+def read_in_a_fork(spec: object, cache: Path) -> Outcome:
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        import signal
+
+        signal.alarm(SECONDS)
+        os.environ["FASTDCGAN_CACHE"] = str(cache)
+        row_process.PATIENCE = PATIENCE
+        used, said = 0, ""
+        try:
+            found = source(spec)
+            used = sum(len(batch) for batch in found.read([range(len(found))]))
+            listed = used + sum(skip.count for skip in found.skipped)
+            if listed != len(FILES):
+                said = f"{listed} of {len(FILES)} pictures are accounted for"
+        except ValueError as refusal:
+            line = str(refusal)
+            said = "" if "\n" not in line and line.isprintable() and len(line) < 1000 else f"not one line: {line!r}"
+        except BaseException as error:  # noqa: BLE001 (that is what is looked for)
+            said = f"{type(error).__name__}: {error}"
+        os.write(sending, f"{used} {said[:1000]}".encode())
+        os._exit(0)
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as answer:
+        used, _, said = answer.read().decode().partition(" ")
+    _, status = os.waitpid(child, 0)
+    return Outcome(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, said, int(used or 0))
+
+
+def check(kind: str, numbers: range, folder: Path) -> None:
+    made = Path(MADE[kind][0](folder))
+    file = made if made.is_file() else next(path for path in sorted(made.rglob("*.*")) if path.name != "README.md")
+    whole = file.read_bytes()
+    assert read_in_a_fork(made, folder / "whole").used == len(FILES)
+    used = 0
+    for number in numbers:
+        file.write_bytes(damaged(whole, random.Random(f"{kind} {number}")))
+        outcome = read_in_a_fork(made, folder / f"cache-{number}")
+        assert (outcome.signal, outcome.said) == (0, ""), f"{kind}, number {number}"
+        used += outcome.used > 0
+    assert used < len(numbers), "the files are not damaged enough to tell"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("kind", [kind for kind in MADE if kind != "parquet folder"])
+def test_damage_is_refused_in_one_line_or_counted(kind: str, tmp_path: Path) -> None:
+    check(kind, range(FEW.get(kind, 25)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("kind", [kind for kind in MADE if kind != "parquet folder"])
+def test_much_damage_is_refused_in_one_line_or_counted(kind: str, tmp_path: Path) -> None:
+    check(kind, range(1000, 1150), tmp_path)
+
+
+def test_a_truncated_lmdb_ends_its_reader_and_not_us(tmp_path: Path) -> None:
+    """LMDB reads beyond the end of a file that was cut off: a signal (SIGBUS)."""
+    file = lmdb_folder(tmp_path) / "data.mdb"
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size - 3 * 4096)
+    with pytest.raises(ValueError, match=r"damaged.*\(its library crashes: SIGBUS\)$") as raised:
+        source(file.parent)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_library_that_comes_to_no_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_process, "PATIENCE", 0.5)
+    program = tmp_path / "hangs.py"
+    program.write_text("import sys, time\nsys.stdout.buffer.write(bytes(8))\nsys.stdout.flush()\ntime.sleep(60)\n")
+    monkeypatch.setattr(row_process.row_reader, "__file__", str(program))
+    with pytest.raises(ValueError, match=r"damaged.*\(its library does not come to an end\)$"):
+        list(RowProcess("lmdb", tmp_path).rows())
+
+
+@pytest.mark.slow
+def test_who_reads_slowly_is_given_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes long to write what was read is no fault of the table's."""
+    import time
+
+    monkeypatch.setattr(row_process, "PATIENCE", 5.0)
+    process = RowProcess("lmdb", lmdb_folder(tmp_path))
+    found = []
+    for row in process.rows():
+        found.append(row)
+        time.sleep(11 if len(found) == 1 else 0)
+    assert [data for _, data in found] == FILES
+
+
+@pytest.mark.parametrize(("there", "words"), [(2, "of 3 rows only 2 are there"), (4, "of 3 rows more are there")])
+def test_rows_that_are_not_as_many_as_the_table_says(
+    there: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=rf"^a table: damaged: {words}$"):
+        open_rows("a table", "", lambda: Table((Row(data) for data in FILES[:there]), 3))
+    assert not list((tmp_path / "cache").rglob("*.tar"))
+
+
+def test_a_length_that_hdf5_believes_takes_no_memory(tmp_path: Path) -> None:
+    """The length of a picture is at the start of its entry: 4 bytes, and HDF5 makes room for what they say."""
+    path = hdf5_encoded(tmp_path)
+    data = bytearray(path.read_bytes())
+    entry = data.index(len(FILES[3]).to_bytes(4, "little"))
+    data[entry : entry + 4] = (2**32 - 1).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged: row \d+ can't be read .*memory"):
+        source(path)
