@@ -61,8 +61,8 @@ class _Half(nn.Module):
         self.generator = Generator.of(generator.arch, generator.state_dict()).half()
         self.eval()
 
-    def forward(self, z_BL: Tensor, *labels_B: Tensor) -> Tensor:
-        pictures_BCHW: Tensor = self.generator(z_BL.half(), *labels_B).float()
+    def forward(self, z_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        pictures_BCHW: Tensor = self.generator(z_BL.half(), labels_B).float()
         return pictures_BCHW
 
 

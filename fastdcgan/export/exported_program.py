@@ -38,7 +38,6 @@ def export_torch(
     network, inputs, buffer = in_precision(chosen.generator, precision), example_inputs(chosen), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # A parameter by name takes one shape, several by `*` take a tuple of them.
         program = torch.export.export(network, inputs, dynamic_shapes=dynamic_shapes(inputs))
         torch.export.save(program, buffer)
         buffer.seek(0)

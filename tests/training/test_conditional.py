@@ -202,10 +202,33 @@ def test_classes_that_each_became_alike_are_noticed() -> None:
     assert diversity(grid_HWC, Size(16, 16)) != 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+def test_exported_it_takes_the_class_as_a_second_input(
+    to: str, precision: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is written unless the exported file draws the same pictures of all classes."""
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    cli.main(["export", str(run), "--to", to, "--precision", precision, "--out", "out"])
+    assert f"step 3 of {run} in {precision}" in capsys.readouterr().out
+    if to == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession("out/generator.onnx", providers=["CPUExecutionProvider"])
+        assert [(one.name, one.type) for one in session.get_inputs()] == [
+            ("z", "tensor(float)"),
+            ("labels", "tensor(int64)"),
+        ]
+        assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(COUNTS)
+
+
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "no such class": (("generate", "run", "--class", "cat"), "--class cat: must be one of bright, dark owl, mid"),
     "a walk of no such class": (("interpolate", "run", "--class", "cat"), "--class cat: must be one of bright,"),
     "the tutorial": (("export", "run", "--to", "tutorial"), "--to tutorial: the tutorial's networks have no classes"),
+    "the page": (("export", "run", "--to", "web"), "--to web: the page can't choose classes yet"),
     "begun without": (
         ("train", *NETWORK, "--data", "pictures", "--init-from", "run", "--out", "other"),
         "--init-from run has learned classes: add --conditional",
