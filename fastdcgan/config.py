@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan", "rpgan"]
+RecipeName = Literal["dcgan", "fast", "small-data", "large-batch"]
 AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 Fit = Literal["crop", "pad", "stretch"]
@@ -132,6 +133,10 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
     """How the two networks learn from each other."""
+
+    recipe: RecipeName = field(default="dcgan", metadata=FREE)
+    """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 4e-4. small-data:
+    --augment colour,translation,cutout. large-batch: --batch-size 16 times the usual, and --lr in proportion to it."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
@@ -467,7 +472,6 @@ class TrainConfig:
             (self.execution.compile not in ("auto", "off"), f"--compile {self.execution.compile}"),
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
-            (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
             (self.recipe.r2 > 0, f"--r2 {self.recipe.r2}"),
@@ -513,6 +517,44 @@ NAMED_DEFAULTS = {
     "fashion-mnist": replace(DEFAULTS, arch="dcgan28", channels=1),
 }
 """By the name of the data; `DEFAULTS` for all others."""
+
+
+LARGEST_FACTOR = 16
+"""By how much a batch can be larger than usual and its learning rate still in proportion: what was tried."""
+
+
+def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
+    """The options that a request's recipe sets where they aren't named; they may depend on those that are."""
+    match request.recipe.recipe:
+        case "fast":
+            return {"lr": 4e-4}
+        case "small-data":
+            return {"augment": "colour,translation,cutout"}
+        case "large-batch":
+            usual = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).batch_size
+            batch = request.data.batch_size or LARGEST_FACTOR * usual
+            factor = min(max(1.0, batch / usual), LARGEST_FACTOR)
+            return {"batch_size": batch, "lr": float(f"{RecipeConfig().lr * factor:.3g}")}
+        case "dcgan":
+            return {}
+
+
+def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
+    """A configuration with other values, by the options' names."""
+    return from_flat({**flat(config), **values})
+
+
+def describe_recipe(config: TrainConfig) -> str:
+    """What a recipe set, and what was named otherwise beside it; empty for the paper's."""
+    ours, values = flat(config), set_by_recipe(config)
+    parts = [_as_option(name, values[name]) for name in values if ours[name] == values[name]]
+    if named := [_as_option(name, ours[name]) for name in values if ours[name] != values[name]]:
+        parts.append(f"but {', '.join(named)}, as you named it")
+    return f"{config.recipe.recipe}: {', '.join(parts)}" if parts else ""
+
+
+def _as_option(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from fastdcgan.api.notebook import NotebookView, notebook_display
 from fastdcgan.api.run import Run
-from fastdcgan.config import GROUPS, TrainConfig, flat, from_flat
+from fastdcgan.config import GROUPS, TrainConfig, flat, from_flat, set_by_recipe
 from fastdcgan.distributed.accelerator import apart_from_the_program
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
@@ -103,7 +103,10 @@ def _request(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
             hint = f": did you mean {near[0]}?" if near else ", as fastdcgan train --help lists them"
             raise TypeError(f"train() has no option {name!r}{hint}")
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
-    return from_flat({**known, **given})
+    request = from_flat({**known, **given})
+    if "recipe" in given:
+        request = from_flat({**known, **set_by_recipe(request), **given})
+    return request
 
 
 class _Program(Caller):

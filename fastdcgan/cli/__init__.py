@@ -7,7 +7,7 @@ import tyro
 
 from fastdcgan.cli import verbs
 from fastdcgan.cli.endings import reported
-from fastdcgan.cli.parsing import OPTIONS, read
+from fastdcgan.cli.parsing import read
 
 VERBS = {
     "to train": (verbs.train, verbs.generate),
@@ -30,14 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="\n".join(["The fastest honest way to train a DCGAN.", *groups]),
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-        registry=OPTIONS,
     )
     with reported():
-        read(parse)()
+        read(lambda registry: parse(registry=registry))()
 
 
 def train_main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `train.py`: the verb `train`, as launchers want it."""
-    config = (tyro.conf.OmitArgPrefixes,)
+    parse = partial(tyro.cli, verbs.train, prog="train.py", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     with reported():
-        read(partial(tyro.cli, verbs.train, prog="train.py", args=arguments, config=config, registry=OPTIONS))()
+        read(lambda registry: parse(registry=registry))()

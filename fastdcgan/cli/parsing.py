@@ -20,14 +20,22 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from fastdcgan.config import TrainConfig, set_by_recipe, with_values
+
 Verb = Callable[..., None]
 
-OPTIONS = ConstructorRegistry()
-"""How options are made from a verb's signature, and from the dataclasses in it."""
+Parse = Callable[[ConstructorRegistry], Verb]
+"""The command line, by how options are made from a verb's signature, and from the dataclasses in it."""
 
 
-@OPTIONS.struct_rule
-def _options(info: StructTypeInfo) -> StructConstructorSpec | None:
+def _registry(recipe: dict[str, Any]) -> ConstructorRegistry:
+    """How options are made, where a recipe sets some of their defaults."""
+    registry = ConstructorRegistry()
+    registry.struct_rule(partial(_options, recipe))
+    return registry
+
+
+def _options(recipe: dict[str, Any], info: StructTypeInfo) -> StructConstructorSpec | None:
     """The fields of a dataclass, or the parameters of a verb, with their docstrings as paragraphs.
 
     None stands for what is chosen for the user: the docstring ends with "Default: ", and what that is. tyro by itself
@@ -44,6 +52,8 @@ def _options(info: StructTypeInfo) -> StructConstructorSpec | None:
     fields = []
     for name, parameter in inspect.signature(described).parameters.items():
         default = getattr(info.default, name, parameter.default)
+        if isinstance(default, TrainConfig) and recipe:
+            default = with_values(default, recipe)
         kind, text = kinds[name], texts.get(name)
         if default is None and text:
             text, _, chosen = text.partition(" Default: ")
@@ -71,8 +81,11 @@ def _for_later(verb: Verb) -> Callable[..., Verb]:
     return bound
 
 
-def read(parse: Callable[[], Verb]) -> Verb:
+def read(parse: Parse) -> Verb:
     """Parse the command line: the verb with its options, ready to be called.
+
+    A recipe is options that aren't named: those are known once the command line has been parsed, which is then parsed
+    once more, with the recipe's values as their defaults.
 
     Raises:
         ValueError: it can't be understood, in one line.
@@ -81,7 +94,10 @@ def read(parse: Callable[[], Verb]) -> Verb:
     told = io.StringIO()
     try:
         with redirect_stderr(told):
-            return parse()
+            verb = parse(_registry({}))
+            request = verb.keywords.get("config") if isinstance(verb, partial) else None
+            values = set_by_recipe(request) if isinstance(request, TrainConfig) else {}
+            return parse(_registry(values)) if values else verb
     except SystemExit as end:
         if not end.code:
             raise

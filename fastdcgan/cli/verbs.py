@@ -369,6 +369,7 @@ def scale(
     gradients: Literal["fp32", "bf16"] = "fp32",
     batch_norm: Literal["local", "sync"] = "local",
     scaling: Literal["both", "strong", "weak"] = "both",
+    critical_batch: float = 75.0,
 ) -> None:
     """Predict, from datasheets and without any GPU, how training scales over many.
 
@@ -385,6 +386,8 @@ def scale(
         gradients: Precision in which they are sent: bf16 halves the bytes.
         batch_norm: local statistics, or sync: of all GPUs.
         scaling: strong divides one batch among the GPUs, weak gives each one of its own.
+        critical_batch: Pictures of a batch from which on larger ones need more images for the same quality:
+            1 + batch / this. Measured for the embedded faces only; larger for larger networks and data.
     """
     from fastdcgan.telemetry.terminal.scaling_tables import show_scaling
 
@@ -398,6 +401,7 @@ def scale(
         captured=compile == "step",
         bytes_per_number=2 if gradients == "bf16" else 4,
         synchronised=batch_norm == "sync",
+        critical_batch=critical_batch,
         scalings=("strong", "weak") if scaling == "both" else (scaling,),
     )
 

@@ -97,10 +97,23 @@ class ScaledIteration:
         """Of all ranks together."""
         return self.ranks * self.batch / self.seconds
 
+    def sooner(self, batch: int, critical_batch: float) -> float:
+        """How many times as soon as one rank with a batch it comes to the same quality."""
+        images = images_needed(self.ranks * self.batch, critical_batch) / images_needed(batch, critical_batch)
+        return self.ranks * self.efficiency / images
+
     @property
     def communication(self) -> float:
         """The part of the time in which a rank waits for communication."""
         return (self.exposed_seconds + self.batch_norm_seconds) / self.seconds
+
+
+def images_needed(batch: int, critical_batch: float) -> float:
+    """Images to some quality with a batch, by those with the smallest: McCandlish et al. 2018, equation 2.11.
+
+    Up to the critical batch, larger batches save steps in proportion; far above it, they save none.
+    """
+    return 1 + batch / critical_batch
 
 
 def weak_scaling(

@@ -303,7 +303,7 @@ def value_range_of(folder: RunFolder) -> tuple[float, float] | None:
     if not (isinstance(begun, list) and len(begun) == 2 and all(type(value) in (int, float) for value in begun)):
         return None
     low, high = begun
-    return (low, high) if low < high else None
+    return (low, high) if -sys.float_info.max <= low < high <= sys.float_info.max else None
 
 
 def read_condition(folder: RunFolder, name: str) -> object:

@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 
+from fastdcgan.config import describe_recipe
 from fastdcgan.data.source import (
     ImageSource,
     common_suffixes,
@@ -50,6 +51,7 @@ def announce(run: Run, display: Display) -> None:
         f"budget    {schedule.total * taken:,} images: {schedule.total:,} steps of {batch}{for_each}, "
         f"{schedule.total / schedule.per_epoch:.1f} epochs"
     )
+    announce_recipe(run, display)
     if run.state.average is not None:
         most = half_life(run.state.average.decay) * taken
         display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
@@ -58,6 +60,12 @@ def announce(run: Run, display: Display) -> None:
         display.say(line)
     if run.start.step:
         display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")
+
+
+def announce_recipe(run: Run, display: Display) -> None:
+    """Say what the recipe set, and what was named otherwise."""
+    if said := describe_recipe(run.config):
+        display.say(f"recipe    {said}")
 
 
 def announce_plan(run: Run, display: Display) -> None:

@@ -82,10 +82,12 @@ def bench(tmp_path: Path) -> Bench:
         (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
         (tmp_path / "test_cases.py").write_text(CASES + cases)
         path = tmp_path / "bench.json"
+        # In a worker of pytest-xdist, pytest-benchmark measures nothing: these runs are not in one.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--benchmark-only", f"--benchmark-json={path}",
              *(arguments or (".",))],
-            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | (env or {}),
+            cwd=tmp_path, env=ours | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"} | (env or {}),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, path)

@@ -539,6 +539,7 @@ def test_scale_takes_other_machines(capsys: pytest.CaptureFixture[str], monkeypa
         (("--link", "nvlink"), "at most 8 GPUs"),
         (("--batch-size", "0"), "--batch-size 0"),
         (("--gpus", "3", "--scaling", "strong"), "can't be divided"),
+        (("--critical-batch", "0"), "--critical-batch 0.0: must be above 0"),
         (("--arch", "dcgan63"), "63"),
     ],
 )

@@ -5,6 +5,7 @@ A door either takes the bytes or raises a ValueError of one line that any termin
 
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -266,8 +267,9 @@ def in_run(name: str, read: Callable[[RunFolder], object]) -> Callable[[bytes, P
 def read_configuration(run: RunFolder) -> None:
     for condition in ("data", "run_id", "changes"):
         read_condition(run, condition)
+    taken = value_range_of(run)
+    assert taken is None or all(map(math.isfinite, map(float, taken)))
     config = read_config(run)
-    value_range_of(config, run)
     config.model.architecture()
 
 

@@ -17,6 +17,7 @@ from fastdcgan.limits.scaling import (
     batch_norm_messages,
     ddp_buckets,
     gradient_numbers,
+    images_needed,
     measured_compute,
     parse_gpu_counts,
     predict_iteration,
@@ -176,3 +177,15 @@ def test_counts_are_parsed(text: str, counts: tuple[int, ...]) -> None:
 def test_invalid_counts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"--gpus {text}"):
         parse_gpu_counts(text)
+
+
+def test_larger_batches_pay_up_to_the_critical_one() -> None:
+    """Without communication. Far below it N ranks are N times as soon; at it doubling pays less; far above, nothing."""
+    instant = Link(latency=0.0, bytes_per_sec=float("inf"))
+    nothing = Communication(fabrics=(Fabric(intra_node=instant, inter_node=instant, ranks_per_node=8),))
+    rows = weak_scaling(16, (1, 2, 1024), lambda batch: measured_compute(DCGAN64, 1.0), nothing)
+    assert rows[0].sooner(16, 20.0) == pytest.approx(1)
+    assert rows[1].sooner(16, 1e9) == pytest.approx(2)
+    assert rows[1].sooner(16, 16.0) == pytest.approx(2 * 2 / 3)
+    assert rows[2].sooner(16, 16.0) == pytest.approx(2, rel=0.01), "two times as soon is the most there is"
+    assert images_needed(64, 64.0) == 2

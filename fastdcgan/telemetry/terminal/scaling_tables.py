@@ -38,6 +38,7 @@ def show_scaling(
     captured: bool,
     bytes_per_number: int,
     synchronised: bool,
+    critical_batch: float,
     scalings: Sequence[Scaling],
 ) -> None:
     """Print a table for each kind of scaling.
@@ -52,6 +53,7 @@ def show_scaling(
         captured: the step is replayed as one graph.
         bytes_per_number: of the gradients on their way.
         synchronised: BatchNorm's statistics are those of all GPUs.
+        critical_batch: for time to quality, as in `images_needed`.
         scalings: the kinds.
 
     Raises:
@@ -59,6 +61,8 @@ def show_scaling(
     """
     if batch < 1:
         raise ValueError(f"--batch-size {batch}: must be at least 1")
+    if not 0 < critical_batch < float("inf"):
+        raise ValueError(f"--critical-batch {critical_batch}: must be above 0")
     name, datasheet = find_gpu(gpu)
     counts = parse_gpu_counts(gpus)
     if (most := max_gpus(links)) is not None and counts[-1] > most:
@@ -74,7 +78,8 @@ def show_scaling(
     for scaling in scalings:
         console.print(
             scaling_table(
-                *(scaling, arch, batch, datasheet, precision, counts, links, sharing), wide=console.width >= WIDE
+                *(scaling, arch, batch, datasheet, precision, counts, links, sharing, critical_batch),
+                wide=console.width >= WIDE,
             )
         )
 
@@ -88,6 +93,7 @@ def scaling_table(
     counts: Sequence[int],
     links: str,
     sharing: Communication,
+    critical_batch: float,
     *,
     wide: bool,
 ) -> Table:
@@ -102,7 +108,8 @@ def scaling_table(
         counts: of GPUs.
         links: their names, for the title.
         sharing: the links, and how the GPUs use them. Without overlap the step is a captured one.
-        wide: with the algorithm of the all-reduce. Without it, 60 columns are enough.
+        critical_batch: for time to quality.
+        wide: with the algorithm of the all-reduce, and the time to quality. Without them, 60 columns are enough.
 
     Raises:
         ValueError: if the batch can't be divided by any of the counts.
@@ -116,12 +123,15 @@ def scaling_table(
     table = Table(
         title=f"A prediction, not a measurement: {arch.name}, width {arch.width}, {precision}, a batch of {batch} "
         f"{whose}, {gpu.name}, {links}",
-        caption=_assumptions(sharing, captured, left_out=len(counts) - len(rows)),
+        caption=_assumptions(sharing, captured, critical_batch if wide else None, left_out=len(counts) - len(rows)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    for heading in ("GPUs", "batch\neach", "step\nms", "images/s", "effi-\nciency", "waits", "all-\nreduce\nms"):
+    headings = ["GPUs", "batch\neach", "step\nms", "images/s", "effi-\nciency", "waits", "all-\nreduce\nms"]
+    if wide:
+        headings.insert(5, "qual-\nity in")
+    for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")
     for heading in ("bound by", "all-\nreduce\nby")[: 2 if wide else 1]:
         table.add_column(heading, overflow="fold")
@@ -132,6 +142,7 @@ def scaling_table(
             f"{1e3 * row.seconds:.2f}",
             f"{row.images_per_sec:,.0f}",
             f"{row.efficiency:.0%}",
+            *([f"{1 / row.sooner(batch, critical_batch):.0%}"] if wide else []),
             f"{row.communication:.0%}",
             f"{1e3 * (row.gradient_seconds + row.batch_norm_seconds):.2f}",
             *(row.bound_by, row.algorithm or "-")[: 2 if wide else 1],
@@ -143,7 +154,7 @@ def _on_gpu(arch: Architecture, gpu: Ceilings, precision: str, captured: bool, b
     return predict_compute(arch, batch, gpu, precision, captured=captured)
 
 
-def _assumptions(sharing: Communication, captured: bool, left_out: int) -> str:
+def _assumptions(sharing: Communication, captured: bool, critical_batch: float | None, left_out: int) -> str:
     step = (
         "A captured step is replayed without launches; its gradients are added when all are there."
         if captured
@@ -158,6 +169,11 @@ def _assumptions(sharing: Communication, captured: bool, left_out: int) -> str:
         + ("are synchronised, in messages that nothing hides." if sharing.batch_norm else "stay on each GPU."),
         "Data are there when they are needed, and no GPU is slower than another. Efficiency: images/s of a GPU, by "
         "those of one alone. Waits: the share of a step in which a GPU waits for messages.",
+        "Quality in: the time to some quality, by that of one GPU alone; a batch is taken to need 1 + batch / "
+        f"{critical_batch:g} times the images of a tiny one (--critical-batch, known for small networks on the "
+        "embedded faces only)."
+        if critical_batch is not None
+        else "",
         f"Left out: {left_out} counts that don't divide the batch." if left_out else "",
     )
     return " ".join(filter(None, parts))

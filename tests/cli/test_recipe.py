@@ -1,0 +1,83 @@
+"""--recipe names a set of options: they count where the user hasn't named another value, on all ways to train."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+import fastdcgan
+from fastdcgan import cli
+from fastdcgan.config import RecipeName, TrainConfig, describe_recipe, flat
+from fastdcgan.training import trainer
+
+EVERYTHING = "colour,translation,cutout"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """What was to be trained."""
+    requests: list[TrainConfig] = []
+    monkeypatch.setattr(trainer, "train", lambda config, *_: requests.append(config))
+    return requests
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        ("", {}),
+        ("--recipe dcgan", {}),
+        ("--recipe small-data", {"augment": EVERYTHING}),
+        ("--recipe small-data --augment cutout", {"augment": "cutout"}),
+        ("--augment none --recipe small-data", {}),
+        ("--recipe small-data --lr 0.001", {"augment": EVERYTHING, "lr": 0.001}),
+        ("--recipe fast", {"lr": 4e-4}),
+        ("--recipe fast --lr 2e-4", {}),  # the paper's own value, named
+        ("--recipe large-batch", {"batch_size": 256, "lr": 3.2e-3}),
+        ("--recipe large-batch --batch-size 64", {"batch_size": 64, "lr": 8e-4}),
+        ("--recipe large-batch --lr 1e-3", {"batch_size": 256, "lr": 1e-3}),
+        ("--recipe large-batch --data photos", {"data": "photos", "batch_size": 2048, "lr": 3.2e-3}),
+        ("--recipe large-batch --batch-size 300 --data photos", {"data": "photos", "batch_size": 300, "lr": 4.69e-4}),
+        ("--recipe large-batch --batch-size 8", {"batch_size": 8}),  # a small batch keeps the usual rate
+        ("--recipe large-batch --batch-size 1024", {"batch_size": 1024, "lr": 3.2e-3}),
+    ],
+)
+def test_a_recipe_sets_what_is_not_named(words: str, changed: dict[str, Any], asked: list[TrainConfig]) -> None:
+    cli.main(["train", *words.split()])
+    cli.train_main(words.split())
+    usual = flat(TrainConfig())
+    for request in asked:
+        found = {name: value for name, value in flat(request).items() if value != usual[name]}
+        found.pop("recipe", None)
+        assert found == changed
+    assert len(asked) == 2
+
+
+def test_from_python_too(tmp_path: Path) -> None:
+    """And what it set is in config.json, and said."""
+    pictures = tmp_path / "few.npy"
+    np.save(pictures, np.random.default_rng(0).integers(256, size=(64, 16, 16, 3), dtype=np.uint8))
+    small: dict[str, Any] = {"arch": "dcgan16", "width": 4, "batch_size": 8, "images": 16, "plan": "default"}
+    run = fastdcgan.train(data=str(pictures), out=tmp_path / "run", quiet=True, recipe="small-data", lr=1e-3, **small)
+    kept = {name: run.config[name] for name in ("recipe", "augment", "lr")}
+    assert kept == {"recipe": "small-data", "augment": EVERYTHING, "lr": 1e-3}
+    assert f"recipe    small-data: --augment {EVERYTHING}" in (run.path / "run.log").read_text()
+
+
+def test_what_was_named_otherwise_is_said(asked: list[TrainConfig]) -> None:
+    cli.main(["train", "--recipe", "large-batch", "--lr", "1e-3"])
+    assert describe_recipe(asked[0]) == "large-batch: --batch-size 256, but --lr 0.001, as you named it"
+
+
+@pytest.mark.parametrize("name", get_args(RecipeName))
+def test_every_recipe_is_a_request_that_can_be(name: str, asked: list[TrainConfig]) -> None:
+    cli.main(["train", "--recipe", name])
+    asked[0].resolved()
+    assert bool(describe_recipe(asked[0])) == (name != "dcgan")
+
+
+def test_a_mistyped_option_beside_a_recipe_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--recipe", "fast", "--lr", "fast"])
+    assert end.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
