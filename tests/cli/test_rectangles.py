@@ -118,5 +118,5 @@ def test_every_verb_at_every_kind_of_size(
     fastdcgan("interpolate", "run", "--frames", 2, "--out", "walk.webp")
     fastdcgan("report", "run")
     assert "dcgan" + shape in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    fastdcgan("tune", "--arch", f"dcgan{shape}", *tiny, "--seconds", 0.5, "--threads", 1, "--json", "plans.json")
+    fastdcgan("tune", "--arch", f"dcgan{shape}", *tiny, "--seconds", 1, "--threads", 1, "--json", "plans.json")
     assert json.loads(Path("plans.json").read_text())
