@@ -472,7 +472,6 @@ class TrainConfig:
             (self.execution.compile not in ("auto", "off"), f"--compile {self.execution.compile}"),
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
-            (self.recipe.accumulate > 1, f"--accumulate {self.recipe.accumulate}"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
             (self.recipe.r2 > 0, f"--r2 {self.recipe.r2}"),

@@ -317,7 +317,6 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"exact_ranks": 2, "precision": "bf16"}, "--exact-ranks 2 does not go with --precision bf16"),
         ({"exact_ranks": 2, "compile": "on"}, "--exact-ranks 2 does not go with --compile on"),
         ({"exact_ranks": 2, "batch_norm": "local"}, "--exact-ranks 2 does not go with --batch-norm local"),
-        ({"exact_ranks": 2, "accumulate": 2}, "--exact-ranks 2 does not go with --accumulate 2"),
         ({"r1": -1.0}, "--r1 -1.0: must be at least 0"),
         ({"r1": float("nan")}, "--r1 nan"),
         ({"r2": -1.0}, "--r2 -1.0: must be at least 0"),

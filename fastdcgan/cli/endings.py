@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fastdcgan.storage.printable import printable
-from fastdcgan.storage.signals import Stopped
+from fastdcgan.storage.signals import EndedTogetherError, Stopped
 
 _LONGEST = 4_000
 """Characters of an error."""
@@ -43,10 +43,10 @@ def _complaints() -> Iterator[None]:
     except (ValueError, OSError) as error:
         if os.environ.get("FASTDCGAN_TRACEBACK") or (isinstance(error, OSError) and not _is_of_a_name(error)):
             raise
-        rank = os.environ.get("RANK", "0")
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         message = _in_one_line(message)
-        print(f"fastdcgan: error: {f'rank {rank}: ' if rank != '0' else ''}{message}", file=sys.stderr)
+        if (who := _speaker(error)) is not None:
+            print(f"fastdcgan: error: {who}{message}", file=sys.stderr)
         _tell_launcher(message)
         sys.exit(2)
     except Stopped as stop:
@@ -60,6 +60,15 @@ def _complaints() -> Iterator[None]:
     except KeyboardInterrupt:
         print("fastdcgan: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _speaker(error: Exception) -> str | None:
+    """What an error is said to be of, if this process is to say it: of what all end with, one a machine speaks."""
+    rank = os.environ.get("RANK", "0")
+    if isinstance(error, EndedTogetherError):
+        speaks = os.environ.get("LOCAL_RANK", "0") == "0" if error.speaks is None else error.speaks
+        return "" if speaks else None
+    return f"rank {rank}: " if rank != "0" else ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Collectives over all processes of a run: gather, broadcast, maximum, comparison; and what a lost process leads to."""
+"""Collectives over all processes of a run: gather, broadcast, maximum, comparison."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, distributed
 
-from fastdcgan.distributed.accelerator import Accelerator, first_line
+from fastdcgan.distributed.accelerator import Accelerator
 
 T = TypeVar("T")
 
@@ -23,11 +23,11 @@ def gather_objects(accelerator: Accelerator, value: T) -> list[T]:
     return values
 
 
-def broadcast_object(accelerator: Accelerator, value: T) -> T:
-    """The main process's value, on all of them."""
+def broadcast_object(accelerator: Accelerator, value: T, source: int = 0) -> T:
+    """The value of one process, by default the main one, on all of them."""
     values = [value]
     if accelerator.num_processes > 1:
-        broadcast_object_list(values)
+        broadcast_object_list(values, from_process=source)
     return values[0]
 
 
@@ -85,28 +85,3 @@ def _checksum(tensor: Tensor) -> Tensor:
     """A sum of the bits, each weighted with its place, whatever the memory layout: int64, on the device."""
     bits = tensor.detach().contiguous().flatten().view(torch.int32)
     return (bits * torch.arange(1, bits.numel() + 1, device=bits.device)).sum()
-
-
-@contextmanager
-def lost_ranks_as_one_line(accelerator: Accelerator, timeout: float) -> Iterator[None]:
-    """Turn what a lost process, or a lost link to it, raises into one line.
-
-    Raises:
-        ValueError: they ended, or did not answer for `timeout` seconds.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if accelerator.num_processes == 1 or not _is_lost(error):
-            raise
-        raise ValueError(
-            f"the other processes ended or did not answer for {timeout:g} s ({first_line(error)}); "
-            "the same command goes on from the last checkpoint"
-        ) from error
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    """Gloo raises plain RuntimeErrors."""
-    return isinstance(error, distributed.DistError) or any(
-        word in str(error) for word in ("gloo", "Gloo", "Connection")
-    )

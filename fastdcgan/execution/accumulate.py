@@ -4,7 +4,8 @@ BatchNorm normalises each micro-batch by itself; apart from that the step is the
 are those of one micro-batch at a time. G's pictures are made once for the whole batch, as D must judge the same
 pictures before and after its update; so G's activations are kept, and G runs backward once.
 
-Gradients are all-reduced once a network and iteration: D's with the last micro-batch, G's in its backward pass.
+Gradients are all-reduced once a network and iteration: D's with the last micro-batch, G's in its backward pass. Only
+where sums have one order (`exact_sums.py`), D's are after each micro-batch.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -74,24 +75,40 @@ def _update_discriminator(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Returns loss_d, d_real and d_fake of each micro-batch."""
     metrics, logits = [], []
+    sums: list[Tensor] = []
+    parameters = list(state.discriminator.parameters())
     state.optimizer_d.zero_grad(set_to_none=True)
     micro_batches = zip(real_BCHW.chunk(state.accumulate), fake_BCHW.chunk(state.accumulate), strict=True)
     for number, (real_bCHW, fake_bCHW) in enumerate(micro_batches, start=1):
         is_last = number == state.accumulate
         # Around the forward pass too: that is where DDP decides whether the backward pass all-reduces.
-        with nullcontext() if is_last else _no_sync(state.call_discriminator):
+        with nullcontext() if is_last or state.each_part_crosses else _no_sync(state.call_discriminator):
             with state.autocast():
                 loss_d, logits_real_b, logits_fake_b = discriminator_loss(
                     state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.discriminate
                 )
             with profiler_range(ranges.BACKWARD_D):
                 state.scaler_d.scale(loss_d / state.accumulate).backward()
+        if state.each_part_crosses:
+            sums = _moved_to(sums, parameters)
         logits.append((logits_real_b.detach(), logits_fake_b.detach()))
         metrics.append((loss_d.detach(), mean_probability(logits_real_b), mean_probability(logits_fake_b)))
+    for parameter, gradient in zip(parameters, sums, strict=state.each_part_crosses):
+        parameter.grad = gradient
     with profiler_range(ranges.OPTIMIZER_D):
         optimizer_step(state.optimizer_d, state.scaler_d)
     state.objective.after_update(*map(torch.cat, zip(*logits, strict=True)))
     return metrics
+
+
+def _moved_to(sums: list[Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The sums with the gradients of a micro-batch added, which the parameters have no longer."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for parameter in parameters:
+        parameter.grad = None
+    if not sums:
+        return [gradient.clone() for gradient in gradients]  # of DDP's buffer, which the next ones go into
+    return [total.add_(gradient) for total, gradient in zip(sums, gradients, strict=True)]
 
 
 def _update_generator(state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor) -> list[Tensor]:

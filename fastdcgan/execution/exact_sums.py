@@ -11,11 +11,16 @@ A rank holds neighbouring shares and adds up a subtree; the ranks' sums are adde
 8 ... only halve, which rounds nothing. Tanh is computed share by share too: PyTorch's vectorised kernel computes the
 last few numbers of a tensor differently. Everything else depends on one picture alone, or on one weight.
 
+A batch that is accumulated in parts is divided into shares part by part. D's gradients cross after each part, and the
+parts' means are added in their order. G's parts go through it in one call, as D's real and fake pictures do: a share's
+terms of all parts are added before the shares are.
+
 Compared with the plain step, only the sums' rounding differs. For fp32 on CPUs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -32,7 +37,7 @@ _PIXELS = (1, 3, 4)
 """The dimensions of [N, b, C, H, W] that a channel's sum is over: a share of each of N batches."""
 
 
-def install(network: nn.Module, shares: int) -> int:
+def install(network: nn.Module, shares: int, parts: int = 1) -> int:
     """Replace the layers of a network that sum over the batch; names, parameters and buffers stay as they are.
 
     Layers that `sync_batch_norm.install` has replaced are replaced again.
@@ -40,6 +45,7 @@ def install(network: nn.Module, shares: int) -> int:
     Args:
         network: changed in place.
         shares: of the global batch; a power of two and a multiple of the number of ranks.
+        parts: batches that a call is of, where it isn't told.
 
     Returns:
         how many layers were replaced.
@@ -54,7 +60,7 @@ def install(network: nn.Module, shares: int) -> int:
             layer.__class__ = kinds[type(layer)]
         else:
             continue
-        cast(Any, layer).shares = own_shares
+        cast(Any, layer).shares, cast(Any, layer).batches = own_shares, parts
     return sum(hasattr(layer, "shares") for layer in layers)
 
 
@@ -95,8 +101,10 @@ def all_reduce_hook(
 
 
 def pairwise_sum(terms: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors of one shape, neighbours first; their number is a power of two."""
+    """The sum of tensors of one shape, neighbours first, while their number is even; then in their order."""
     while len(terms) > 1:
+        if len(terms) % 2:
+            return reduce(torch.add, terms)
         terms = [left + right for left, right in zip(terms[::2], terms[1::2], strict=True)]
     return terms[0]
 
@@ -107,8 +115,12 @@ class ExactConv2d(nn.Conv2d):
     shares: int
     """Of this rank's part of a batch."""
 
-    def forward(self, x_BCHW: Tensor, batches: int = 1) -> Tensor:
+    batches: int
+    """In a call, where it isn't told."""
+
+    def forward(self, x_BCHW: Tensor, batches: int | None = None) -> Tensor:
         """[B, C, H, W] to [B, O, H', W']; in training B is `batches` batches, each a multiple of the shares."""
+        batches = batches or self.batches
         return _convolve(self, x_BCHW, batches, transposed=False) if self.training else super().forward(x_BCHW)
 
 
@@ -118,10 +130,13 @@ class ExactConvTranspose2d(nn.ConvTranspose2d):
     shares: int
     """Of this rank's part of a batch."""
 
+    batches: int
+    """In a call, where it isn't told."""
+
     def forward(self, x_BCHW: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """[B, C, H, W] to [B, O, H', W']; in training B is a multiple of the shares."""
+        """[B, C, H, W] to [B, O, H', W']; in training B is `batches` batches, each a multiple of the shares."""
         assert output_size is None
-        return _convolve(self, x_BCHW, 1, transposed=True) if self.training else super().forward(x_BCHW)
+        return _convolve(self, x_BCHW, self.batches, transposed=True) if self.training else super().forward(x_BCHW)
 
 
 class ExactTanh(nn.Tanh):
@@ -130,11 +145,14 @@ class ExactTanh(nn.Tanh):
     shares: int
     """Of this rank's part of a batch."""
 
+    batches: int
+    """In a call, where it isn't told."""
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to the same; in training B is a multiple of the shares."""
+        """[B, C, H, W] to the same; in training B is `batches` batches, each a multiple of the shares."""
         if not self.training:
             return super().forward(x_BCHW)
-        return torch.cat([x_bCHW.tanh() for x_bCHW in x_BCHW.chunk(self.shares)])
+        return torch.cat([x_bCHW.tanh() for x_bCHW in x_BCHW.chunk(self.shares * self.batches)])
 
 
 class ExactBatchNorm2d(nn.BatchNorm2d):
@@ -143,10 +161,14 @@ class ExactBatchNorm2d(nn.BatchNorm2d):
     shares: int
     """Of this rank's part of a batch."""
 
-    def forward(self, x_BCHW: Tensor, batches: int = 1) -> Tensor:
+    batches: int
+    """In a call, where it isn't told."""
+
+    def forward(self, x_BCHW: Tensor, batches: int | None = None) -> Tensor:
         """[B, C, H, W] to the same; in training B is `batches` batches, each a multiple of the shares."""
         if not self.training:
             return super().forward(x_BCHW)
+        batches = batches or self.batches
         out_BCHW, mean_NC, variance_NC = _ExactBatchNorm.apply(
             x_BCHW, self.weight, self.bias, self.eps, self.shares, batches
         )

@@ -75,12 +75,12 @@ def prepare(
     if recipe.r1 or recipe.r2:  # before layers are replaced by ours, which have no second derivative
         reduce = partial(all_reduce_mean, dtype=all_reduce_dtype)
         penalty = GradientPenalty(discriminator, optimizer_d, recipe.r1, recipe.r2, recipe.r1_every, reduce)
-    for network in (generator, discriminator):
-        _install_layers(plan, network)
+    _install_layers(plan, generator, parts=recipe.accumulate)
+    _install_layers(plan, discriminator)
     if plan.capture:
         wrap = _identity
     called_generator, called_discriminator = _compiled(plan, generator), _compiled(plan, discriminator)
-    if recipe.accumulate > 1:
+    if recipe.accumulate > 1 and not plan.shares:  # exact layers take the parts in one call
         called_generator = MicroBatched(called_generator, recipe.accumulate)
     call_discriminator = called_discriminator
     if plan.stacked:
@@ -100,6 +100,7 @@ def prepare(
         objective=_objective(plan, recipe, discriminator),
         all_reduce_dtype=all_reduce_dtype,
         accumulate=recipe.accumulate,
+        each_part_crosses=plan.shares > 0,
         d_steps=recipe.d_steps,
         augmentation=recipe.augmentation(),
         penalty=penalty,
@@ -129,11 +130,11 @@ def _place(plan: Plan, network: nn.Module, device: torch.device) -> None:
     network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
-def _install_layers(plan: Plan, network: nn.Module) -> None:
+def _install_layers(plan: Plan, network: nn.Module, parts: int = 1) -> None:
     for name in plan.kernels:
         INSTALL_KERNELS[name](network)
     if plan.shares:
-        exact_sums.install(network, plan.shares)
+        exact_sums.install(network, plan.shares, parts)
 
 
 def _compiled(plan: Plan, network: nn.Module) -> nn.Module:

@@ -75,6 +75,10 @@ class TrainState:
     accumulate: int = 1
     """Micro-batches of a batch (`accumulate.py`)."""
 
+    each_part_crosses: bool = False
+    """Whether D's gradients are all-reduced after each micro-batch, so that they add up in one order on any number of
+    ranks (`exact_sums.py`); else once, with the last."""
+
     d_steps: int = 1
     """D's updates in a step, each with pictures of its own."""
 

@@ -30,6 +30,19 @@ class Stopped(BaseException):
     """
 
 
+class EndedTogetherError(ValueError):
+    """All processes of a run end with this same error, and one on each machine says so.
+
+    Args:
+        message: the same.
+        speaks: whether this process is to say it. None: if it is its machine's first.
+    """
+
+    def __init__(self, message: str, *, speaks: bool | None = None) -> None:
+        super().__init__(message)
+        self.speaks = speaks
+
+
 class StopRequests:
     """The signals by which this process was asked to stop. Calling it returns the first one's number, or 0.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastdcgan.config import TrainConfig, differing_fields, flat, from_flat
 from fastdcgan.distributed.accelerator import Accelerator, join
-from fastdcgan.distributed.collectives import lost_ranks_as_one_line
+from fastdcgan.distributed.roll_call import lost_ranks_as_one_line
 from fastdcgan.runs.checkpoints.folder import list_checkpoints
 from fastdcgan.runs.folder import RunFolder, check_writable, read_config
 from fastdcgan.storage.signals import Stopped, stop_requests

@@ -1,17 +1,24 @@
 """What a run writes while it trains: metrics, sample grids, checkpoints, plots; and how long it trained."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, distributed
 
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
-from fastdcgan.distributed.collectives import all_reduce_max, first_difference, patient_group
+from fastdcgan.distributed.collectives import (
+    all_reduce_max,
+    broadcast_object,
+    first_difference,
+    gather_objects,
+    patient_group,
+)
 from fastdcgan.evaluation.best import known_best, write_best
 from fastdcgan.evaluation.records import describe_evaluation, forget_later_steps
 from fastdcgan.execution.finite import loss_scales, non_finite_tensors, overflowing_network, weight_norms
@@ -28,6 +35,7 @@ from fastdcgan.runs.folder import WriteError, converting_write_errors
 from fastdcgan.runs.sampling import SAMPLES, generate, grid, save_grid
 from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
+from fastdcgan.storage.signals import EndedTogetherError
 from fastdcgan.telemetry.metrics import MetricsBuffer, MetricsFile, Record, first_non_finite_step
 from fastdcgan.telemetry.profiler.profiled_intervals import Interval, ProfiledIntervals
 from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfiler, check_window
@@ -39,10 +47,11 @@ from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.telemetry.watch import Watch
 from fastdcgan.training.evaluation import Evaluator
 from fastdcgan.training.run import Due, Run
+from fastdcgan.training.stopping.fault import Fault, agree
 from fastdcgan.tuning.choice import plan_fields
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(EndedTogetherError):
     """Training has failed: the message says at which step, and of what."""
 
 
@@ -55,6 +64,10 @@ class Recorder:
 
     def __init__(self, run: Run, display: Display) -> None:
         self._run, self._display = run, display
+        self.fault: Fault | None = None
+        """What keeps this process from going on, of which the others don't know yet."""
+        self._whole: Snapshot | None = None
+        """What was learned before pictures were lost."""
         self._is_main_process = run.accelerator.is_main_process
         self._metrics_buffer = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
         self._saved_step = run.start.step
@@ -105,6 +118,41 @@ class Recorder:
             raise DataLostError(str(error)) from error
         self._data_wait_seconds += time.perf_counter() - start
 
+    def next_batch(self, batches: Generator[Tensor], step: int) -> Tensor:
+        """The pictures of the step after `step`: real_BCHW in [-1, 1]. Blank ones, if they are lost: see `fault.py`.
+
+        Raises:
+            DataLostError: they are lost, and there is no other process.
+        """
+        if self.fault is None or self.fault.whole_step is None:
+            try:
+                with self.waiting_for_data():
+                    return next(batches)
+            except DataLostError as error:
+                self._keep_from_the_others(error, whole_step=step)
+            if not any(non_finite_tensors(self._run.state)):
+                self._whole = self._snapshot(step)
+        run = self._run
+        each = run.config.images_a_step // run.accelerator.num_processes
+        blank_BHWC = torch.zeros(each, *run.arch.resolution, run.arch.channels, device=run.accelerator.device)
+        return blank_BHWC.permute(0, 3, 1, 2)  # channels-last, as others are
+
+    @contextmanager
+    def _kept_from_the_others(self) -> Iterator[None]:
+        """An error of writing is remembered until all processes vote. A single one raises it."""
+        try:
+            yield
+        except WriteError as error:
+            self._keep_from_the_others(error)
+
+    def _keep_from_the_others(self, error: ValueError, whole_step: int | None = None) -> None:
+        if self._run.accelerator.num_processes == 1:
+            raise error
+        if self.fault is None:
+            self.fault = Fault(message=str(error), whole_step=whole_step)
+        elif whole_step is not None:
+            self.fault = replace(self.fault, whole_step=whole_step)
+
     def add(self, metrics: StepMetrics) -> None:
         """Buffer a step's metrics on the device."""
         with profiler_range(ranges.METRICS):
@@ -114,18 +162,21 @@ class Recorder:
         """Write what is due after a step.
 
         Raises:
-            NotFiniteError, WriteError: as `tick`, `check_state`, `sample` and `save` do.
+            NotFiniteError, WriteError: as `tick`, `check_state`, `sample` and `save` do; of several processes one that
+                can't write goes on until all know of it.
         """
         if due.log:
             self.tick(step)
         if due.save:
             self.check_state(step)
         if due.sample:
-            self.sample(step)
+            with self._kept_from_the_others():
+                self.sample(step)
         if due.evaluate:
             self.evaluate(step)
         if due.save:
-            self.save(step)
+            with self._kept_from_the_others():
+                self.save(step)
         self.advance_profiler(step)
 
     def advance_profiler(self, step: int) -> None:
@@ -147,19 +198,22 @@ class Recorder:
             NotFiniteError: they, or the weights, are no numbers any more.
             WriteError: they can't be written, or the last checkpoint could not be.
         """
-        self._checkpoint_writer.check()
-        steps = step - self._last_tick_step
-        if steps == 0:
-            return
-        metrics, norms, scales = self._fetch_metrics()
+        with self._kept_from_the_others():
+            self._checkpoint_writer.check()
+        if step > self._last_tick_step:
+            metrics, norms, scales = self._fetch_metrics()
+            self._check_finite(step, metrics, norms, scales)
+            self._write_figures(step, metrics)
+
+    def _write_figures(self, step: int, metrics: Tensor) -> None:
+        """Write the means of the steps since the last tick up to `step`: [steps, 4]. Raises WriteError if it can't."""
         elapsed = time.perf_counter() - self._interval_start
-        unprofiled = self._profiled.unprofiled(Interval(steps, elapsed, self._data_wait_seconds))
-        self._check_finite(step, metrics, norms, scales)
+        unprofiled = self._profiled.unprofiled(Interval(len(metrics), elapsed, self._data_wait_seconds))
         self._seconds += elapsed
         record = self._make_record(step, metrics, unprofiled)
         self._last_tick_step = step
         if self._is_main_process:
-            with converting_write_errors(self._run.folder.metrics):
+            with self._kept_from_the_others(), converting_write_errors(self._run.folder.metrics):
                 self._metrics_file.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
@@ -171,7 +225,7 @@ class Recorder:
 
         Raises:
             NotFiniteError: they are not all finite.
-            ValueError: they are not the same on all processes.
+            EndedTogetherError: they are not the same on all processes.
         """
         # BatchNorm's statistics may be each process's own.
         if any(all_reduce_max(self._run.accelerator, any(non_finite_tensors(self._run.state)))):
@@ -179,7 +233,7 @@ class Recorder:
         with self._untimed():
             found = first_difference(self._run.accelerator, replicated_tensors(self._run))
         if found:
-            raise ValueError(
+            raise EndedTogetherError(
                 f"after step {step:,} {found}: training has failed; {self._describe_last_checkpoint()}. "
                 "Do all processes run the same program on the same kind of machine?"
             )
@@ -208,19 +262,23 @@ class Recorder:
         """
         with self._untimed():
             if self._evaluator is not None:
-                try:
-                    found, best = self._evaluator.evaluate(step)
-                except WriteError:
-                    raise
-                except (ValueError, OSError) as error:
-                    self._evaluator = None
-                    self._display.say(f"quality   is not measured from here on: {error}", always=True)
-                else:
-                    self._best = best
-                    self._trackers.write_evaluation(found)
-                    self._display.say(f"quality   {describe_evaluation(found)}{', the best' * (best.step == step)}")
+                with self._kept_from_the_others():
+                    self._evaluate(self._evaluator, step)
             if self._waiting is not None:
                 distributed.barrier(self._waiting)
+
+    def _evaluate(self, evaluator: Evaluator, step: int) -> None:
+        try:
+            found, best = evaluator.evaluate(step)
+        except WriteError:
+            raise
+        except (ValueError, OSError) as error:
+            self._evaluator = None
+            self._display.say(f"quality   is not measured from here on: {error}", always=True)
+        else:
+            self._best = best
+            self._trackers.write_evaluation(found)
+            self._display.say(f"quality   {describe_evaluation(found)}{', the best' * (best.step == step)}")
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
@@ -228,49 +286,98 @@ class Recorder:
         Raises:
             WriteError: the one before could not be written, or the plot can't.
         """
-        run = self._run
         with self._untimed(), profiler_range(ranges.CHECKPOINT):
             if self._is_main_process:
-                images = step * run.config.images_a_step
-                snap = checkpoint.snapshot(
-                    run.state,
-                    run.arch,
-                    Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks),
-                    run=run.id,
-                    plan=plan_fields(run.plan),
-                )
-                self._checkpoint_writer.start(partial(self._write_checkpoint, snap, self._best))
-                with converting_write_errors(run.folder.losses):
-                    plot_losses(self._metrics_file.records, run.folder.losses)
+                self._begin_to_write(self._snapshot(step))
+
+    def _snapshot(self, step: int) -> Snapshot:
+        """A copy of what was learned until this step, which was just done."""
+        run = self._run
+        images = step * run.config.images_a_step
+        progress = Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks)
+        return checkpoint.snapshot(run.state, run.arch, progress, run=run.id, plan=plan_fields(run.plan))
+
+    def _begin_to_write(self, snap: Snapshot) -> None:
+        """Raises WriteError as `save` does."""
+        self._checkpoint_writer.start(partial(self._write_checkpoint, snap, self._best))
+        with converting_write_errors(self._run.folder.losses):
+            plot_losses(self._metrics_file.records, self._run.folder.losses)
 
     def wait_for_checkpoint(self) -> None:
-        """Wait for the checkpoint under way. Raises WriteError as `save` does."""
-        self._checkpoint_writer.wait()
+        """Wait for the checkpoint under way. Raises WriteError as `save` does, if there is no other process."""
+        with self._kept_from_the_others():
+            self._checkpoint_writer.wait()
 
-    def save_after_error(self, step: int) -> str:
+    def end_together(self, step: int) -> NoReturn:
+        """Save what all processes have learned, once they know that one of them can't go on. All call it.
+
+        Args:
+            step: the last step; all steps may have been taken with blank pictures since one lost its own.
+
+        Raises:
+            EndedTogetherError: which process, what it met, and where the run stands.
+        """
+        accelerator = self._run.accelerator
+        agreed = agree(gather_objects(accelerator, self.fault))
+        if agreed.whole_step is None:
+            where = self.save_after_error(step)
+        else:
+            whole = broadcast_object(accelerator, self._whole, source=agreed.keeper)
+            where = self.save_after_error(agreed.whole_step, partial(self._save_whole, whole))
+        accelerator.wait_for_everyone()  # a launcher ends all when the first one leaves
+        raise EndedTogetherError(f"{agreed.message}; {where}")
+
+    def save_after_error(self, step: int, save: Callable[[int], None] | None = None) -> str:
         """Save what was learned since the last checkpoint, if possible, after an error that isn't training's own.
 
-        Not with several processes: the others are in a step already, and this one can't speak for them.
+        Args:
+            step: the last step.
+            save: how it is saved, if not as ever.
 
         Returns:
             for people: where the run stands.
         """
-        if self._run.accelerator.num_processes == 1:
-            # Another checkpoint may be under way, or have failed as well.
-            with suppress(ValueError):
-                self.wait_for_checkpoint()
-            try:
-                if step > self._saved_step:
-                    self.tick(step)
-                    self.check_state(step)
-                    self.save(step)
-            except ValueError:  # it can't be; nor the plot, when all else is
-                pass
-            with suppress(ValueError):
-                self.wait_for_checkpoint()
-            if 0 < step == self._saved_step:
-                return f"what was learned until step {step:,} is saved; the same command goes on from there"
-        return f"{self._describe_last_checkpoint()}; the same command goes on from there"
+        # Another checkpoint may be under way, or have failed as well.
+        with suppress(ValueError):
+            self.wait_for_checkpoint()
+        try:
+            if broadcast_object(self._run.accelerator, step > self._saved_step):
+                (save or self._save_last)(step)
+        except ValueError:  # it can't be; nor the plot, when all else is
+            pass
+        with suppress(ValueError):
+            self.wait_for_checkpoint()
+        where = f"{self._describe_last_checkpoint()}; the same command goes on from there"
+        if 0 < step == self._saved_step:
+            where = f"what was learned until step {step:,} is saved; the same command goes on from there"
+        return broadcast_object(self._run.accelerator, where)
+
+    def _save_last(self, step: int) -> None:
+        self.tick(step)
+        self.check_state(step)
+        with self._kept_from_the_others():
+            self.save(step)
+
+    def _save_whole(self, whole: Snapshot | None, step: int) -> None:
+        """Save a copy of what was learned until `step`, and the figures until there; later ones are thrown away.
+
+        Raises:
+            NotFiniteError: what was learned was not finite (None), or a figure isn't.
+            EndedTogetherError: processes have drifted apart.
+            WriteError: it can't be written.
+        """
+        if whole is None:
+            self._raise_not_finite(step, "what was learned stopped being finite")
+        if found := first_difference(self._run.accelerator, replicated_tensors(self._run)):
+            raise EndedTogetherError(found)  # later, but they would be the same if they had been then
+        metrics, _, _ = self._fetch_metrics()
+        if len(metrics := metrics[: step - self._last_tick_step]):
+            if bad := first_non_finite_step(metrics, step):
+                self._raise_not_finite(*bad)
+            self._write_figures(step, metrics)
+        if self._is_main_process:
+            record = {**whole.record, "seconds": self._seconds}
+            self._begin_to_write(replace(whole, record=record))
 
     def close(self) -> None:
         """Wait for the checkpoint under way; close all files; say what the profiler found.
@@ -376,7 +483,7 @@ class Recorder:
         except (ValueError, OSError) as error:
             self._display.say(f"nearest   training pictures are not shown: {error}", always=True)
 
-    def _raise_not_finite(self, step: int, what: str) -> None:
+    def _raise_not_finite(self, step: int, what: str) -> NoReturn:
         """Raise NotFiniteError, with the tensors that are not finite and the last good checkpoint."""
         of_network: dict[str, list[str]] = {}
         for name in non_finite_tensors(self._run.state):

@@ -91,7 +91,7 @@ def batch_for_few(config: TrainConfig, count: int, processes: int) -> int:
     if not 0 < for_one_update < batch:
         return batch
     fitting = 1 << (for_one_update.bit_length() - 1)
-    parts = (processes * config.recipe.accumulate, config.execution.exact_ranks or 1)
+    parts = [divisor * config.recipe.accumulate for divisor in (processes, config.execution.exact_ranks or 1)]
     return batch if any(fitting % part for part in parts) else fitting
 
 

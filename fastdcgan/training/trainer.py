@@ -12,8 +12,9 @@ from fastdcgan.data.order import rank_share
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.device import to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
-from fastdcgan.distributed.collectives import gather_objects, lost_ranks_as_one_line
+from fastdcgan.distributed.collectives import gather_objects
 from fastdcgan.distributed.rank_log import rank_log
+from fastdcgan.distributed.roll_call import lost_ranks_as_one_line
 from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.gan import augment, ranges
 from fastdcgan.gan.randomness import Stream, latents, uniform
@@ -31,7 +32,7 @@ from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
 from fastdcgan.training.setup import load_last_checkpoint, memory_demand, setup
 from fastdcgan.training.starting.begin import with_ancestors_choices
-from fastdcgan.training.stop_vote import StopVote
+from fastdcgan.training.stopping.vote import StopVote
 from fastdcgan.training.validate import validate
 
 
@@ -100,14 +101,16 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
 
     Returns:
         the last step, and the signal that asked, or 0.
+
+    Raises:
+        ValueError: as `fit` does. Where there are several processes, the same on all of them.
     """
     step, signal = run.start.step, 0
     vote = StopVote(run.accelerator, stop, step)
     with closing(Recorder(run, display)) as recorder, closing(batches_of(run)) as batches:
         try:
             while step < run.schedule.total and not signal:
-                with recorder.waiting_for_data():
-                    real_BCHW = next(batches)
+                real_BCHW = recorder.next_batch(batches, step)
                 with profiler_range(ranges.NOISE):
                     drawn = noise(run, step + 1), *draws(run, step + 1)
                 recorder.add(take_step(real_BCHW, *drawn))
@@ -116,9 +119,13 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                 if run.state.average is not None:
                     run.state.average.update(step)
                 due = run.schedule.due(step)
-                signal = vote(step, meeting=due.log)
+                signal, fault = vote(step, meeting=due.log, fault=recorder.fault is not None)
+                if fault:
+                    recorder.end_together(step)
                 recorder.record(step, due.before_stopping() if signal else due)
             recorder.wait_for_checkpoint()
+            if any(gather_objects(run.accelerator, recorder.fault is not None)):
+                recorder.end_together(step)
         except (DataLostError, WriteError) as error:
             raise ValueError(f"{error}; {recorder.save_after_error(step)}") from error
     return step, signal

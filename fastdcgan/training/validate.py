@@ -77,10 +77,11 @@ def check_batch_divides(config: TrainConfig, processes: int) -> None:
     elif batch % (processes * parts):
         each = f" in each of the {processes} processes" if processes > 1 else ""
         why = f"can't be taken in --accumulate {parts} equal parts{each}"
-    elif shares and batch % shares:
-        why = f"must be a multiple of --exact-ranks {shares}"
+    elif shares and batch % (shares * parts):
+        each = f" in each of --accumulate {parts} parts" if parts > 1 else ""
+        why = f"must be a multiple of --exact-ranks {shares}{each}"
     if why:
-        unit = math.lcm(processes * parts, shares or 1)  # of all three, so that the next refusal is not another one
+        unit = math.lcm(processes, shares or 1) * parts  # of all three, so that the next refusal is not another one
         below = batch // unit * unit
         nearest = f"{below} or {below + unit}" if below else f"{unit}"
         raise ValueError(f"--batch-size {batch} {why}: {nearest}")

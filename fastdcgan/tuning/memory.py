@@ -78,7 +78,7 @@ class MemoryDemand:
     def _advice(self, limit: int) -> str:
         """The largest batch in `limit` bytes a machine or GPU, and the fewest parts in which the batch would fit."""
         each = _COMFORTABLE * limit / (self.local_processes if self.device.type == "cpu" else 1)
-        unit = math.lcm(self.processes * self._parts, self.config.execution.exact_ranks or 1)
+        unit = math.lcm(self.processes, self.config.execution.exact_ranks or 1) * self._parts
         batch = self._memory.largest_batch(each, self._parts) * self.processes // unit * unit
         parts = self._memory.least_accumulate(self._share, each) if self.config.execution.exact_ranks is None else 0
         ways = [f"--batch-size {batch}"] if 0 < batch < self._share * self.processes else []

@@ -74,6 +74,14 @@ EXACT |= {
         ("relativistic", RecipeConfig(objective="rpgan")),
     )
 }
+EXACT |= {
+    f"{name}, exact": replace(EXACT["dcgan28, exact"], steps=5, batch=4 * recipe.accumulate, recipe=recipe)
+    for name, recipe in (
+        ("in 2 parts", RecipeConfig(accumulate=2)),
+        ("in 3 parts, twice", RecipeConfig(accumulate=3, d_steps=2)),
+        ("in 4 parts, relativistic", RecipeConfig(accumulate=4, objective="rpgan")),
+    )
+}
 LOCAL = {
     f"{name}, local": Training(arch=narrow(name), plan=Plan(), steps=3, batch=8, double=True, batch_norm="local")
     for name in NETWORKS

@@ -3,15 +3,18 @@
 The processes are forked from one that has imported everything: that saves seconds a sitting.
 """
 
+import errno
 import json
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from multiprocessing import connection
@@ -31,6 +34,9 @@ LONG = os.environ.get("FASTDCGAN_FAULTS") == "long"
 PIECES = 4 if LONG else 1
 """In which the longest tests go."""
 
+GROUP = "FASTDCGAN_TEST_GROUP"
+"""A control group with little memory, in the environment."""
+
 Events = dict[str, int]
 """Of each part of a run's folder: how many times something in it is made, renamed or removed."""
 
@@ -47,12 +53,18 @@ HANGS, HANGS_COMPILED = 120, 300
 class Fault:
     """Just before the n-th change to a part of the run's folder, or in the n-th step, something happens."""
 
-    what: Literal["kill", "fill", "read-only"]
+    what: Literal["kill", "stop", "term", "lose", "memory", "clock", "remove", "fill", "read-only"]
+    """stop: until SIGCONT comes. term: it is asked to end. lose: its pictures, from the step on. memory: it takes more
+    than its control group has. clock: it jumps ahead by an hour. All for this process alone."""
+
     part: Literal["run", "save", "step"]
     n: int
 
     later: float = 0.0
     """Seconds: up to where no system call of Python's is, such as among the bytes of a tensor."""
+
+    path: str = ""
+    """What is removed, a folder."""
 
     once: str | None = None
     """What the run's folder must hold first, of what is written beside the steps: waited for."""
@@ -92,8 +104,8 @@ class begin:  # noqa: N801
     """A sitting that is under way.
 
     It is killed after `kill_after` seconds, unless it has ended. `environment`: what it finds there besides ours, such
-    as which rank it is. Unless it `draws`, it leaves out plots and the report, which take longer than all the rest of
-    such a run.
+    as which rank it is. `uid`: another user to be, if root asks. Unless it `draws`, it leaves out plots and the report,
+    which take longer than all the rest of such a run.
     """
 
     def __init__(
@@ -104,6 +116,7 @@ class begin:  # noqa: N801
         kill_after: float | None = None,
         draws: bool = False,
         environment: Mapping[str, str] | None = None,
+        uid: int | None = None,
     ) -> None:
         self._notes = tempfile.TemporaryDirectory()
         self._start = time.perf_counter()
@@ -112,8 +125,16 @@ class begin:  # noqa: N801
         hangs = HANGS_COMPILED if compiles else HANGS
         self.deadline = self._start + (hangs if kill_after is None else kill_after)
         told = dict(environment or {})
-        self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told)
+        if uid is not None:
+            os.chown(self._notes.name, uid, uid)
+        self.process = forked.process(_in_the_child, arguments, fault, draws, self._notes.name, told, uid)
         self.process.start()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self.process.pid is not None
+        return self.process.pid
 
     def wait(self) -> Sitting:
         self.process.join(max(0.0, self.deadline - time.perf_counter()))
@@ -181,9 +202,18 @@ def filled(disk: Path) -> Path:
 
 
 def _in_the_child(
-    arguments: list[str], fault: Fault | None, draws: bool, notes: str, environment: dict[str, str]
+    arguments: list[str],
+    fault: Fault | None,
+    draws: bool,
+    notes: str,
+    environment: dict[str, str],
+    uid: int | None,
 ) -> None:
     os.environ |= environment
+    if uid is not None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
     from fastdcgan import cli
     from fastdcgan.training import recorder, trainer
 
@@ -196,7 +226,9 @@ def _in_the_child(
         os.close(descriptor)
     out = Path(arguments[arguments.index("--out") + 1])
     events = _watch(out, fault)
-    if fault is not None and fault.part == "step":
+    if fault is not None and fault.what == "lose":
+        trainer.real_batches = _losing(trainer.real_batches, fault, out)
+    elif fault is not None and fault.part == "step":
         trainer.step_function = _failing(trainer.step_function, fault, out)
     try:
         cli.main(arguments)
@@ -245,10 +277,33 @@ def _failing(step_function: Callable[..., TakeStep], fault: Fault, out: Path) ->
     return with_a_fault
 
 
+def _losing(real_batches: Callable[..., Generator[Tensor]], fault: Fault, out: Path) -> Callable[..., Iterator[Tensor]]:
+    """As of a disk that is gone for this process alone."""
+
+    def until_they_are_lost(*arguments: Any, **named: Any) -> Iterator[Tensor]:
+        with closing(real_batches(*arguments, **named)) as batches:
+            yield from islice(batches, fault.n - 1)
+        while fault.once is not None and not (out / fault.once).exists():
+            time.sleep(0.01)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "pictures.npy")
+
+    return until_they_are_lost
+
+
 def _do(fault: Fault, out: Path) -> None:
     match fault.what:
-        case "kill":
-            os.kill(os.getpid(), 9)
+        case "kill" | "stop" | "term":
+            number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[fault.what]
+            os.kill(os.getpid(), number)
+        case "remove":
+            shutil.rmtree(fault.path)
+        case "memory":
+            Path(os.environ[GROUP], "cgroup.procs").write_text(str(os.getpid()))
+            taken = [bytearray(os.urandom(1 << 20) * 16) for _ in count()]
+            raise AssertionError(len(taken))
+        case "clock":
+            now = time.time
+            time.time = lambda: now() + 3600
         case "fill":
             filled(out.parent)
         case "read-only":

@@ -267,6 +267,8 @@ def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, tmp_path:
         ({"accumulate": 8}, 40, 4, 32),
         ({"accumulate": 16}, 40, 4, 128),  # no part for each: refused
         ({"exact_ranks": 64}, 40, 1, 128),
+        ({"exact_ranks": 8, "accumulate": 4}, 40, 1, 32),
+        ({"exact_ranks": 16, "accumulate": 4}, 40, 1, 128),
         ({"data": "faces"}, 40, 1, 16),
         ({"d_steps": 3}, 400, 1, 128),
         ({"d_steps": 3}, 300, 1, 64),

@@ -26,6 +26,7 @@ def asked(batch: int, parts: int = 1, shares: int | None = None) -> TrainConfig:
         (asked(3), 8, ["8"]),
         (asked(100, shares=8), 4, ["96", "104"]),
         (asked(98, shares=8), 2, ["96", "104"]),
+        (asked(98, parts=3, shares=8), 2, ["96", "120"]),
     ],
 )
 def test_the_nearest_batches_that_divide_are_named(config: TrainConfig, processes: int, nearest: list[str]) -> None:

@@ -1,0 +1,90 @@
+"""Many runs on one cache folder: each ends as one alone does, and nothing half-written is read."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from left_behind import pictures
+
+from faults.conftest import Figure
+from faults.sitting import LONG, Fault, Sitting, begin, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks processes"),
+]
+
+AT_ONCE = 20 if LONG else 4
+
+NOBODY = 65534
+"""A user who owns nothing."""
+
+
+@pytest.fixture
+def shared(photographs: Path) -> Iterator[Path]:
+    """A folder that other users can reach into, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "pictures").mkdir()
+        for picture in pictures(photographs):
+            shutil.copy(picture, Path(folder) / "pictures")
+        yield Path(folder)
+
+
+def begun(shared: Path, name: str, fault: Fault | None = None, uid: int | None = None) -> begin:
+    run = shared / name / "run"
+    run.parent.mkdir()
+    if uid is not None:
+        os.chown(run.parent, uid, uid)
+    command = train(shared / "pictures", run, "--data-cache", "on", "--decoder", "pillow")
+    return begin(command, fault, environment={"FASTDCGAN_CACHE": str(shared / "cache")}, uid=uid)
+
+
+def learned(shared: Path, name: str) -> list[bytes]:
+    files = sorted((shared / name / "run" / "checkpoints").glob("*/*.safetensors"))
+    assert files
+    return [file.read_bytes() for file in files]
+
+
+def fine(ended: Sitting) -> None:
+    assert (ended.code, ended.error) == (0, "")
+
+
+def test_that_start_together(shared: Path, figure: Figure) -> None:
+    """One packs, the others wait for it, and all learn the same."""
+    for ended in [run.wait() for run in [begun(shared, f"{number}") for number in range(AT_ONCE)]]:
+        fine(ended)
+    assert all(learned(shared, f"{number}") == learned(shared, "0") for number in range(AT_ONCE))
+    left = {path.suffix for path in (shared / "cache" / "packs").iterdir()}
+    assert left == {".npy", ".json", ".lock"}, "nothing unfinished"
+    figure("runs started on one cache at once", {"runs": AT_ONCE, "learned the same": AT_ONCE})
+
+
+def test_that_is_removed_below_a_run(shared: Path, figure: Figure) -> None:
+    """What is mapped stays until its last reader leaves; the next run packs again."""
+    cache = shared / "cache"
+    fine(begun(shared, "before").wait())
+    fine(begun(shared, "meanwhile", Fault(what="remove", part="step", n=3, path=str(cache))).wait())
+    assert not (cache / "packs").exists()
+    fine(begun(shared, "after").wait())
+    assert learned(shared, "before") == learned(shared, "meanwhile") == learned(shared, "after")
+    figure("cache removed under a run", {"runs": 1, "ended as undisturbed": 1})
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user")
+def test_of_another_user(shared: Path, figure: Figure) -> None:
+    """Who may only read it uses the pack that is there, and where there is none is told in one line."""
+    fine(begun(shared, "ours").wait())
+    before = {path: path.stat().st_mtime_ns for path in (shared / "cache").rglob("*") if path.is_file()}
+    fine(begun(shared, "theirs", uid=NOBODY).wait())
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert learned(shared, "theirs") == learned(shared, "ours")
+    shutil.rmtree(shared / "cache" / "packs")
+    refused = begun(shared, "without", uid=NOBODY).wait()
+    assert refused.code == 2 and refused.error.count("\n") == 1, refused.error
+    assert "packed pictures can't be written" in refused.error and "FASTDCGAN_CACHE" in refused.error
+    figure("another user's cache", {"runs": 2, "used": 1, "refused in one line where it is empty": 1})
