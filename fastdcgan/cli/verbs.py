@@ -398,7 +398,7 @@ def scale(
         batch_norm: local statistics, or sync: of all GPUs.
         scaling: strong divides one batch among the GPUs, weak gives each one of its own.
         critical_batch: Pictures of a batch from which on larger ones need more images for the same quality:
-            1 + batch / this. Measured for the embedded faces only; larger for larger networks and data.
+            1 + batch / this. Measured for small networks on the embedded faces only.
     """
     from fastdcgan.telemetry.terminal.scaling_tables import show_scaling
 
