@@ -40,6 +40,8 @@ LEAVE_WITHIN = 15.0
 KILLED = r"rank {rank} \(process \d+ on .*\) was killed, by a signal or for want of memory"
 STANDS = r"(what was learned until step \d+ is saved|the last good checkpoint is .*|no checkpoint was written yet)"
 
+STOPPED = r"(stopped after step \d+|(rank {rank}: )?stopped before the first step was done: nothing is lost)"
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -66,8 +68,8 @@ KINDS = {
     "killed in a save": Kind("kill", KILLED, of="the first", part="save"),
     "out of memory": Kind("memory", KILLED),
     "stopped for a while": Kind("stop", "", code=0),
-    "asked to end": Kind("term", r"stopped after step \d+", code=128 + signal.SIGTERM),
-    "all asked to end": Kind("term", r"stopped after step \d+", code=128 + signal.SIGTERM, of="all"),
+    "asked to end": Kind("term", STOPPED, code=128 + signal.SIGTERM),
+    "all asked to end": Kind("term", STOPPED, code=128 + signal.SIGTERM, of="all"),
     "the pictures of all lost": Kind(
         "lose", rf"rank 0: .*Input/output error \(and \d other ranks? likewise\); {STANDS}", of="all"
     ),
@@ -125,7 +127,7 @@ def check(kind: Kind, rank: int, ended: list[Sitting], moment: str) -> None:
         assert said == [], moment
         return
     assert len(said) == 1, (moment, said)
-    line = r"fastdcgan: (error: )?" + kind.line.replace("{rank}", str(rank)) + "; the same command goes on from .*"
+    line = r"fastdcgan: (error: )?" + kind.line.replace("{rank}", str(rank)) + "(; the same command goes on from .*)?"
     assert re.fullmatch(line, said[0]), (moment, said)
 
 
