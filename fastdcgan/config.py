@@ -136,7 +136,7 @@ class RecipeConfig:
 
     recipe: RecipeName = field(default="dcgan", metadata=FREE)
     """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 4e-4. small-data:
-    --augment colour,translation,cutout. large-batch: --batch-size 1024, and --lr by the square root of the batch."""
+    --augment colour,translation,cutout. large-batch: --batch-size 16 times the usual, and --lr in proportion to it."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
@@ -519,8 +519,8 @@ NAMED_DEFAULTS = {
 """By the name of the data; `DEFAULTS` for all others."""
 
 
-LARGE_BATCH = 1024
-"""Of the recipe large-batch, where --batch-size isn't named."""
+LARGEST_FACTOR = 16
+"""By how much a batch can be larger than usual and its learning rate still in proportion: what was tried."""
 
 
 def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
@@ -531,16 +531,12 @@ def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
         case "small-data":
             return {"augment": "colour,translation,cutout"}
         case "large-batch":
-            batch = request.data.batch_size or LARGE_BATCH
-            return {"batch_size": batch, "lr": lr_of_batch(batch, request.data.data)}
+            usual = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).batch_size
+            batch = request.data.batch_size or LARGEST_FACTOR * usual
+            factor = min(max(1.0, batch / usual), LARGEST_FACTOR)
+            return {"batch_size": batch, "lr": float(f"{RecipeConfig().lr * factor:.3g}")}
         case "dcgan":
             return {}
-
-
-def lr_of_batch(batch: int, data: str | None) -> float:
-    """The paper's learning rate times the square root of how many times as large as usual a batch is."""
-    usual = NAMED_DEFAULTS.get(data or DEFAULT_DATA, DEFAULTS).batch_size
-    return float(f"{RecipeConfig().lr * max(1.0, batch / usual) ** 0.5:.3g}")
 
 
 def with_values(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:

@@ -6,13 +6,14 @@ is what `fastdcgan evaluate` measures, of the moving average of G.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
+from torch import Tensor, nn
 
 from benchmarks.conditions import conditions
 from fastdcgan.config import RecipeConfig
@@ -20,8 +21,9 @@ from fastdcgan.data.array import ArraySource
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.device import to_device
 from fastdcgan.evaluation.distances import distances
-from fastdcgan.evaluation.extractors import Extractor, open_extractor
+from fastdcgan.evaluation.extractors import Extractor, ExtractorName, open_extractor
 from fastdcgan.evaluation.features import RealSide, generated_features, real_features
 from fastdcgan.execution.plan import Plan, own_kernels
 from fastdcgan.execution.prepare import prepare, step_function
@@ -29,8 +31,10 @@ from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.augment import NUMBERS
 from fastdcgan.gan.average import MovingAverage
 from fastdcgan.gan.randomness import Stream, latents, uniform
+from fastdcgan.gan.reference import initialise
 from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import penalise
+from fastdcgan.tuning.implementations import reference_implementation
 
 CPU = torch.device("cpu")
 
@@ -65,8 +69,13 @@ class Point:
 
     images: int
     cpu_seconds: float
-    """Of training alone, in one thread. Other programs hardly change it, as they would seconds."""
+    """Of training alone, in all threads. Other programs hardly change it, as they would seconds."""
 
+    seconds: float
+    """Of training alone, by the clock; without what comes before the first step's end, which may compile."""
+
+    first_step_seconds: float
+    frechet: float | None
     kernel: float
     precision: float
     recall: float
@@ -81,45 +90,93 @@ class Judge:
     real: RealSide
 
     @classmethod
-    def of(cls, source: ImageSource, pictures: int) -> "Judge":
+    def of(
+        cls,
+        source: ImageSource,
+        pictures: int,
+        extractor: ExtractorName = "efficientnet-lite0",
+        device: torch.device = CPU,
+    ) -> "Judge":
         """So many pictures of a source."""
-        extractor = open_extractor("efficientnet-lite0", CPU)
-        return cls(extractor=extractor, real=real_features(source, pictures, extractor, flip=False))
+        network = open_extractor(extractor, device)
+        return cls(extractor=network, real=real_features(source, pictures, network, flip=False))
 
 
-def points_of(trial: Trial, source: ImageSource, judge: Judge) -> Iterator[Point]:
-    """Train, and measure on the way."""
+def points_of(
+    trial: Trial, source: ImageSource, judge: Judge, plan: Plan | None = None, device: torch.device = CPU
+) -> Iterator[Point]:
+    """Train, and measure on the way. Without a plan: our kernels in fp32, in one thread."""
     arch = architecture(trial.arch, width=trial.width)
     recipe = replace(trial.recipe, ema=0.5 ** (trial.batch_size / HALF_LIFE))
-    plan = Plan(kernels=own_kernels(CPU, "fp32"), keep_memory=True, threads=1)
-    state = prepare(plan, *build_for(recipe, arch, trial.seed), recipe, CPU)
+    plan = plan or Plan(kernels=own_kernels(CPU, "fp32"), keep_memory=True, threads=1)
+    state = prepare(plan, *build_for(recipe, arch, trial.seed), recipe, device)
     average = MovingAverage(state.generator, recipe.ema)
-    take_step = step_function(plan, state)
+    one_step = step_function(plan, state)
+
+    def take_step(step: int, real_BCHW: Tensor, *drawn: Tensor) -> Mapping[str, Tensor]:
+        metrics = one_step(real_BCHW, *drawn)
+        penalise(state, step, real_BCHW, *drawn)
+        average.update(step)
+        return metrics._asdict()
+
+    yield from _measured(trial, source, judge, take_step, average.network, device)
+
+
+def points_of_reference(trial: Trial, source: ImageSource, judge: Judge, device: torch.device = CPU) -> Iterator[Point]:
+    """The same with the reference: eager PyTorch, fp32, channels first, no average."""
+    found = reference_implementation(architecture(trial.arch, width=trial.width), device, trial.recipe)
+
+    def take_step(step: int, real_BCHW: Tensor, *drawn: Tensor) -> Mapping[str, Tensor]:
+        return found.step(real_BCHW.contiguous(), drawn[0])
+
+    with torch.random.fork_rng():
+        torch.manual_seed(trial.seed)
+        for network in (found.generator, found.discriminator):
+            initialise(network)
+        yield from _measured(trial, source, judge, take_step, found.generator, device)
+
+
+def _measured(
+    trial: Trial,
+    source: ImageSource,
+    judge: Judge,
+    take_step: Callable[..., Mapping[str, Tensor]],
+    generator: nn.Module,
+    device: torch.device,
+) -> Iterator[Point]:
+    """Take a trial's steps, and measure at its images. Only steps and their data are timed."""
+    recipe, latent_dim = trial.recipe, architecture(trial.arch).latent_dim
     a_step = trial.batch_size * recipe.d_steps
     parts = recipe.d_steps * recipe.accumulate
-    batches = real_batches(source, Batching(seed=trial.seed, global_batch=a_step, parts=parts, flip=trial.flip), CPU)
-    step, spent = 0, 0.0
+    batching = Batching(seed=trial.seed, global_batch=a_step, parts=parts, flip=trial.flip)
+    batches = real_batches(source, batching, device)
+    step, cpu_seconds, seconds, first = 0, 0.0, 0.0, 0.0
     for images in trial.measured_at:
-        begin = time.process_time()
+        begin_cpu, begin = time.process_time(), time.perf_counter()
         while step * a_step < images:
             step += 1
-            drawn = [latents(trial.seed, Stream.NOISE, step, a_step, arch.latent_dim)]
-            if state.augmentation:
+            drawn = [latents(trial.seed, Stream.NOISE, step, a_step, latent_dim)]
+            if recipe.augmentation():
                 drawn.append(uniform(trial.seed, Stream.AUGMENT, step, a_step, 2 * NUMBERS))
-            real_BCHW = next(batches)
-            metrics = take_step(real_BCHW, *drawn)
-            penalise(state, step, real_BCHW, *drawn)
-            average.update(step)
-        spent += time.process_time() - begin
-        z_NL = latents(0, Stream.EVALUATE, 0, len(judge.real.features), arch.latent_dim)
-        found = distances(generated_features(average.network, z_NL, judge.extractor), judge.real.features)
+            metrics = take_step(step, next(batches), *(to_device(numbers_BN, device) for numbers_BN in drawn))
+            if step == 1:
+                loss_d = float(metrics["loss_d"])  # waits for the device
+                first = time.perf_counter() - begin
+        loss_d = float(metrics["loss_d"])
+        cpu_seconds += time.process_time() - begin_cpu
+        seconds += time.perf_counter() - begin
+        z_NL = latents(0, Stream.EVALUATE, 0, len(judge.real.features), latent_dim)
+        found = distances(generated_features(generator, z_NL, judge.extractor), judge.real.features)
         yield Point(
             images=step * a_step,
-            cpu_seconds=round(spent, 2),
+            cpu_seconds=round(cpu_seconds, 2),
+            seconds=round(seconds - first, 2),
+            first_step_seconds=round(first, 2),
+            frechet=found.frechet,
             kernel=found.kernel,
             precision=found.precision,
             recall=found.recall,
-            loss_d=float(metrics.loss_d),
+            loss_d=loss_d,
         )
 
 

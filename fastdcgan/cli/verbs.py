@@ -369,7 +369,7 @@ def scale(
     gradients: Literal["fp32", "bf16"] = "fp32",
     batch_norm: Literal["local", "sync"] = "local",
     scaling: Literal["both", "strong", "weak"] = "both",
-    critical_batch: float = 20.0,
+    critical_batch: float = 75.0,
 ) -> None:
     """Predict, from datasheets and without any GPU, how training scales over many.
 

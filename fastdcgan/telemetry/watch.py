@@ -6,7 +6,7 @@ from statistics import fmean
 from torch import Tensor
 
 from fastdcgan.telemetry.metrics import Record
-from fastdcgan.telemetry.report.run_warnings import COLLAPSED_SHARE, MIN_LOSS_D
+from fastdcgan.telemetry.report.run_warnings import COLLAPSED_SHARE, MIN_LOSS_D, TRIED
 
 LOSS_STEPS = 200
 """Over which D's loss has to be small in the mean: it often is for a few steps."""
@@ -38,7 +38,7 @@ class Watch:
             self._d_has_won = loss_d < RECOVERED_LOSS_D
         elif loss_d < MIN_LOSS_D:
             self._d_has_won = True
-            return f"D wins: its loss is {loss_d:.3f} in the mean of the last {LOSS_STEPS} steps"
+            return f"D wins: its loss is {loss_d:.3f} in the mean of the last {LOSS_STEPS} steps; {TRIED}"
         return None
 
     def samples(self, pictures_BCHW: Tensor, step: int) -> str | None:
@@ -54,7 +54,7 @@ class Watch:
             self._collapsed = True
             return (
                 f"the samples became alike: at step {step:,} they differ {1 - differ / self._highest:.0%} less than at "
-                f"step {self._highest_step:,}"
+                f"step {self._highest_step:,}; {TRIED}"
             )
         return None
 

@@ -24,9 +24,6 @@ from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run
 from fastdcgan.training.starting.begin import describe_ancestor
 
-FEW_PICTURES = 1000
-"""Of fewer D learns many by heart."""
-
 MOST_LISTED = 10
 """Files that can't be used, named one by one."""
 
@@ -66,11 +63,9 @@ def announce(run: Run, display: Display) -> None:
 
 
 def announce_recipe(run: Run, display: Display) -> None:
-    """Say what the recipe set; or that there is one for few pictures."""
+    """Say what the recipe set, and what was named otherwise."""
     if said := describe_recipe(run.config):
         display.say(f"recipe    {said}")
-    elif len(run.source) < FEW_PICTURES and not run.state.augmentation:
-        display.say(f"          {len(run.source):,} pictures are few: try --recipe small-data, in another --out")
 
 
 def announce_plan(run: Run, display: Display) -> None:

@@ -26,6 +26,9 @@ MANY_COPIES = 0.1
 MAX_WAIT_SHARE = 0.10
 """Of the time: how much may be spent waiting for pictures."""
 
+TRIED = "a lower --lr helped where it was tried"
+"""Advice for both: docs/quality.md has the runs."""
+
 _COLLAPSE = "Such a collapse is not healed by training on."
 
 
@@ -55,7 +58,7 @@ def training_warnings(records: Sequence[Record]) -> list[RunWarning]:
             RunWarning(
                 title="The discriminator has won",
                 text=f"Its loss ended near 0 ({loss_d:.3f}): it tells all pictures apart, so the generator hardly "
-                "learns any more. More pictures, --flip, --label-smoothing 0.1 or a lower --lr hold it back.",
+                f"learns any more. A new run in another --out: {TRIED}; --label-smoothing did not.",
             )
         )
     wait = fmean(record.data_wait_fraction for record in records)
