@@ -54,7 +54,7 @@ class Loop:
     """The trainer's loop as a contender; a step of it is as many iterations as lie between two ticks."""
 
     run: Run
-    batches_of: Callable[[Run], Generator[Tensor]]
+    batches_of: Callable[[Run], Generator[tuple[Tensor, ...]]]
     display: Display
     processor_seconds: list[float] = field(default_factory=list, init=False)
     """Of an iteration, in each turn: of all this process's threads."""
@@ -81,14 +81,14 @@ class Loop:
         return end - start
 
 
-def one_ready_batch(run: Run) -> Callable[[Run], Generator[Tensor]]:
+def one_ready_batch(run: Run) -> Callable[[Run], Generator[tuple[Tensor, ...]]]:
     """The first batch of the data, again and again, in place of `trainer.batches_of`."""
     with closing(trainer.batches_of(run)) as batches:
-        real_BCHW = next(batches)
+        batch = next(batches)
 
-    def batches_of(run: Run) -> Generator[Tensor]:
+    def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
         while True:
-            yield real_BCHW
+            yield batch
 
     return batches_of
 

@@ -65,6 +65,11 @@ class ModelConfig:
     latent_dim: int | None = None
     """Size of the noise vector z. Default: 100; 50 for dcgan28."""
 
+    conditional: bool = field(default=False, metadata=AS_BEFORE)
+    """Learn the classes of the pictures, which their subfolders, a dataset.json or their data set name: G can then be
+    told which one to draw. D is a projection discriminator (Miyato & Koyama 2018); in G a one-hot vector of the class
+    stands beside the noise."""
+
     @classmethod
     def of(cls, arch: Architecture) -> "ModelConfig":
         """The request, without open ends, for a geometry."""
@@ -74,10 +79,11 @@ class ModelConfig:
             channels=arch.channels,
             width=arch.width,
             latent_dim=arch.latent_dim,
+            conditional=bool(arch.classes),
         )
 
     def architecture(self) -> Architecture:
-        """The geometry this asks for. Raises ValueError if there is none."""
+        """The geometry this asks for, without the classes of the data. Raises ValueError if there is none."""
         return architecture(
             self.arch or DEFAULTS.arch,
             resolution=self.resolution,
@@ -371,7 +377,7 @@ class TrainConfig:
         budgeted = self.run.images is not None or self.run.epochs is not None
         return replace(
             self,
-            model=ModelConfig.of(arch),
+            model=replace(ModelConfig.of(arch), conditional=self.model.conditional),
             data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
@@ -472,6 +478,7 @@ class TrainConfig:
             (self.execution.compile not in ("auto", "off"), f"--compile {self.execution.compile}"),
             (self.execution.compress_gradients != "off", f"--compress-gradients {self.execution.compress_gradients}"),
             (self.recipe.batch_norm == "local", "--batch-norm local"),
+            (self.model.conditional, "--conditional"),
             (self.recipe.spectral_norm, "--spectral-norm"),
             (self.recipe.r1 > 0, f"--r1 {self.recipe.r1}"),
             (self.recipe.r2 > 0, f"--r2 {self.recipe.r2}"),

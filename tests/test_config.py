@@ -206,6 +206,7 @@ OTHER: dict[str, Any] = {
     "fit": "pad",
     "value_range": "0,1",
     "drop_duplicates": True,
+    "conditional": True,
     "flip": True,
     "batch_size": 5,
     "objective": "hinge",

@@ -12,13 +12,12 @@ from collections import defaultdict
 from math import log
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.trials import Trial, read_lines, run_trials
+from benchmarks.experiments.trials import Trial, read_lines, run_command
 from fastdcgan.config import RecipeConfig
 
 BASE = 2e-4
@@ -98,17 +97,5 @@ def _spread(kernels: list[float]) -> str:
     return f"{mean:.3f}" + (f" ({min(kernels):.3f} to {max(kernels):.3f}, n = {count})" if count > 1 else "")
 
 
-def main(out: Annotated[Path, tyro.conf.Positional] = Path("batch_size.jsonl"), show_only: bool = False) -> None:
-    """Train what is missing, and print a table.
-
-    Args:
-        out: the file of results.
-        show_only: only print.
-    """
-    if not show_only:
-        run_trials(trials(), out)
-    show(out)
-
-
 if __name__ == "__main__":
-    tyro.cli(main)
+    run_command(trials(), show, Path("batch_size.jsonl"))

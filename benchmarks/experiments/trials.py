@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -222,3 +223,20 @@ def as_table(trial: Trial) -> dict[str, Any]:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """What a file of trials holds; nothing where there is none."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run_command(trials: Sequence[Trial], show: Callable[[Path], None], default: Path) -> None:
+    """The command line of an experiment."""
+
+    def main(out: Annotated[Path, tyro.conf.Positional] = default, show_only: bool = False) -> None:
+        """Train what is missing, and print a table.
+
+        Args:
+            out: the file of results.
+            show_only: only print.
+        """
+        if not show_only:
+            run_trials(trials, out)
+        show(out)
+
+    tyro.cli(main)

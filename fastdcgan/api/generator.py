@@ -2,11 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from fastdcgan.api.run import Run
 from fastdcgan.config import ModelConfig, TrainConfig, flat, from_flat
@@ -23,11 +23,13 @@ from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.checkpoints.tensors import cpu_copies, weights
+from fastdcgan.runs.classes import class_numbers, labels_in_turn
 from fastdcgan.runs.generate import check_request, load_generator
 from fastdcgan.runs.interpolate import closed_path, waypoints
 from fastdcgan.runs.pictures.latents import SeedLatents
-from fastdcgan.runs.pictures.stream import picture_batches
-from fastdcgan.runs.sampling import generate_uint8, grid_columns
+from fastdcgan.runs.pictures.stream import batch_size, picture_batches
+from fastdcgan.runs.pictures.writers import Pictures, tiled
+from fastdcgan.runs.sampling import generate_uint8
 from fastdcgan.storage.files import replacing
 
 Kind = Literal["array", "tensor", "pil"]
@@ -76,7 +78,8 @@ class Generator(
         Raises:
             ValueError: there is no such network.
         """
-        self.arch = from_flat({**flat(TrainConfig()), **model}).model.architecture()
+        classes = model.pop("classes", ())
+        self.arch = from_flat({**flat(TrainConfig()), **model}).model.architecture().with_classes(classes)
         super().__init__(self.arch)
         self.eval()
 
@@ -107,10 +110,22 @@ class Generator(
     @classmethod
     def of(cls, arch: Architecture, tensors: dict[str, Tensor]) -> Self:
         """The generator of an architecture with these weights and buffers, which stay where they are."""
-        return cls._of(asdict(ModelConfig.of(arch)), tensors)
+        model = asdict(ModelConfig.of(arch))
+        return cls._of({**model, "classes": list(arch.classes)} if arch.classes else model, tensors)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes that it has learned, by number; () for none."""
+        return self.arch.classes
 
     def sample(
-        self, count: int, seed: int = 0, *, truncation: float | None = None, kind: Kind = "array"
+        self,
+        count: int,
+        seed: int = 0,
+        *,
+        label: str | Sequence[str] | None = None,
+        truncation: float | None = None,
+        kind: Kind = "array",
     ) -> Iterator[Any]:
         """New pictures, those of `fastdcgan generate` for the same seed, made as they are asked for.
 
@@ -122,24 +137,29 @@ class Generator(
         Args:
             count: how many, at least 1; a batch of them is in memory.
             seed: they are a function of it, and the first ones don't depend on `count`.
+            label: of which class they are; of several: in turn. None: of all that it has learned, in turn.
             truncation: of the noise, to within so many standard deviations: fewer, more typical pictures. None: none.
             kind: array: uint8 NumPy arrays [H, W, C]. tensor: uint8 tensors [C, H, W] on the CPU. pil: Pillow's images.
 
         Raises:
-            ValueError: a number is out of range.
+            ValueError: a number is out of range, or there is no such class.
         """
         check_request(count, seed, None, None, truncation)
         latents = SeedLatents(seed=seed, count=count, latent_dim=self.arch.latent_dim)
-        batches = picture_batches(self, self.arch, latents, truncation=truncation)
+        classes = class_numbers(_names(label), self.arch)
+        batches = picture_batches(self, self.arch, latents, truncation=truncation, classes=classes)
         return (_as(kind, picture_HWC) for pictures_BHWC in batches for picture_HWC in pictures_BHWC)
 
-    def walk(self, frames: int = 60, seed: int = 0, *, path: int = 0, kind: Kind = "array") -> Iterator[Any]:
+    def walk(
+        self, frames: int = 60, seed: int = 0, *, path: int = 0, label: str | None = None, kind: Kind = "array"
+    ) -> Iterator[Any]:
         """Pictures along a closed path through the latents: the walks of `fastdcgan interpolate` for the same seed.
 
         Args:
             frames: how many, at least 2; the one after the last would be the first again.
             seed: the path is a function of it.
             path: which of the walks that are shown beside each other; it begins at that picture of `sample`.
+            label: its class. None: that of the picture.
             kind: as for `sample`.
 
         Raises:
@@ -152,20 +172,39 @@ class Generator(
                 f"frames {frames}, path {path}: at least 2 frames, of path 0 to {waypoints_WBL.shape[1] - 1}"
             )
         latents_F1L = closed_path(waypoints_WBL[:, path : path + 1], frames)
-        return (_as(kind, generate_uint8(self, z_1L)[0]) for z_1L in latents_F1L)
+        label_1 = labels_in_turn(class_numbers(_names(label), self.arch), 1, path)
+        return (_as(kind, generate_uint8(self, z_1L, label_1)[0]) for z_1L in latents_F1L)
 
-    def grid(self, count: int = 64, seed: int = 0, *, truncation: float | None = None) -> Image.Image:
-        """Pictures in one, as square as their number allows, as `fastdcgan generate --out grid.png` writes it.
+    def grid(
+        self,
+        count: int = 64,
+        seed: int = 0,
+        *,
+        label: str | Sequence[str] | None = None,
+        truncation: float | None = None,
+    ) -> Image.Image:
+        """Pictures in one, as `fastdcgan generate --out grid.png` writes it: with a row a class, if there are few.
 
         Raises:
             ValueError: a number is out of range.
         """
         check_request(count, seed, None, None, truncation)
-        pictures_BCHW = torch.stack(list(self.sample(count, seed, truncation=truncation, kind="tensor")))
-        grid_CHW = make_grid(pictures_BCHW, nrow=grid_columns(count, self.arch.resolution), padding=2)[
-            : self.arch.channels
-        ]
-        return cast(Image.Image, _as("pil", grid_CHW.permute(1, 2, 0).numpy()))
+        classes = class_numbers(_names(label), self.arch)
+        latents = SeedLatents(seed=seed, count=count, latent_dim=self.arch.latent_dim)
+        pictures = Pictures(
+            count=count,
+            size=self.arch.resolution,
+            channels=self.arch.channels,
+            batch=batch_size(self.arch),
+            batches=lambda start: picture_batches(
+                self, self.arch, latents, truncation=truncation, start=start, classes=classes
+            ),
+            dtype=np.dtype(np.uint8),
+            name=latents.name,
+            request={},
+            classes=len(classes),
+        )
+        return cast(Image.Image, _as("pil", tiled(pictures)))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Weights as safetensors, which needs them contiguous, whole or not at all."""
@@ -216,6 +255,10 @@ class Generator(
         generator.load_state_dict(tensors, assign=True)
         # By the layout of channels last twice as many pictures a second were made on CPUs.
         return generator.to(memory_format=torch.channels_last)
+
+
+def _names(label: str | Sequence[str] | None) -> Sequence[str]:
+    return (label,) if isinstance(label, str) else label or ()
 
 
 def _read(file: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -112,9 +112,9 @@ class NotebookView:
             series.add(getattr(record, name))
         self._refresh_if_due()
 
-    def show_samples(self, pictures_BCHW: Tensor, caption: str) -> None:
-        """Show new samples: pictures in [-1, 1] on the CPU."""
-        picture = downscaled(to_pil_image(grid(pictures_BCHW)))
+    def show_samples(self, pictures_BCHW: Tensor, caption: str, columns: int | None = None) -> None:
+        """As `View.show_samples`."""
+        picture = downscaled(to_pil_image(grid(pictures_BCHW, columns)))
         self._grid = base64.b64encode(encode_webp(picture)).decode()
         self._caption = caption
         self.refresh()

@@ -29,6 +29,7 @@ def generate(
     format: Literal["png", "npy", "npz", "tar"] | None = None,
     weights: Literal["average", "last"] = "average",
     checkpoint: Literal["latest", "best"] | int = "latest",
+    class_: Annotated[tuple[str, ...] | None, tyro.conf.arg(name="class")] = None,
 ) -> None:
     """Make pictures with what a run has learned, as many as you like.
 
@@ -49,6 +50,7 @@ def generate(
             that was scaled to bytes. tar: PNGs, as WebDataset has them. Default: as the name of --out says.
         weights: average: those of G's moving average, where the run has one. last: as the last step left them.
         checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
+        class_: The class that pictures are of, of a run that has learned classes; of several: in turn. Default: all.
     """
     from fastdcgan.runs.generate import generate_from_run
     from fastdcgan.telemetry.terminal.display import Display
@@ -65,6 +67,7 @@ def generate(
             format=format,
             raw=weights == "last",
             checkpoint=checkpoint,
+            classes=class_ or (),
             on_progress=display.advance,
         )
     print(made)
@@ -205,7 +208,12 @@ def evaluate(
 
 
 def interpolate(
-    run: tyro.conf.Positional[Path], frames: int = 60, seed: int = 0, out: Path = Path("walk.webp")
+    run: tyro.conf.Positional[Path],
+    frames: int = 60,
+    seed: int = 0,
+    out: Path = Path("walk.webp"),
+    checkpoint: Literal["latest", "best"] | int = "latest",
+    class_: Annotated[tuple[str, ...] | None, tyro.conf.arg(name="class")] = None,
 ) -> None:
     """Walk through what a run has learned: an animation in a loop, and a still.
 
@@ -215,10 +223,13 @@ def interpolate(
         seed: The walks are a function of this; they begin at the pictures that generate makes from it.
         out: A file ending in .webp, .gif or .mp4 (pip install 'fastdcgan[video]'). The still has the same name, ending
             in .png.
+        checkpoint: As for generate.
+        class_: The class that walks are of, of a run that has learned classes; of several: in turn. Default: all.
     """
     from fastdcgan.runs.interpolate import interpolate_from_run
 
-    print(interpolate_from_run(run, frames=frames, seed=seed, out=out))
+    made = interpolate_from_run(run, frames=frames, seed=seed, out=out, checkpoint=checkpoint, classes=class_ or ())
+    print(made)
 
 
 def import_weights(
@@ -387,7 +398,7 @@ def scale(
         batch_norm: local statistics, or sync: of all GPUs.
         scaling: strong divides one batch among the GPUs, weak gives each one of its own.
         critical_batch: Pictures of a batch from which on larger ones need more images for the same quality:
-            1 + batch / this. Measured for the embedded faces only; larger for larger networks and data.
+            1 + batch / this. Measured for small networks on the embedded faces only.
     """
     from fastdcgan.telemetry.terminal.scaling_tables import show_scaling
 

@@ -1,5 +1,6 @@
 """Classes of pictures, where a source has them: by subfolder, by StyleGAN's `dataset.json`, or by number."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ class Labels:
     def counts(self) -> list[int]:
         """How many pictures each class has."""
         return [int(count) for count in np.bincount(self.numbers, minlength=len(self.classes))]
+
+    def digest(self) -> str:
+        """Of the names, and of each picture's class: 16 hexadecimal digits."""
+        return hashlib.sha256(repr(self.classes).encode() + self.numbers.astype("<i4").tobytes()).hexdigest()[:16]
 
 
 def labels_from_numbers(numbers_N: NDArray[np.integer], names: Sequence[str] = ()) -> Labels:

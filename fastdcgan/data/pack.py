@@ -12,13 +12,12 @@ import os
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import ArraySource, array_checksum
@@ -28,6 +27,7 @@ from fastdcgan.data.folder import OnProgress
 from fastdcgan.data.source import ImageSource, Skipped
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import create, read_json, write_replacing
+from fastdcgan.storage.locks import Timeout, held
 
 MAX_MANIFEST_BYTES = 2**30
 """It lists the skipped files, of which there may be millions."""
@@ -135,11 +135,11 @@ def open_packed(
         pictures_NHWC = _open_finished(pack, verify=verify)
         if pictures_NHWC is None:
             pack.array.parent.mkdir(parents=True, exist_ok=True)
-            with _hold_lock(pack.array.with_suffix(".lock"), report):
+            with _hold_lock(pack.array.with_suffix(".lock"), report) as is_held:
                 pictures_NHWC = _open_finished(pack, verify=verify)
                 if pictures_NHWC is None:
                     _check_disk_space(pack, share_of_disk)
-                    _build(pack, report)
+                    _build(pack, report, alone=is_held)
                     pictures_NHWC = _open_finished(pack, verify=False)
     except OSError as error:
         raise PackWriteError(
@@ -246,11 +246,14 @@ def _fits_source(manifest: Manifest, pack: Pack) -> bool:
     return (manifest.fingerprint, manifest.rule) == (pack.original.fingerprint, RESIZE_RULES[pack.frame.fit])
 
 
-def _build(pack: Pack, report: OnProgress) -> None:
-    """Decode all pictures into a temporary file, flush and rename it, and then write the manifest."""
+def _build(pack: Pack, report: OnProgress, *, alone: bool) -> None:
+    """Decode all pictures into a temporary file, flush and rename it, and then write the manifest.
+
+    Not `alone`, another process may do the same: each has a file of its own, and the last one's pack stays.
+    """
     count, shape = len(pack.original), pack.shape
     pack.manifest.unlink(missing_ok=True)
-    unfinished = pack.array.with_suffix(".unfinished")
+    unfinished = pack.array.with_suffix(".unfinished" if alone else f".{os.getpid()}.unfinished")
     digest = hashlib.sha256(repr(shape).encode())
     try:
         with create(unfinished) as file:
@@ -315,16 +318,13 @@ def _format_bytes(count: int) -> str:
 
 
 @contextmanager
-def _hold_lock(path: Path, report: OnProgress) -> Generator[None]:
-    """Hold a file lock, which the system releases when the process ends."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        report("waiting for another process that packs these images", 0, 1)
-        lock.acquire()
-        report("waiting for another process that packs these images", 1, 1)
-    try:
-        yield
-    finally:
-        lock.release()
+def _hold_lock(path: Path, report: OnProgress) -> Generator[bool]:
+    """Hold a file lock, which the system releases when the process ends; False where the disk has none."""
+    with ExitStack() as stack:
+        try:
+            is_held = stack.enter_context(held(path, blocking=False))
+        except Timeout:
+            report("waiting for another process that packs these images", 0, 1)
+            is_held = stack.enter_context(held(path))
+            report("waiting for another process that packs these images", 1, 1)
+        yield is_held

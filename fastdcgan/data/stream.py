@@ -1,6 +1,6 @@
 """An endless stream of training batches on the device, from a source of pictures."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -44,15 +44,7 @@ def real_batches(
         real_BCHW in [-1, 1], fp32, channels-last.
     """
     b = batching
-    numbers = batch_numbers(
-        seed=b.seed,
-        count=len(source),
-        global_batch=b.global_batch,
-        rank=b.rank,
-        world_size=b.world_size,
-        parts=b.parts,
-        start_step=start_step,
-    )
+    numbers = _numbers(len(source), batching, start_step)
     # Closed with this generator, so that a run that ends leaves no decoder running.
     with closing(source.read(numbers)) as pictures:
         for step, pictures_BHWC in enumerate(pictures, start_step):
@@ -69,6 +61,36 @@ def real_batches(
                 numbers_M = torch.from_numpy(np.flatnonzero(mirrored_B))
                 pictures_BHWC = mirror(pictures_BHWC, to_device(numbers_M, device))
             yield normalise(pictures_BHWC)
+
+
+def label_batches(
+    labels_N: NDArray[np.integer], batching: Batching, device: torch.device, start_step: int = 0
+) -> Iterator[Tensor]:
+    """Yield the classes of the pictures that `real_batches` yields from the same step on: int64 [B], on the device.
+
+    They are looked up by the pictures' numbers, as a function of the step: no reader of pictures has to carry them.
+
+    Args:
+        labels_N: of all pictures (`Labels.numbers`).
+        batching: as there.
+        device: likewise.
+        start_step: likewise.
+    """
+    for numbers in _numbers(len(labels_N), batching, start_step):
+        yield to_device(torch.from_numpy(labels_N[numbers].astype(np.int64)), device)
+
+
+def _numbers(count: int, batching: Batching, start_step: int) -> Iterator[list[int]]:
+    b = batching
+    return batch_numbers(
+        seed=b.seed,
+        count=count,
+        global_batch=b.global_batch,
+        rank=b.rank,
+        world_size=b.world_size,
+        parts=b.parts,
+        start_step=start_step,
+    )
 
 
 def mirror(pictures_BHWC: Tensor, numbers_M: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fastdcgan.config import TrainConfig, flat
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import ImageSource
 from fastdcgan.distributed.accelerator import Accelerator
 from fastdcgan.distributed.collectives import gather_objects
@@ -56,6 +57,18 @@ def check_same_pictures(accelerator: Accelerator, source: ImageSource) -> None:
         if max(deviations) > MEAN_TOLERANCE:
             number = probe_indices(count)[deviations.index(max(deviations))]
             raise ValueError(f"rank {rank} sees other pictures than rank 0: their pictures number {number:,} differ")
+
+
+def check_same_labels(accelerator: Accelerator, labels: Labels) -> None:
+    """Check that every rank takes each picture to be of the same class.
+
+    Raises:
+        ValueError: naming the first rank that doesn't.
+    """
+    first, *others = gather_objects(accelerator, labels.digest())
+    for rank, theirs in enumerate(others, 1):
+        if theirs != first:
+            raise ValueError(f"rank {rank} sees other classes of the pictures than rank 0")
 
 
 def check_same_start(accelerator: Accelerator, step: int) -> None:

@@ -22,6 +22,7 @@ from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import Named, checkpoint_path, list_checkpoints, step_in_name
 from fastdcgan.runs.checkpoints.record import Progress, read_record
+from fastdcgan.runs.classes import labels_by_balance, read_class_counts
 from fastdcgan.runs.folder import (
     RunFolder,
     converting_write_errors,
@@ -129,6 +130,7 @@ def measure(
     weights: str,
     training: bool,
     on_stage: OnStage,
+    class_counts: Sequence[int] = (),
 ) -> Evaluation:
     """Draw as many pictures as there are real ones, and compare. Nothing of the generator is changed.
 
@@ -143,13 +145,18 @@ def measure(
         weights: as in `Evaluation`.
         training: as in `Evaluation`.
         on_stage: told how far it is.
+        class_counts: training pictures of each class, where there are classes: pictures are drawn as often of each.
     """
     begin = time.perf_counter()
     count = len(real.features)
     z_NL = latents(seed, Stream.EVALUATE, repeat, count, latent_dim)
     stage = f"pictures of step {progress.step:,}, {weights} weights"
     generated_NF = generated_features(
-        generator, z_NL, extractor, on_progress=lambda done, total: on_stage(stage, done, total)
+        generator,
+        z_NL,
+        extractor,
+        on_progress=lambda done, total: on_stage(stage, done, total),
+        labels_N=labels_by_balance(class_counts, count, seed, repeat),
     )
     found = distances.distances(generated_NF, real.features)
     return Evaluation(
@@ -202,6 +209,7 @@ def _evaluate_checkpoint(
                 weights=name,
                 training=False,
                 on_stage=on_stage,
+                class_counts=read_class_counts(RunFolder(run), arch),
             )
             for repeat in range(request.repeats)
         ]

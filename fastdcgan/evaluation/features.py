@@ -90,7 +90,11 @@ def _cache_key(source: ImageSource, count: int, extractor: Extractor, *, flip: b
 
 
 def generated_features(
-    generator: nn.Module, z_NL: Tensor, extractor: Extractor, on_progress: OnProgress | None = None
+    generator: nn.Module,
+    z_NL: Tensor,
+    extractor: Extractor,
+    on_progress: OnProgress | None = None,
+    labels_N: Tensor | None = None,
 ) -> Features:
     """Features of the pictures that a generator makes of noise. Nothing of the generator is changed.
 
@@ -99,8 +103,10 @@ def generated_features(
         z_NL: noise, fp32 on the CPU.
         extractor: of the features.
         on_progress: told how far it is.
+        labels_N: the class of each, int64 on the CPU, where there are classes.
     """
-    batches = (torch.from_numpy(generate_uint8(generator, z_BL)) for z_BL in z_NL.split(BATCH))
+    inputs = zip(*(tensor.split(BATCH) for tensor in (z_NL, labels_N) if tensor is not None), strict=True)
+    batches = (torch.from_numpy(generate_uint8(generator, *input_B)) for input_B in inputs)
     return _features(batches, len(z_NL), extractor, on_progress)
 
 

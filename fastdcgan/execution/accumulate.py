@@ -20,6 +20,7 @@ from fastdcgan.gan.step import (
     Network,
     StepMetrics,
     TrainState,
+    chunks,
     discriminator_loss,
     frozen,
     generate,
@@ -37,13 +38,17 @@ class MicroBatched(nn.Module):
         self.network = network
         self.count = count
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] to the network's results, concatenated; B is a multiple of the number of micro-batches."""
-        return torch.cat([self.network(x_b) for x_b in x.chunk(self.count)])
+    def forward(self, *x_B: Tensor) -> Tensor:
+        """Inputs [B, ...] to the network's results, concatenated; B is a multiple of the number of micro-batches."""
+        return torch.cat([self.network(*x_b) for x_b in zip(*(x.chunk(self.count) for x in x_B), strict=True)])
 
 
 def accumulated_train_step(
-    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None
+    state: TrainState,
+    real_BCHW: Tensor,
+    z_BL: Tensor,
+    draws_BN: Tensor | None = None,
+    labels_B: Tensor | None = None,
 ) -> StepMetrics:
     """One iteration as `step.train_step`, in `state.accumulate` micro-batches; metrics are means over them.
 
@@ -52,14 +57,15 @@ def accumulated_train_step(
         real_BCHW: real pictures in [-1, 1]; those of each of D's updates are a multiple of the micro-batches.
         z_BL: standard normal noise.
         draws_BN: as there.
+        labels_B: likewise.
     """
-    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN, labels_B):
         assert len(update.real) % state.accumulate == 0, (update.real.shape, state.accumulate)
         state.discriminator.before_update()
         with state.autocast():
             fake_bCHW = generate(state, update)
-        metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach())
-    losses_g = _update_generator(state, update.real, fake_bCHW)
+        metrics_d = _update_discriminator(state, update.real, fake_bCHW.detach(), update.labels)
+    losses_g = _update_generator(state, update.real, fake_bCHW, update.labels)
     with profiler_range(ranges.METRICS):
         loss_d, d_real, d_fake = (torch.stack(values).mean() for values in zip(*metrics_d, strict=True))
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
@@ -71,21 +77,22 @@ def mean_probability(logits_B: Tensor) -> Tensor:
 
 
 def _update_discriminator(
-    state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor
+    state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor, labels_B: Tensor | None
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Returns loss_d, d_real and d_fake of each micro-batch."""
     metrics, logits = [], []
     sums: list[Tensor] = []
     parameters = list(state.discriminator.parameters())
     state.optimizer_d.zero_grad(set_to_none=True)
-    micro_batches = zip(real_BCHW.chunk(state.accumulate), fake_BCHW.chunk(state.accumulate), strict=True)
-    for number, (real_bCHW, fake_bCHW) in enumerate(micro_batches, start=1):
+    parts = state.accumulate
+    micro_batches = zip(real_BCHW.chunk(parts), fake_BCHW.chunk(parts), chunks(labels_B, parts), strict=True)
+    for number, (real_bCHW, fake_bCHW, labels_b) in enumerate(micro_batches, start=1):
         is_last = number == state.accumulate
         # Around the forward pass too: that is where DDP decides whether the backward pass all-reduces.
         with nullcontext() if is_last or state.each_part_crosses else _no_sync(state.call_discriminator):
             with state.autocast():
                 loss_d, logits_real_b, logits_fake_b = discriminator_loss(
-                    state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.discriminate
+                    state.call_discriminator, real_bCHW, fake_bCHW, state.objective, state.discriminate, labels_b
                 )
             with profiler_range(ranges.BACKWARD_D):
                 state.scaler_d.scale(loss_d / state.accumulate).backward()
@@ -111,16 +118,21 @@ def _moved_to(sums: list[Tensor], parameters: list[nn.Parameter]) -> list[Tensor
     return [total.add_(gradient) for total, gradient in zip(sums, gradients, strict=True)]
 
 
-def _update_generator(state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor) -> list[Tensor]:
+def _update_generator(state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor, labels_B: Tensor | None) -> list[Tensor]:
     """Returns loss_g of each micro-batch."""
     losses: list[Tensor] = []
     gradients_bCHW: list[Tensor] = []
     with frozen(state.discriminator):
-        micro_batches = zip(real_BCHW.chunk(state.accumulate), fake_BCHW.detach().chunk(state.accumulate), strict=True)
-        for real_bCHW, fake_bCHW in micro_batches:
+        parts = state.accumulate
+        micro_batches = zip(
+            real_BCHW.chunk(parts), fake_BCHW.detach().chunk(parts), chunks(labels_B, parts), strict=True
+        )
+        for real_bCHW, fake_bCHW, labels_b in micro_batches:
             fake_bCHW.requires_grad_()
             with state.autocast():
-                loss_g = generator_loss(state.call_frozen_discriminator, real_bCHW, fake_bCHW, state.objective)
+                loss_g = generator_loss(
+                    state.call_frozen_discriminator, real_bCHW, fake_bCHW, state.objective, labels_b
+                )
             with profiler_range(ranges.BACKWARD_G):
                 gradients_bCHW += torch.autograd.grad(state.scaler_g.scale(loss_g / state.accumulate), fake_bCHW)
             losses.append(loss_g.detach())

@@ -22,6 +22,7 @@ from fastdcgan.gan.step import (
     StepMetrics,
     TrainState,
     as_discriminator_sees,
+    call,
     chunks,
     discriminator_loss,
     generator_loss,
@@ -84,29 +85,46 @@ class CapturedStep:
         # The next replay of a CUDA graph overwrites the tensors that the last one returned.
         self._copy: Callable[[Tensor], Tensor] = torch.clone if on_cuda else lambda metrics: metrics
 
-    def __call__(self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> StepMetrics:
+    def __call__(
+        self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None, labels_B: Tensor | None = None
+    ) -> StepMetrics:
         """As `train_step`."""
         adam_g, adam_d = _adam_state(self._state.optimizer_g), _adam_state(self._state.optimizer_d)
         with private_torch.autograd_in_graphs(), profiler_range(CAPTURED_STEP):
-            metrics = self._graph(real_BCHW, z_BL, draws_BN, adam_g, adam_d)
+            metrics = self._graph(real_BCHW, z_BL, draws_BN, labels_B, adam_g, adam_d)
         for counter in self._counters:
             counter.steps += 1
         return StepMetrics(*self._copy(metrics).unbind())
 
     def _iteration(
-        self, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None, adam_g: AdamState, adam_d: AdamState
+        self,
+        real_BCHW: Tensor,
+        z_BL: Tensor,
+        draws_BN: Tensor | None,
+        labels_B: Tensor | None,
+        adam_g: AdamState,
+        adam_d: AdamState,
     ) -> Tensor:
         """`train_step`, or `accumulated_train_step`, in operators that trace. Returns the metrics as a tensor [4]."""
         G, D, state = self._generator, self._discriminator, self._state
-        for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+        parts = state.accumulate
+        for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN, labels_B):
             D.before_update()
-            of_fakes = zip(update.z.chunk(state.accumulate), chunks(update.draws, state.accumulate), strict=True)
+            labels_of_parts = chunks(update.labels, parts)
+            of_fakes = zip(update.z.chunk(parts), labels_of_parts, chunks(update.draws, parts), strict=True)
             with state.autocast():
-                fakes_bCHW = [as_discriminator_sees(state, G(z_bL), draws_bN) for z_bL, draws_bN in of_fakes]
+                fakes_bCHW = [
+                    as_discriminator_sees(state, call(G, z_bL, labels_b), draws_bN)
+                    for z_bL, labels_b, draws_bN in of_fakes
+                ]
             gradients_d, logits_of_parts, metrics = [], [], []
-            for real_bCHW, fake_bCHW in zip(update.real.chunk(state.accumulate), fakes_bCHW, strict=True):
+            for real_bCHW, fake_bCHW, labels_b in zip(
+                update.real.chunk(parts), fakes_bCHW, labels_of_parts, strict=True
+            ):
                 with state.autocast():
-                    loss_d, *logits = discriminator_loss(D, real_bCHW, fake_bCHW.detach(), state.objective)
+                    loss_d, *logits = discriminator_loss(
+                        D, real_bCHW, fake_bCHW.detach(), state.objective, labels_B=labels_b
+                    )
                 gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
                 logits_of_parts.append([logits_b.detach() for logits_b in logits])
                 metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
@@ -114,10 +132,10 @@ class CapturedStep:
             logits_real_B, logits_fake_B = (torch.cat(of_parts) for of_parts in zip(*logits_of_parts, strict=True))
             state.objective.after_update(logits_real_B, logits_fake_B)
         gradients_g = []
-        last_BCHW = update.real.chunk(state.accumulate)
-        for real_bCHW, fake_bCHW, metrics_b in zip(last_BCHW, fakes_bCHW, metrics, strict=True):
+        last = zip(update.real.chunk(parts), fakes_bCHW, labels_of_parts, metrics, strict=True)
+        for real_bCHW, fake_bCHW, labels_b, metrics_b in last:
             with state.autocast():  # a new context, which casts D's updated weights
-                loss_g = generator_loss(D, real_bCHW, fake_bCHW, state.objective)
+                loss_g = generator_loss(D, real_bCHW, fake_bCHW, state.objective, labels_b)
             gradients_g.append(torch.autograd.grad(loss_g, list(G.parameters())))
             metrics_b.insert(1, loss_g.detach().float())
         _adam_step(G, gradients_g, adam_g, state.optimizer_g, state.all_reduce_dtype)

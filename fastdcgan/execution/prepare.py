@@ -39,7 +39,7 @@ INSTALL_KERNELS: dict[KernelName, Callable[[nn.Module], int]] = {
 """Each replaces layers of a network in place and returns how many."""
 
 TakeStep = Callable[..., StepMetrics]
-"""(real_BCHW, z_BL), and draws_BN where there is an augmentation, to metrics: `train_step` of a certain state."""
+"""(real_BCHW, z_BL, draws_BN, labels_B) to metrics: `train_step` of a certain state; the last two may be left away."""
 
 
 def _identity(network: nn.Module) -> nn.Module:

@@ -81,19 +81,22 @@ class ReplayedStep:
         self._make_graph = make_graph
         self._graph: Graph | None = None
 
-    def __call__(self, *inputs: Tensor) -> StepMetrics:
+    def __call__(self, *inputs: Tensor | None) -> StepMetrics:
         """As `train_step`."""
         # Loading a checkpoint replaces tensors of the optimizers.
         if self._graph is None or self._addresses != self._current_addresses():
             self._graph = self._record(*inputs)
-        assert [x.shape for x in inputs] == [x.shape for x in self._inputs], "recorded for another shape"
         for static, current in zip(self._inputs, inputs, strict=True):
+            if static is None or current is None:
+                assert static is current, "recorded for other inputs"
+                continue
+            assert static.shape == current.shape, "recorded for another shape"
             static.copy_(current, non_blocking=True)
         self._graph.replay()
         return StepMetrics(*self._metrics.clone().unbind())  # the next replay overwrites them
 
-    def _record(self, *inputs: Tensor) -> Graph:
-        self._inputs = [tensor.clone() for tensor in inputs]
+    def _record(self, *inputs: Tensor | None) -> Graph:
+        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         before = {id(tensor): tensor.clone() for tensor in self._tensors()}
         graph = self._make_graph()
         for _ in range(WARM_UP_STEPS):

@@ -17,11 +17,12 @@ class StackedDiscriminator(nn.Module):
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
         self.layers = StackedLayers(*discriminator.layers)
-        self._call_layers = discriminator.call_layers
+        self.embedding = discriminator.embedding
+        self._judge = discriminator.judge
 
-    def forward(self, pictures_BCHW: Tensor) -> Tensor:
-        """[2B, C, H, W] in [-1, 1] to logits [2B]."""
-        return self._call_layers(self.layers, pictures_BCHW).flatten()
+    def forward(self, pictures_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """[2B, C, H, W] in [-1, 1], and labels [2B] where there are classes, to logits [2B]."""
+        return self._judge(self.layers, pictures_BCHW, labels_B)
 
 
 class StackedLayers(nn.Sequential):

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastdcgan.api.generator import Generator
+from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints.folder import Named
+from fastdcgan.runs.classes import labels_in_turn
 from fastdcgan.runs.generate import load_generator
 from fastdcgan.runs.sampling import generate
 
@@ -59,23 +61,24 @@ class _Half(nn.Module):
         self.generator = Generator.of(generator.arch, generator.state_dict()).half()
         self.eval()
 
-    def forward(self, z_BL: Tensor) -> Tensor:
-        pictures_BCHW: Tensor = self.generator(z_BL.half()).float()
+    def forward(self, z_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        pictures_BCHW: Tensor = self.generator(z_BL.half(), labels_B).float()
         return pictures_BCHW
 
 
-def largest_difference(exported: Callable[[Tensor], Tensor], chosen: Chosen, precision: Precision) -> float:
+def largest_difference(exported: Callable[..., Tensor], chosen: Chosen, precision: Precision) -> float:
     """Of any number in pictures of several batches, from those that PyTorch makes. Raises ValueError if it is large.
 
     Args:
-        exported: z_BL to pictures_BCHW, as what was written makes them.
+        exported: z_BL, and labels_B where there are classes, to pictures_BCHW, as what was written makes them.
         chosen: what was exported.
         precision: says what is large: `TOLERANCE`.
     """
     arch, largest = chosen.generator.arch, 0.0
     for seed, batch in enumerate(CHECKED_BATCHES):
         z_BL = latents(seed, Stream.GENERATE, 0, batch, arch.latent_dim)
-        difference = (exported(z_BL) - generate(chosen.generator, z_BL)).abs().max().item()
+        inputs = z_BL, *labels(arch, batch)
+        difference = (exported(*inputs) - generate(chosen.generator, *inputs)).abs().max().item()
         largest = difference if math.isnan(difference) else max(largest, difference)
     if not largest <= TOLERANCE[precision]:
         raise ValueError(
@@ -85,6 +88,18 @@ def largest_difference(exported: Callable[[Tensor], Tensor], chosen: Chosen, pre
     return largest
 
 
-def example_latents(chosen: Chosen) -> Tensor:
-    """z_BL to trace a network with: of two pictures, as 1 may be taken for a constant."""
-    return torch.zeros(2, chosen.generator.arch.latent_dim)
+def example_inputs(chosen: Chosen) -> tuple[Tensor, ...]:
+    """Inputs to trace a network with: of two pictures, as 1 may be taken for a constant."""
+    return torch.zeros(2, chosen.generator.arch.latent_dim), *labels(chosen.generator.arch, 2)
+
+
+def dynamic_shapes(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """The dimension of all inputs that may have any size: how many pictures are made."""
+    batch = torch.export.Dim("batch")
+    return tuple({0: batch} for _ in inputs)
+
+
+def labels(arch: Architecture, count: int) -> tuple[Tensor, ...]:
+    """labels_B of all classes in turn; nothing where there are none."""
+    in_turn = labels_in_turn(range(len(arch.classes)), count)
+    return () if in_turn is None else (in_turn,)

@@ -8,7 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fastdcgan.export.chosen import Precision, choose, example_latents, in_precision, largest_difference
+from fastdcgan.export.chosen import (
+    Precision,
+    choose,
+    dynamic_shapes,
+    example_inputs,
+    in_precision,
+    largest_difference,
+)
 from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.folder import converting_write_errors
 from fastdcgan.runs.generate import with_skipped
@@ -22,24 +29,23 @@ def export_torch(
 ) -> str:
     """Write a run's generator as `generator.pt2` into a folder, once it makes the same pictures when it is loaded.
 
-    `torch.export.load(file).module()(z_BL)` is `pictures_BCHW`, for a batch of any size.
+    `torch.export.load(file).module()(z_BL)` is `pictures_BCHW`, for a batch of any size; `(z_BL, labels_B)`, int64,
+    where there are classes.
 
     Args, returns and raises as `export_onnx`.
     """
     chosen = choose(run, checkpoint=checkpoint, raw=raw)
-    network, buffer = in_precision(chosen.generator, precision), io.BytesIO()
+    network, inputs, buffer = in_precision(chosen.generator, precision), example_inputs(chosen), io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            network, (example_latents(chosen),), dynamic_shapes=({0: torch.export.Dim("batch")},)
-        )
+        program = torch.export.export(network, inputs, dynamic_shapes=dynamic_shapes(inputs))
         torch.export.save(program, buffer)
         buffer.seek(0)
         loaded = torch.export.load(buffer).module()
 
     @torch.no_grad()
-    def pictures(z_BL: Tensor) -> Tensor:
-        return cast(Tensor, loaded(z_BL))
+    def pictures(*inputs: Tensor) -> Tensor:
+        return cast(Tensor, loaded(*inputs))
 
     difference = largest_difference(pictures, chosen, precision)
     with converting_write_errors(out):

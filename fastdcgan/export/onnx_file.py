@@ -1,5 +1,6 @@
 """ONNX: for onnxruntime, browsers, mobile phones and other languages."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,8 @@ from fastdcgan.export.chosen import (
     Precision,
     check_installed,
     choose,
-    example_latents,
+    dynamic_shapes,
+    example_inputs,
     in_precision,
     largest_difference,
 )
@@ -24,8 +26,9 @@ from fastdcgan.storage.files import write_replacing
 
 FILE = "generator.onnx"
 
-INPUT, OUTPUT = "z", "pictures"
-"""Names: fp32 [batch, latent_dim] of standard normal noise, fp32 [batch, C, H, W] in [-1, 1]."""
+INPUT, LABELS, OUTPUT = "z", "labels", "pictures"
+"""Names: fp32 [batch, latent_dim] of standard normal noise; where there are classes, int64 [batch], the number of each
+picture's; fp32 [batch, C, H, W] in [-1, 1]."""
 
 
 def export_onnx(
@@ -67,15 +70,16 @@ def checked_onnx(chosen: Chosen, precision: Precision) -> tuple[bytes, float]:
 
 
 def _onnx(chosen: Chosen, precision: Precision) -> bytes:
+    inputs = example_inputs(chosen)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what the exporter itself uses
         program = torch.onnx.export(
             in_precision(chosen.generator, precision),
-            (example_latents(chosen),),
+            inputs,
             dynamo=True,
-            input_names=[INPUT],
+            input_names=[INPUT, LABELS][: len(inputs)],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=dynamic_shapes(inputs),
             verbose=False,
         )
     assert program is not None
@@ -87,6 +91,7 @@ def _onnx(chosen: Chosen, precision: Precision) -> bytes:
         "fastdcgan": __version__,
         "step": chosen.step,
         "architecture": chosen.generator.arch.name,
+        **({"classes": json.dumps(chosen.generator.arch.classes)} if chosen.generator.arch.classes else {}),
     }.items():
         model.metadata_props.add(key=key, value=str(value))
     return cast(bytes, model.SerializeToString())
@@ -99,7 +104,8 @@ def _in_onnxruntime(file: bytes) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
-    def pictures(z_BL: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: z_BL.numpy()})[0])
+    def pictures(*inputs: Tensor) -> Tensor:
+        named = {name: tensor.numpy() for name, tensor in zip((INPUT, LABELS), inputs, strict=False)}
+        return torch.from_numpy(session.run([OUTPUT], named)[0])
 
     return pictures

@@ -30,7 +30,7 @@ from fastdcgan.runs.folder import (
     check_writable,
     converting_write_errors,
     create,
-    read_config,
+    read_architecture,
     run_id,
     write_config,
 )
@@ -97,7 +97,9 @@ def export_tutorial(run: Path, out: Path) -> str:
         ValueError: there is no such run or checkpoint, or `out` can't be written.
     """
     folder = RunFolder(run)
-    arch = read_config(folder).model.architecture()
+    arch = read_architecture(folder)
+    if arch.classes:
+        raise ValueError(f"--to tutorial: the tutorial's networks have no classes, and {run} has learned some")
     refuse_too_large(folder, arch)
     networks = models.build(arch, seed=0)
     newest, skipped = read_newest(

@@ -69,6 +69,8 @@ def export_web(
     """
     check_installed("web", "onnx", "onnxscript", "onnxruntime")
     chosen = choose(run, checkpoint=checkpoint, raw=raw)
+    if chosen.generator.arch.classes:
+        raise ValueError(f"--to web: the page can't choose classes yet, and {run} has learned some: --to onnx has them")
     model, _ = checked_onnx(chosen, "fp32")
     there = out / "runtime"
     if runtime is None and not all((there / name).is_file() for name in RUNTIME):

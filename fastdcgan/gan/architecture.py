@@ -9,7 +9,8 @@ table 3). `dcgan28` is the layout that courses use for 28x28 digits (MNIST) and 
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ MAX_ASPECT = 4
 
 CHANNELS = (1, 3, 4)
 """Greyscale, RGB, RGB with alpha."""
+
+MAX_CLASSES = 1000
+"""That pictures may be of, as many as ImageNet has."""
 
 
 class Size(NamedTuple):
@@ -113,18 +117,44 @@ class Architecture:
     generator: tuple[ConvSpec, ...]
     discriminator: tuple[ConvSpec, ...]
 
+    classes: tuple[str, ...] = ()
+    """Names of the classes that pictures are made of, by number. None: G makes pictures, D judges them, of no class."""
+
+    def with_classes(self, names: Sequence[str]) -> "Architecture":
+        """The networks that learn classes: a number for each is joined with G's noise.
+
+        Args:
+            names: of the classes, by number; none: no classes.
+
+        Raises:
+            ValueError: there is one alone, there are more than MAX_CLASSES, or two of one name.
+        """
+        if len(names) == 1:
+            raise ValueError(f"all pictures are of one class, {names[0]}: leave --conditional away")
+        if len(names) > MAX_CLASSES:
+            raise ValueError(f"{len(names):,} classes are too many to learn: at most {MAX_CLASSES:,}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"several classes have the name {max(names, key=list(names).count)}: give each its own")
+        first, *others = self.generator
+        first = replace(first, in_channels=self.latent_dim + len(names))
+        return replace(self, generator=(first, *others), classes=tuple(names))
+
     def record(self) -> dict[str, Any]:
-        """All of it as JSON has it. Squares are one number, as in records from before there were other sizes."""
+        """All of it as JSON has it. Squares are one number, and no classes nothing, as in records from before."""
 
         def layers(specs: tuple[ConvSpec, ...]) -> list[dict[str, Any]]:
             return [{**asdict(spec), "kernel": _one_or_two(spec.kernel)} for spec in specs]
 
-        return {
+        record = {
             **asdict(self),
             "resolution": self.resolution.short,
             "generator": layers(self.generator),
             "discriminator": layers(self.discriminator),
+            "classes": list(self.classes),
         }
+        if not self.classes:
+            del record["classes"]
+        return record
 
 
 def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:

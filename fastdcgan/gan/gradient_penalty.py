@@ -50,23 +50,31 @@ class GradientPenalty:
         """Whether an update follows a step, counted from 1."""
         return step % self._every == 0
 
-    def update(self, real_BCHW: Tensor, generate: Callable[[], Tensor], parts: int = 1) -> None:
+    def update(
+        self,
+        real_BCHW: Tensor,
+        generate: Callable[[], Tensor],
+        parts: int = 1,
+        labels_B: Tensor | None = None,
+    ) -> None:
         """Update D.
 
         Args:
             real_BCHW: this process's, as D sees them.
             generate: makes as many fake pictures, as D sees them. It is called where R2 needs them.
             parts: micro-batches that they are taken in.
+            labels_B: the class of each, where there are classes.
         """
         parameters = list(self._discriminator.parameters())
         sides = [(self._r1, real_BCHW)] if self._r1 else []
         if self._r2:
             sides.append((self._r2, generate()))
         with self._layers_of_pytorch():
+            labels = [None] * parts if labels_B is None else labels_B.chunk(parts)
             terms = [
-                self._gradients(gamma / 2 * self._every / parts, part_bCHW, parameters)
+                self._gradients(gamma / 2 * self._every / parts, part_bCHW, labels_b, parameters)
                 for gamma, pictures_BCHW in sides
-                for part_bCHW in pictures_BCHW.chunk(parts)
+                for part_bCHW, labels_b in zip(pictures_BCHW.chunk(parts), labels, strict=True)
             ]
         sums = [torch.stack(gradients).sum(0) for gradients in zip(*terms, strict=True)]
         for parameter, gradient in zip(parameters, self._all_reduce_mean(sums), strict=True):
@@ -75,10 +83,13 @@ class GradientPenalty:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _gradients(self, weight: float, pictures_BCHW: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    def _gradients(
+        self, weight: float, pictures_BCHW: Tensor, labels_B: Tensor | None, parameters: list[nn.Parameter]
+    ) -> tuple[Tensor, ...]:
         """Of the mean squared length of D's gradient at these pictures, times a weight."""
         pictures_BCHW = pictures_BCHW.detach().requires_grad_()
-        (slope_BCHW,) = torch.autograd.grad(self._discriminator(pictures_BCHW).sum(), pictures_BCHW, create_graph=True)
+        logits_B = self._discriminator(pictures_BCHW, labels_B)
+        (slope_BCHW,) = torch.autograd.grad(logits_B.sum(), pictures_BCHW, create_graph=True)
         penalty = weight * slope_BCHW.square().sum((1, 2, 3)).mean()
         # Where the penalty doesn't depend on a parameter, 0: all have taken as many steps of Adam.
         return torch.autograd.grad(penalty, parameters, materialize_grads=True)

@@ -14,7 +14,12 @@ from fastdcgan.gan.randomness import Stream, rng
 
 
 class Generator(nn.Module):
-    """Noise to pictures: transposed convolutions with BatchNorm and ReLU between them, Tanh at the end."""
+    """Noise to pictures: transposed convolutions with BatchNorm and ReLU between them, Tanh at the end.
+
+    A class enters as a one-hot vector joined with the noise (Mirza & Osindero 2014, arXiv:1411.1784). So only the first
+    layer's shape differs. A learned vector of many numbers in its place soon outweighs the noise, which BatchNorm then
+    scales down: G draws one picture a class.
+    """
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -27,15 +32,28 @@ class Generator(nn.Module):
             _conv(nn.ConvTranspose2d, last),
             nn.Tanh(),
         )
+        self.class_count = len(arch.classes)
 
-    def forward(self, z_BL: Tensor) -> Tensor:
-        """Standard normal noise [B, latent_dim] to pictures [B, C, H, W] in [-1, 1]."""
+    def forward(self, z_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """Standard normal noise [B, latent_dim] to pictures [B, C, H, W] in [-1, 1].
+
+        Args:
+            z_BL: the noise.
+            labels_B: int64: the class of each picture, where there are classes.
+        """
+        assert (labels_B is None) == (self.class_count == 0), "labels are for networks with classes"
+        if labels_B is not None:
+            one_hot_BN = labels_B[:, None] == torch.arange(self.class_count, device=labels_B.device)
+            z_BL = torch.cat((z_BL, one_hot_BN.to(z_BL.dtype)), 1)
         pictures_BCHW: Tensor = self.layers(z_BL[:, :, None, None])
         return pictures_BCHW
 
 
 class Discriminator(nn.Module):
     """Pictures to logits: strided convolutions with LeakyReLU 0.2; BatchNorm after all but the first and the last.
+
+    With classes it is a projection discriminator (Miyato & Koyama 2018, arXiv:1802.05637, figure 2): added to the logit
+    is the inner product of learned numbers of the class with the last layer's input, summed over its pixels.
 
     Args:
         arch: the layers.
@@ -54,13 +72,34 @@ class Discriminator(nn.Module):
             ),
             _conv(nn.Conv2d, last),
         )
+        self.embedding = nn.Embedding(len(arch.classes), last.in_channels) if arch.classes else None
 
-    def forward(self, pictures_BCHW: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] in [-1, 1] to logits [B]: above 0 for real. Their sigmoid is the probability."""
-        return self.call_layers(self.layers, pictures_BCHW).flatten()
+    def forward(self, pictures_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """Pictures [B, C, H, W] in [-1, 1] to logits [B]: above 0 for real. Their sigmoid is the probability.
+
+        Args:
+            pictures_BCHW: the pictures.
+            labels_B: int64: the class of each, where there are classes.
+        """
+        return self.judge(self.layers, pictures_BCHW, labels_B)
+
+    def judge(self, layers: nn.Sequential, pictures_BCHW: Tensor, labels_B: Tensor | None) -> Tensor:
+        """As `forward`, by these layers, which are D's own under the same names."""
+        assert (labels_B is None) == (self.embedding is None), "labels are for networks with classes"
+        if labels_B is None:
+            return self.call_layers(layers, pictures_BCHW).flatten()
+        features_BCHW = self.call_layers(layers[:-1], pictures_BCHW)
+        logits_B = self.call_layers(layers[-1:], features_BCHW).flatten()
+        return logits_B + (self.class_vectors(labels_B) * features_BCHW.sum((2, 3))).sum(1)
+
+    def class_vectors(self, labels_B: Tensor) -> Tensor:
+        """The learned numbers [B, C] of classes."""
+        assert self.embedding is not None
+        vectors_BC: Tensor = self.embedding(labels_B)
+        return vectors_BC
 
     def call_layers(self, layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
-        """What these layers, which are D's own under the same names, make of pictures or a batch of them."""
+        """What some of D's layers, under their own names, make of a batch."""
         y_BCHW: Tensor = layers(x_BCHW)
         return y_BCHW
 
@@ -81,13 +120,13 @@ class Shift(nn.Module):
 
 
 def initialise(module: nn.Module, seed: int) -> None:
-    """Draw the weights: convolutions from N(0, 0.02), BatchNorm scales from N(1, 0.02), BatchNorm shifts 0.
+    """Draw the weights: BatchNorm scales from N(1, 0.02), BatchNorm shifts 0, all others from N(0, 0.02).
 
     0.02 is the standard deviation. The global random state is neither read nor changed.
     """
     generator = torch.Generator().manual_seed(seed)
     for child in module.modules():
-        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(child, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             nn.init.normal_(child.weight, 0.0, 0.02, generator=generator)
         elif isinstance(child, nn.BatchNorm2d):
             nn.init.normal_(child.weight, 1.0, 0.02, generator=generator)

@@ -92,10 +92,16 @@ def layers_of_size(
 
 
 class Generator(nn.Module):
-    """Noise to picture. BatchNorm and ReLU after every layer but the last; Tanh after the last: pixels in [-1, 1]."""
+    """Noise to picture. BatchNorm and ReLU after every layer but the last; Tanh after the last: pixels in [-1, 1].
 
-    def __init__(self, layers: list[Layer]) -> None:
+    A G that knows classes is told which picture to make: beside the noise stands a number for each class, 1 for the one
+    that is meant and 0 for the others (Mirza & Osindero 2014).
+    """
+
+    def __init__(self, layers: list[Layer], classes: int = 0) -> None:
         super().__init__()
+        self.classes = classes
+        layers = [(layers[0][0] + classes, *layers[0][1:]), *layers[1:]]
         modules: list[nn.Module] = []
         for n_in, n_out, kernel, stride, padding in layers[:-1]:
             modules.append(nn.ConvTranspose2d(n_in, n_out, kernel, stride, padding, bias=False))
@@ -106,8 +112,10 @@ class Generator(nn.Module):
         modules.append(nn.Tanh())
         self.layers = nn.Sequential(*modules)
 
-    def forward(self, z_BL: Tensor) -> Tensor:
+    def forward(self, z_BL: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Noise [B, latent] to pictures [B, C, H, W]. The noise enters as a picture of one pixel with many channels."""
+        if labels_B is not None:
+            z_BL = torch.cat([z_BL, F.one_hot(labels_B, self.classes).to(z_BL.dtype)], dim=1)
         batch, latent = z_BL.shape
         pictures_BCHW: Tensor = self.layers(z_BL.reshape(batch, latent, 1, 1))
         return pictures_BCHW
@@ -118,9 +126,12 @@ class Discriminator(nn.Module):
 
     The last number is a logit: D's probability that the picture is real is its sigmoid, and the sigmoid is part of the
     loss, where it can be computed without overflow.
+
+    A D that knows classes is told which one the picture is said to be of. It has a vector for each, and adds to the
+    logit how far the picture's features point in its direction (projection discriminator, Miyato & Koyama 2018).
     """
 
-    def __init__(self, layers: list[Layer]) -> None:
+    def __init__(self, layers: list[Layer], classes: int = 0) -> None:
         super().__init__()
         n_in, n_out, kernel, stride, padding = layers[0]
         modules: list[nn.Module] = [
@@ -134,10 +145,16 @@ class Discriminator(nn.Module):
         n_in, n_out, kernel, stride, padding = layers[-1]
         modules.append(nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False))
         self.layers = nn.Sequential(*modules)
+        if classes:
+            self.embedding = nn.Embedding(classes, n_in)
 
-    def forward(self, pictures_BCHW: Tensor) -> Tensor:
+    def forward(self, pictures_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Pictures [B, C, H, W] to logits [B]."""
-        logits_B: Tensor = self.layers(pictures_BCHW).reshape(-1)
+        features_BCHW = self.layers[:-1](pictures_BCHW)
+        logits_B: Tensor = self.layers[-1](features_BCHW).reshape(-1)
+        if labels_B is not None:
+            directions_BC = self.embedding(labels_B)
+            logits_B = logits_B + (directions_BC * features_BCHW.sum(dim=(2, 3))).sum(dim=1)
         return logits_B
 
 
@@ -165,12 +182,14 @@ def normalise_spectrally(discriminator: Discriminator) -> None:
             layers[number] = Shift(layer.num_features)
         elif isinstance(layer, nn.Conv2d):
             parametrizations.spectral_norm(layer)
+    if hasattr(discriminator, "embedding"):
+        parametrizations.spectral_norm(discriminator.embedding)
 
 
 def initialise(network: nn.Module) -> None:
-    """Begin small: convolutions from N(0, 0.02), BatchNorm's scale from N(1, 0.02), BatchNorm's shift at 0."""
+    """Begin small: BatchNorm's scale from N(1, 0.02), BatchNorm's shift at 0, all other weights from N(0, 0.02)."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             nn.init.normal_(module.weight, mean=0.0, std=0.02)
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, mean=1.0, std=0.02)
@@ -308,6 +327,7 @@ def train_step(
     uniform_BN: Tensor | None = None,
     lecam: float = 0.0,
     anchors_2: Tensor | None = None,
+    labels_B: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One iteration: D learns from a batch of real and a batch of G's pictures, then G learns from the better D.
 
@@ -327,6 +347,7 @@ def train_step(
         uniform_BN: random numbers for it: seven for each real picture, then seven for the fake one beside it.
         lecam: weight of `lecam_term` in D's loss.
         anchors_2: its anchors, 0 at first; changed in place.
+        labels_B: the class of each real picture, and of the fake one beside it, for networks that know classes.
 
     Returns:
         loss_d, loss_g, and D's mean probability for real (d_real) and fake pictures (d_fake) before its last update.
@@ -338,7 +359,8 @@ def train_step(
     #    With spectral normalisation a weight in training mode takes a step of the power iteration whenever it is used;
     #    cached() makes that once an update, for real and fake together.
     for number, (real_bCHW, z_bL) in enumerate(zip(real_BCHW.chunk(d_steps), z_BL.chunk(d_steps), strict=True)):
-        fake_BCHW = G(z_bL)
+        of_class = () if labels_B is None else (labels_B.chunk(d_steps)[number],)
+        fake_BCHW = G(z_bL, *of_class)
         if augmentation:
             assert uniform_BN is not None
             for_real, for_fake = uniform_BN.chunk(d_steps)[number].chunk(2, dim=1)
@@ -346,8 +368,8 @@ def train_step(
             fake_BCHW = augment(fake_BCHW, for_fake, augmentation)
         D.zero_grad()
         with parametrize.cached():
-            logits_real_B = D(real_bCHW)
-            logits_fake_B = D(fake_BCHW.detach())
+            logits_real_B = D(real_bCHW, *of_class)
+            logits_fake_B = D(fake_BCHW.detach(), *of_class)
         error_d = loss_d(objective, logits_real_B, logits_fake_B, label_smoothing)
         if lecam:
             assert anchors_2 is not None
@@ -365,8 +387,8 @@ def train_step(
     if has_spectral_norm:
         D.eval()  # no step of the power iteration here; nothing else in such a D depends on the mode
     G.zero_grad()
-    new_logits_real_B = D(real_bCHW).detach() if objective == "rpgan" else None
-    error_g = loss_g(objective, D(fake_BCHW), new_logits_real_B)
+    new_logits_real_B = D(real_bCHW, *of_class).detach() if objective == "rpgan" else None
+    error_g = loss_g(objective, D(fake_BCHW, *of_class), new_logits_real_B)
     error_g.backward()
     optimizer_g.step()
     if has_spectral_norm:
@@ -388,6 +410,7 @@ def penalty_step(
     r1: float = 1.0,
     r2: float = 0.0,
     every: int = 16,
+    labels_B: Tensor | None = None,
 ) -> None:
     """An update of D by the penalties R1 and R2 (Mescheder et al. 2018): gamma / 2 times its gradient's squared length.
 
@@ -403,15 +426,18 @@ def penalty_step(
         r1: gamma at real pictures; 0: none.
         r2: gamma at fake pictures; 0: none.
         every: in how many steps it is taken once.
+        labels_B: their classes, for a D that knows classes.
     """
     has_spectral_norm = any(parametrize.is_parametrized(layer) for layer in D.modules())
     if has_spectral_norm:
         D.eval()  # no step of the power iteration
+    of_class = () if labels_B is None else (labels_B,)
     penalty = torch.zeros((), dtype=real_BCHW.dtype)
     for gamma, pictures_BCHW in ((r1, real_BCHW), (r2, fake_BCHW)):
         if gamma:
             pictures_BCHW = pictures_BCHW.detach().requires_grad_()
-            slopes_BCHW = torch.autograd.grad(D(pictures_BCHW).sum(), pictures_BCHW, create_graph=True)[0]
+            logits_B = D(pictures_BCHW, *of_class)
+            slopes_BCHW = torch.autograd.grad(logits_B.sum(), pictures_BCHW, create_graph=True)[0]
             penalty = penalty + gamma / 2 * slopes_BCHW.square().sum(dim=(1, 2, 3)).mean()
     parameters = list(D.parameters())
     gradients = torch.autograd.grad(every * penalty, parameters, materialize_grads=True)

@@ -36,23 +36,36 @@ def build_for(recipe: RecipeConfig, arch: Architecture, seed: int) -> tuple[Gene
 
 
 class SpectralDiscriminator(Discriminator):
-    """A discriminator whose layers have the buffers `left` [O] and `right` [C K K]: the singular vectors, estimated."""
+    """A discriminator whose layers have the buffers `left` [O] and `right` [C K K]: the singular vectors, estimated.
+
+    So has its embedding of classes, where there are some (Miyato & Koyama 2018, section 4).
+    """
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__(arch, normalise=Shift)
-        for _, layer in self._convolutions():
+        for layer in self._normalised_layers():
             matrix = layer.weight.flatten(1)
             layer.register_buffer("left", matrix.new_zeros(len(matrix)))
             layer.register_buffer("right", matrix.new_zeros(matrix.shape[1]))
 
     def call_layers(self, layers: nn.Sequential, x_BCHW: Tensor) -> Tensor:
         """As `Discriminator.call_layers`."""
-        y_BCHW: Tensor = functional_call(layers, self._normalised(x_BCHW.device.type), (x_BCHW,))
+        weights = {
+            f"{name}.weight": _normalised(layer)
+            for name, layer in layers.named_children()
+            if isinstance(layer, nn.Conv2d)
+        }
+        y_BCHW: Tensor = functional_call(layers, weights, (x_BCHW,))
         return y_BCHW
+
+    def class_vectors(self, labels_B: Tensor) -> Tensor:
+        """As `Discriminator.class_vectors`."""
+        assert self.embedding is not None
+        return F.embedding(labels_B, _normalised(self.embedding))
 
     def begin(self, generator: torch.Generator) -> None:
         """Estimate the singular vectors of new weights, from random ones."""
-        for _, layer in self._convolutions():
+        for layer in self._normalised_layers():
             for vector in _vectors(layer):
                 vector.copy_(F.normalize(torch.randn(len(vector), generator=generator), dim=0))
         for _ in range(FIRST_ITERATIONS):
@@ -61,25 +74,25 @@ class SpectralDiscriminator(Discriminator):
     @torch.no_grad()
     def before_update(self) -> None:
         """A step of the power iteration."""
-        for _, layer in self._convolutions():
+        for layer in self._normalised_layers():
             matrix, (left, right) = layer.weight.flatten(1), _vectors(layer)
             left.copy_(F.normalize(matrix @ right, dim=0, eps=1e-12))
             right.copy_(F.normalize(matrix.T @ left, dim=0, eps=1e-12))
 
-    def _normalised(self, device: str) -> dict[str, Tensor]:
-        """The weights as layers use them, by name within `layers`. Their gradient reaches the weights as they are."""
-        weights = {}
-        with torch.autocast(device, enabled=False):
-            for name, layer in self._convolutions():
-                left, right = _vectors(layer)
-                weights[f"{name}.weight"] = layer.weight / torch.dot(left, layer.weight.flatten(1) @ right)
-        return weights
-
-    def _convolutions(self) -> Iterator[tuple[str, nn.Conv2d]]:
-        for name, layer in self.layers.named_children():
+    def _normalised_layers(self) -> Iterator[nn.Conv2d | nn.Embedding]:
+        for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
-                yield name, layer
+                yield layer
+        if self.embedding is not None:
+            yield self.embedding
 
 
-def _vectors(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _normalised(layer: nn.Conv2d | nn.Embedding) -> Tensor:
+    """The weight as it is used. Its gradient reaches the weight as it is."""
+    left, right = _vectors(layer)
+    with torch.autocast(layer.weight.device.type, enabled=False):
+        return layer.weight / torch.dot(left, layer.weight.flatten(1) @ right)
+
+
+def _vectors(layer: nn.Conv2d | nn.Embedding) -> tuple[Tensor, Tensor]:
     return cast(Tensor, layer.left), cast(Tensor, layer.right)

@@ -23,10 +23,11 @@ from fastdcgan.gan.models import Discriminator
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.ranges import profiler_range
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[..., Tensor]
+"""G or D, of noise or pictures, and of labels_B where there are classes."""
 
-Discriminate = Callable[[Network, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(D, real_BCHW, fake_BCHW) to D's logits [B] for real and for fake."""
+Discriminate = Callable[[Network, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""(D, real_BCHW, fake_BCHW, labels_B) to D's logits [B] for real and for fake, both of these classes."""
 
 
 class StepMetrics(NamedTuple):
@@ -97,19 +98,29 @@ class TrainState:
         return self.generator if self.average is None else self.average.network
 
 
-def discriminate_in_two_calls(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def call(network: Network, x: Tensor, labels_B: Tensor | None) -> Tensor:
+    """What a network makes of noise or pictures, of these classes if there are any."""
+    return network(x) if labels_B is None else network(x, labels_B)
+
+
+def discriminate_in_two_calls(
+    D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, labels_B: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """D on real pictures, then D on fake ones."""
     with profiler_range(ranges.DISCRIMINATOR_REAL):
-        logits_real_B = D(real_BCHW)
+        logits_real_B = call(D, real_BCHW, labels_B)
     with profiler_range(ranges.DISCRIMINATOR_FAKE):
-        logits_fake_B = D(fake_BCHW)
+        logits_fake_B = call(D, fake_BCHW, labels_B)
     return logits_real_B, logits_fake_B
 
 
-def discriminate_in_one_call(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def discriminate_in_one_call(
+    D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, labels_B: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """D on real and fake pictures concatenated [2B, C, H, W]. D must normalise each half by itself (`stacked.py`)."""
     with profiler_range(ranges.DISCRIMINATOR_BOTH):
-        logits_real_B, logits_fake_B = D(torch.cat((real_BCHW, fake_BCHW.to(real_BCHW.dtype)))).chunk(2)
+        both_BCHW = torch.cat((real_BCHW, fake_BCHW.to(real_BCHW.dtype)))
+        logits_real_B, logits_fake_B = call(D, both_BCHW, None if labels_B is None else labels_B.repeat(2)).chunk(2)
     return logits_real_B, logits_fake_B
 
 
@@ -119,24 +130,27 @@ def discriminator_loss(
     fake_BCHW: Tensor,
     objective: Objective,
     discriminate: Discriminate = discriminate_in_two_calls,
+    labels_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """D's loss on a real and a fake batch. BatchNorm must not mix the two.
+    """D's loss on a real and a fake batch, both of these classes. BatchNorm must not mix the two.
 
     Returns:
         the loss (scalar, fp32), and D's logits [B] for real and for fake.
     """
-    logits_real_B, logits_fake_B = discriminate(D, real_BCHW, fake_BCHW)
+    logits_real_B, logits_fake_B = discriminate(D, real_BCHW, fake_BCHW, labels_B)
     return objective.discriminator(logits_real_B, logits_fake_B), logits_real_B, logits_fake_B
 
 
-def generator_loss(D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, objective: Objective) -> Tensor:
+def generator_loss(
+    D: Network, real_BCHW: Tensor, fake_BCHW: Tensor, objective: Objective, labels_B: Tensor | None = None
+) -> Tensor:
     """G's loss (scalar, fp32), from D's logits on its pictures. D should be frozen.
 
     Real pictures are judged again, by D as it is now, where the loss depends on them; no gradient passes there.
     """
     with profiler_range(ranges.GENERATOR_LOSS):
-        logits_real_B = D(real_BCHW).detach() if objective.relativistic else None
-        return objective.generator(D(fake_BCHW), logits_real_B)
+        logits_real_B = call(D, real_BCHW, labels_B).detach() if objective.relativistic else None
+        return objective.generator(call(D, fake_BCHW, labels_B), logits_real_B)
 
 
 class Update(NamedTuple):
@@ -151,11 +165,20 @@ class Update(NamedTuple):
     draws: Tensor | None
     """[B, N]: random numbers by which fake pictures are changed before D sees them; None: they aren't."""
 
+    labels: Tensor | None
+    """[B]: the class of each real picture, and of the fake one beside it; None: there are no classes."""
+
     is_last: bool
     """Of the step: G learns from its fake pictures."""
 
 
-def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> StepMetrics:
+def train_step(
+    state: TrainState,
+    real_BCHW: Tensor,
+    z_BL: Tensor,
+    draws_BN: Tensor | None = None,
+    labels_B: Tensor | None = None,
+) -> StepMetrics:
     """One iteration: D learns from real and fake pictures, `state.d_steps` times, then G learns from the updated D.
 
     No random numbers are drawn, and nothing is moved to the host.
@@ -166,15 +189,22 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Ten
         z_BL: standard normal noise likewise. G learns from the last batch's.
         draws_BN: uniform numbers for the augmentation, if there is one: `augment.NUMBERS` for each real picture, then
             as many for the fake one.
+        labels_B: int64: the class of each real picture, where there are classes. The fake one beside it is of the same
+            class: so fake pictures have the data's balance, and D can't tell them by their labels.
     """
     # Autocast caches casts of weights until its context ends. D's weights change between updates, so each phase has its
     # own context: in a common one G would learn from D before its update.
-    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN):
+    for update in updates_of_discriminator(state, real_BCHW, z_BL, draws_BN, labels_B):
         state.discriminator.before_update()
         with state.autocast():
             fake_bCHW = generate(state, update)
             loss_d, logits_real_B, logits_fake_B = discriminator_loss(
-                state.call_discriminator, update.real, fake_bCHW.detach(), state.objective, state.discriminate
+                state.call_discriminator,
+                update.real,
+                fake_bCHW.detach(),
+                state.objective,
+                state.discriminate,
+                update.labels,
             )
         with profiler_range(ranges.BACKWARD_D):
             _backward(loss_d, state.optimizer_d, state.scaler_d)
@@ -184,7 +214,9 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Ten
 
     with frozen(state.discriminator):
         with state.autocast():
-            loss_g = generator_loss(state.call_frozen_discriminator, update.real, fake_bCHW, state.objective)
+            loss_g = generator_loss(
+                state.call_frozen_discriminator, update.real, fake_bCHW, state.objective, update.labels
+            )
         with profiler_range(ranges.BACKWARD_G):
             _backward(loss_g, state.optimizer_g, state.scaler_g)
         with profiler_range(ranges.OPTIMIZER_G):
@@ -200,7 +232,7 @@ def train_step(state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Ten
 
 
 def updates_of_discriminator(
-    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None
+    state: TrainState, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None, labels_B: Tensor | None
 ) -> list[Update]:
     """What D learns from in a step, update by update."""
     assert len(real_BCHW) % state.d_steps == 0, (real_BCHW.shape, state.d_steps)
@@ -214,10 +246,11 @@ def updates_of_discriminator(
         real_BCHW.chunk(state.d_steps),
         z_BL.chunk(state.d_steps),
         chunks(draws_of_fake_BN, state.d_steps),
-        range(state.d_steps),
+        chunks(labels_B, state.d_steps),
+        (number == state.d_steps - 1 for number in range(state.d_steps)),
         strict=True,
     )
-    return [Update(real_bCHW, z_bL, draws_bN, n == state.d_steps - 1) for real_bCHW, z_bL, draws_bN, n in updates]
+    return [Update(*update) for update in updates]
 
 
 def generate(state: TrainState, update: Update) -> Tensor:
@@ -227,7 +260,7 @@ def generate(state: TrainState, update: Update) -> Tensor:
     """
     with torch.set_grad_enabled(update.is_last):
         with profiler_range(ranges.GENERATOR):
-            fake_BCHW = state.call_generator(update.z)
+            fake_BCHW = call(state.call_generator, update.z, update.labels)
         return as_discriminator_sees(state, fake_BCHW, update.draws)
 
 
@@ -244,21 +277,29 @@ def chunks(tensor: Tensor | None, count: int) -> Sequence[Tensor | None]:
     return [None] * count if tensor is None else tensor.chunk(count)
 
 
-def penalise(state: TrainState, step: int, real_BCHW: Tensor, z_BL: Tensor, draws_BN: Tensor | None = None) -> None:
+def penalise(
+    state: TrainState,
+    step: int,
+    real_BCHW: Tensor,
+    z_BL: Tensor,
+    draws_BN: Tensor | None = None,
+    labels_B: Tensor | None = None,
+) -> None:
     """Update D by the penalty on its gradient, if there is one and it is due after this step, counted from 1.
 
     The others are the step's inputs.
     """
     if state.penalty is not None and state.penalty.is_due(step):
         with profiler_range(ranges.PENALTY):
-            *_, last = updates_of_discriminator(state, real_BCHW, z_BL, draws_BN)
-            state.penalty.update(last.real, partial(_generate_anew, state, last), state.accumulate)
+            *_, last = updates_of_discriminator(state, real_BCHW, z_BL, draws_BN, labels_B)
+            state.penalty.update(last.real, partial(_generate_anew, state, last), state.accumulate, last.labels)
 
 
 @torch.no_grad()
 def _generate_anew(state: TrainState, update: Update) -> Tensor:
     """The pictures that G, updated meanwhile, makes of an update's noise, as D sees them. In fp32, not compiled."""
-    fake_BCHW = torch.cat([state.generator(z_bL) for z_bL in update.z.chunk(state.accumulate)])
+    parts = zip(update.z.chunk(state.accumulate), chunks(update.labels, state.accumulate), strict=True)
+    fake_BCHW = torch.cat([call(state.generator, z_bL, labels_b) for z_bL, labels_b in parts])
     return as_discriminator_sees(state, fake_BCHW, update.draws)
 
 

@@ -109,7 +109,7 @@ class ScaledIteration:
 
 
 def images_needed(batch: int, critical_batch: float) -> float:
-    """Images to some quality with a batch, by those with the smallest: McCandlish et al. 2018, equation 2.11.
+    """Images to some quality with a batch, by those with the smallest (McCandlish et al. 2018, section 2.3).
 
     Up to the critical batch, larger batches save steps in proportion; far above it, they save none.
     """

@@ -297,6 +297,20 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise ValueError(f"{folder.config} can't be read: {printable(str(error))}") from error
 
 
+def read_architecture(folder: RunFolder) -> Architecture:
+    """The networks of an existing run, with the classes that it has learned. Raises ValueError as `read_config`."""
+    model = read_config(folder).model
+    if not model.conditional:
+        return model.architecture()
+    try:
+        names = read_json(folder.config)["architecture"]["classes"]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("its classes are no names")
+        return model.architecture().with_classes(names)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder.config} can't be read: {error}") from error
+
+
 def value_range_of(folder: RunFolder) -> tuple[float, float] | None:
     """The data's values that a run has taken for black and white; None where they were bytes, or there is no run."""
     begun = read_condition(folder, VALUE_RANGE)

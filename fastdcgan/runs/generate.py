@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,21 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.checkpoints.checkpoint import read_generator
 from fastdcgan.runs.checkpoints.folder import Named, read_named
 from fastdcgan.runs.checkpoints.record import Progress
-from fastdcgan.runs.folder import RunFolder, read_config, run_id, value_range_of
+from fastdcgan.runs.classes import class_numbers
+from fastdcgan.runs.folder import RunFolder, read_architecture, run_id, value_range_of
 from fastdcgan.runs.pictures.latents import MAX_SEED, LatentOfEachSeed, Latents, LatentsOfFile, SeedLatents
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
 from fastdcgan.runs.pictures.writers import WRITERS, Format, Pictures
+from fastdcgan.storage.printable import printable
 
 FileFormat = Literal["png", "npy", "npz", "tar"]
 
 DEFAULT_COUNT = 64
+
+MAX_CLASS_IN_NAME = 40
+"""Characters of a class in a file's name."""
+
+_NOT_IN_NAMES = re.compile(r"[^\w-]+")
 
 ALWAYS_BUILT_BYTES = 2**28
 """Networks of fewer bytes of weights are built whatever was saved: no machine runs out of memory for them."""
@@ -41,6 +49,7 @@ def generate_from_run(
     format: FileFormat | None = None,
     raw: bool = False,
     checkpoint: Named = "latest",
+    classes: Sequence[str] = (),
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> str:
     """Make pictures with a checkpoint of a run, and write them, in the memory of a batch.
@@ -59,14 +68,15 @@ def generate_from_run(
         format: of `out`; None: as its name says.
         raw: as in `load_generator`.
         checkpoint: as in `load_generator`.
+        classes: names of those that pictures are of, in turn. None: of all that were learned.
         on_progress: told what is done, and how many of how many are.
 
     Returns:
         lines for the user: where the pictures are, after the newer checkpoints that were skipped.
 
     Raises:
-        ValueError: a number is out of range, there is no such run or checkpoint, `latents` don't fit, `out` can't be
-            written or holds something else.
+        ValueError: a number is out of range, there is no such run, checkpoint or class, `latents` don't fit, `out`
+            can't be written or holds something else.
     """
     check_request(count, seed, seeds, latents, truncation)
     out, kind = _file_and_kind(out, format)
@@ -78,6 +88,7 @@ def generate_from_run(
         chosen = LatentOfEachSeed.parsed(seeds, arch.latent_dim)
     else:
         chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
+    in_turn = class_numbers(classes, arch)
     at_once = batch_size(arch)
     value_range = value_range_of(RunFolder(run))
     as_values = value_range if kind in ("npy", "npz") else None
@@ -87,15 +98,17 @@ def generate_from_run(
         channels=arch.channels,
         batch=at_once,
         batches=lambda start: picture_batches(
-            generator, arch, chosen, truncation=truncation, start=start, value_range=as_values
+            *(generator, arch, chosen), truncation=truncation, start=start, value_range=as_values, classes=in_turn
         ),
         dtype=np.dtype(np.float32 if as_values else np.uint8),
-        name=chosen.name,
+        name=lambda number: named_by_class(chosen.name(number), number, in_turn, arch),
+        classes=len(in_turn),
         request={
             "step": progress.step,
             "weights": _digest(generator),
             **chosen.identity(),
             "truncation": truncation,
+            **({"classes in turn": [arch.classes[each] for each in in_turn]} if in_turn else {}),
             "device": next(generator.parameters()).device.type,  # another one rounds in another way
             **({"value_range": list(value_range)} if value_range else {}),
         },
@@ -108,10 +121,21 @@ def generate_from_run(
             f"can't write to {out}: {error.strerror or error}; the same command goes on from there"
         ) from error
     noun = "picture" if len(chosen) == 1 else "pictures"
+    if len(in_turn) == 1:
+        noun += f" of {printable(arch.classes[in_turn[0]])}"
+    elif in_turn:
+        noun += f" of {len(in_turn):,} classes in turn"
     said = f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}"
     if as_values:
         said += ", as float32 of {:g} to {:g}, the data's own values".format(*as_values)
     return with_skipped(skipped, said)
+
+
+def named_by_class(name: str, number: int, in_turn: Sequence[int], arch: Architecture) -> str:
+    """The name of a picture's file, without a suffix, with its class as far as files can be named by it."""
+    if not in_turn:
+        return name
+    return f"{name}-{_NOT_IN_NAMES.sub('-', arch.classes[in_turn[number % len(in_turn)]])[:MAX_CLASS_IN_NAME]}"
 
 
 def load_generator(
@@ -131,7 +155,7 @@ def load_generator(
         ValueError: there is no such run, or no usable checkpoint in it, or none of this step.
     """
     folder = RunFolder(run)
-    arch = read_config(folder).model.architecture()
+    arch = read_architecture(folder)
     refuse_too_large(folder, arch)
     with torch.device("meta"):  # no memory is taken before the checkpoint has been found to fit
         generator = models.Generator(arch)

@@ -1,5 +1,6 @@
 """Interpolation in a generator's latent space, as an animation and a still."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from fastdcgan.runs.animation import (
     save_animation,
     save_video,
 )
+from fastdcgan.runs.checkpoints.folder import Named
+from fastdcgan.runs.classes import class_numbers, labels_in_turn
 from fastdcgan.runs.generate import load_generator, with_skipped
 from fastdcgan.runs.sampling import generate, grid, save_tiled
 
@@ -40,8 +43,10 @@ MAX_STILL_ROWS = 4
 """Paths in the still."""
 
 
-def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str:
-    """Animate closed paths through the latent space of a run's newest usable checkpoint, several at once.
+def interpolate_from_run(
+    run: Path, *, frames: int, seed: int, out: Path, checkpoint: Named = "latest", classes: Sequence[str] = ()
+) -> str:
+    """Animate closed paths through the latent space of a run's checkpoint, several at once.
 
     The first frame shows the first pictures that `generate` makes from the same seed. A still is written beside the
     animation, as `out` with the suffix .png: a row per path.
@@ -51,12 +56,14 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
         frames: of the animation, 2 to MAX_FRAMES.
         seed: of the latents, at least 0.
         out: ends in .webp, .gif or .mp4.
+        checkpoint: as in `load_generator`.
+        classes: names of those that the paths are of, in turn, each of one. None: of all that were learned.
 
     Returns:
         lines for the user: where the files are, after the newer checkpoints that were skipped.
 
     Raises:
-        ValueError: a number is out of range, there is no such run or checkpoint, or `out` can't be written.
+        ValueError: a number is out of range, there is no such run, checkpoint or class, or `out` can't be written.
     """
     if not 2 <= frames <= MAX_FRAMES:
         raise ValueError(f"--frames {frames}: must be at least 2 and at most {MAX_FRAMES}")
@@ -67,10 +74,11 @@ def interpolate_from_run(run: Path, *, frames: int, seed: int, out: Path) -> str
         raise ValueError(f"--out {out}: must end in {', '.join(FORMATS)} or {VIDEO}")
     if kind == VIDEO:
         check_video_can_be_written()
-    generator, arch, progress, skipped = load_generator(run)
+    generator, arch, progress, skipped = load_generator(run, checkpoint=checkpoint)
     waypoints_WBL = waypoints(arch, seed)
     paths = waypoints_WBL.shape[1]
-    pictures_FBCHW = [generate(generator, z_BL) for z_BL in closed_path(waypoints_WBL, frames)]
+    labels_B = labels_in_turn(class_numbers(classes, arch), paths)
+    pictures_FBCHW = [generate(generator, z_BL, labels_B) for z_BL in closed_path(waypoints_WBL, frames)]
     columns = evenly_spaced(range(frames), STILL_COLUMNS)
     still_BCHW = torch.stack([pictures_FBCHW[frame] for frame in columns], 1)[:MAX_STILL_ROWS].flatten(0, 1)
     still = out.with_suffix(".png")

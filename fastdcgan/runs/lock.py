@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fastdcgan.runs.folder import RunFolder, converting_write_errors
+from fastdcgan.storage.checksummed import can_flush
 
 _MAX_HOLDER_BYTES = 4096
 """Limit of what is read from the lock file, which names the holder."""
@@ -40,6 +41,10 @@ def locked(folder: RunFolder, say: Callable[[str], None]) -> Iterator[None]:
             with converting_write_errors(folder.lock):
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        with converting_write_errors(folder.path):
+            flushes = can_flush(folder.path)
+        if os.name != "nt" and not flushes:
+            say("disk      it can't flush folders: a loss of power may take the newest checkpoint, not those before it")
         yield
     finally:
         if os.name == "nt":  # it removes no file that is open, and nothing is locked there

@@ -8,6 +8,7 @@ where `seal` is the SHA-256 of `files`. So truncated, changed, missing and mixed
 accidents, not against forgers: who can write the files can write a manifest for them.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,9 @@ from fastdcgan.storage import strict_json
 from fastdcgan.storage.files import open_regular, read_limited
 
 MANIFEST = "manifest.json"
+
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""How a disk answers on which folders can't be flushed: some network mounts."""
 
 MAX_MANIFEST_BYTES = 1 << 16
 
@@ -148,14 +152,37 @@ def check(path: Path, files: dict[str, FileDigest]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync). On Windows, which can't do that for folders, nothing is done."""
+    """Flush a file or folder to the disk (fsync). For folders nothing is done where that can't be: see `can_flush`."""
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
+
+
+def can_flush(folder: Path) -> bool:
+    """Whether a folder can be flushed: else a loss of power may take what was renamed last, whole as it was.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    if os.name == "nt":
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _write_manifest(folder: Path) -> None:

@@ -41,11 +41,17 @@ class Watch:
             return f"D wins: its loss is {loss_d:.3f} in the mean of the last {LOSS_STEPS} steps; {TRIED}"
         return None
 
-    def samples(self, pictures_BCHW: Tensor, step: int) -> str | None:
-        """Take in samples, in [-1, 1] on the CPU. Returns a line for the user where they have become alike."""
+    def samples(self, pictures_BCHW: Tensor, step: int, columns: int | None = None) -> str | None:
+        """Take in samples, in [-1, 1] on the CPU. Returns a line for the user where they have become alike.
+
+        Args:
+            pictures_BCHW: the samples.
+            step: after which they were made.
+            columns: of a grid that has a row for each class: samples are compared within a class. None: all are.
+        """
         if step == 0 or len(pictures_BCHW) < 2:  # from before any training
             return None
-        differ = spread(pictures_BCHW)
+        differ = fmean(map(spread, pictures_BCHW.split(columns or len(pictures_BCHW))))
         if differ > self._highest:
             self._highest, self._highest_step = differ, step
         if self._collapsed:

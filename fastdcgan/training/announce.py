@@ -18,6 +18,7 @@ from fastdcgan.evaluation.best import known_best
 from fastdcgan.execution.plan import why_no_kernels
 from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
+from fastdcgan.runs.classes import MOST_ROWS
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.telemetry.terminal.data_tables import classes_in_words
 from fastdcgan.telemetry.terminal.display import Display
@@ -34,8 +35,7 @@ def announce(run: Run, display: Display) -> None:
     ranks = f" x {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     display.say(f"data      {run.source.description}")
     list_skipped(run.source, run.folder, display)
-    if (labels := run.source.labels) is not None:
-        display.say(f"classes   not used, all are learned together: {classes_in_words(labels)}")
+    announce_classes(run, display)
     display.say(
         f"networks  {arch.name}, {arch.channels}x{arch.resolution}, width {arch.width}: "
         f"G {models.parameter_count(run.state.generator):,} and "
@@ -60,6 +60,19 @@ def announce(run: Run, display: Display) -> None:
         display.say(line)
     if run.start.step:
         display.say(f"resuming  after step {run.start.step:,} ({run.start.images:,} images)")
+
+
+def announce_classes(run: Run, display: Display) -> None:
+    """Say which classes pictures are of, how many of each, and whether they are learned."""
+    labels = run.labels or run.source.labels
+    if labels is None:
+        return
+    if run.labels is None:
+        display.say(f"classes   not used, all are learned together (--conditional: each): {classes_in_words(labels)}")
+        return
+    display.say(f"classes   {classes_in_words(labels)}")
+    if (count := len(labels.classes)) > MOST_ROWS:
+        display.say(f"          sample grids have a row for each of the {MOST_ROWS} largest of the {count:,}")
 
 
 def announce_recipe(run: Run, display: Display) -> None:

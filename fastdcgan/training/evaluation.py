@@ -69,6 +69,7 @@ class Evaluator:
             weights="average" if run.state.average else "last",
             training=True,
             on_stage=lambda what, done, total: None,
+            class_counts=run.labels.counts() if run.labels else (),
         )
         with converting_write_errors(run.folder.evaluations):
             append_evaluations(run.folder.evaluations, [found])

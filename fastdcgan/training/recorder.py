@@ -1,12 +1,13 @@
 """What a run writes while it trains: metrics, sample grids, checkpoints, plots; and how long it trained."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn, cast
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -31,8 +32,9 @@ from fastdcgan.runs.checkpoints.checkpoint import Snapshot
 from fastdcgan.runs.checkpoints.folder import Best, list_checkpoints
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.checkpoints.tensors import moments
+from fastdcgan.runs.classes import classes_shown
 from fastdcgan.runs.folder import WriteError, converting_write_errors
-from fastdcgan.runs.sampling import SAMPLES, generate, grid, save_grid
+from fastdcgan.runs.sampling import SAMPLES, generate, grid, grid_columns, save_grid
 from fastdcgan.storage.background import BackgroundWorker
 from fastdcgan.storage.checksummed import flush
 from fastdcgan.storage.signals import EndedTogetherError
@@ -71,7 +73,11 @@ class Recorder:
         self._is_main_process = run.accelerator.is_main_process
         self._metrics_buffer = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
         self._saved_step = run.start.step
-        self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, SAMPLES, run.arch.latent_dim)
+        self._rows = classes_shown(run.labels.counts()) if run.labels else []
+        self._columns = grid_columns(SAMPLES, run.arch.resolution) if self._rows else None
+        samples = len(self._rows) * self._columns if self._columns else SAMPLES
+        self._samples_z_BL = latents(run.config.run.seed, Stream.SAMPLES, 0, samples, run.arch.latent_dim)
+        self._samples_labels_B = torch.tensor(self._rows).repeat_interleave(self._columns) if self._columns else None
         self._checkpoint_writer = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._last_tick_step, self._data_wait_seconds, self._interval_start = run.start.step, 0.0, time.perf_counter()
@@ -118,8 +124,10 @@ class Recorder:
             raise DataLostError(str(error)) from error
         self._data_wait_seconds += time.perf_counter() - start
 
-    def next_batch(self, batches: Generator[Tensor], step: int) -> Tensor:
-        """The pictures of the step after `step`: real_BCHW in [-1, 1]. Blank ones, if they are lost: see `fault.py`.
+    def next_batch(self, batches: Generator[tuple[Tensor, ...]], step: int) -> tuple[Tensor, ...]:
+        """The pictures of the step after `step`: real_BCHW in [-1, 1]; and labels_B, where classes are learned.
+
+        Blank ones, of the first class, if they are lost: see `fault.py`.
 
         Raises:
             DataLostError: they are lost, and there is no other process.
@@ -135,7 +143,10 @@ class Recorder:
         run = self._run
         each = run.config.images_a_step // run.accelerator.num_processes
         blank_BHWC = torch.zeros(each, *run.arch.resolution, run.arch.channels, device=run.accelerator.device)
-        return blank_BHWC.permute(0, 3, 1, 2)  # channels-last, as others are
+        blank_BCHW = blank_BHWC.permute(0, 3, 1, 2)  # channels-last, as others are
+        if run.labels is None:
+            return (blank_BCHW,)
+        return blank_BCHW, torch.zeros(each, dtype=torch.int64, device=run.accelerator.device)
 
     @contextmanager
     def _kept_from_the_others(self) -> Iterator[None]:
@@ -239,16 +250,17 @@ class Recorder:
             )
 
     def sample(self, step: int) -> None:
-        """Write a grid from the fixed noise. Raises WriteError if it can't."""
+        """Write a grid from the fixed noise, with a row for each class if there are some. Raises WriteError."""
         with self._untimed(), profiler_range(ranges.SAMPLES):
             if self._is_main_process:
-                pictures_BCHW = generate(self._run.state.sampler, self._samples_z_BL)
+                of_class = () if self._samples_labels_B is None else (self._samples_labels_B,)
+                pictures_BCHW = generate(self._run.state.sampler, self._samples_z_BL, *of_class)
                 file = self._run.folder.samples / f"step-{step:08d}.png"
                 with converting_write_errors(file):
-                    save_grid(pictures_BCHW, file)
-                self._trackers.write_grid(grid(pictures_BCHW), step)
-                self._display.show_samples(pictures_BCHW, step)
-                self._warn(self._watch.samples(pictures_BCHW, step))
+                    save_grid(pictures_BCHW, file, self._columns)
+                self._trackers.write_grid(grid(pictures_BCHW, self._columns), step)
+                self._display.show_samples(pictures_BCHW, step, self._columns)
+                self._warn(self._watch.samples(pictures_BCHW, step, self._columns))
                 if step == self._run.schedule.total:
                     self._compare_with_training(pictures_BCHW, step)
 
@@ -467,11 +479,15 @@ class Recorder:
         return StepProfiler(ProfileFolder(run.folder.profile, rank), run.config.run, subject, say=self._display.say)
 
     def _write_real_grid(self) -> None:
-        count = min(SAMPLES, len(self._run.source))
-        with closing(self._run.source.read([range(count)])) as batches:
+        """The first pictures; with classes the first of each, one after the other where there are few."""
+        numbers: Sequence[int] = range(min(SAMPLES, len(self._run.source)))
+        if self._run.labels is not None and self._columns:
+            found = [np.flatnonzero(self._run.labels.numbers == number) for number in self._rows]
+            numbers = [int(number) for of_class in found for number in np.resize(of_class, self._columns)]
+        with closing(self._run.source.read([numbers])) as batches:
             for pictures_BHWC in batches:
                 with converting_write_errors(self._run.folder.real):
-                    save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real)
+                    save_grid(normalise(pictures_BHWC.cpu()), self._run.folder.real, self._columns)
 
     def _compare_with_training(self, pictures_BCHW: Tensor, step: int) -> None:
         """Show what samples are nearest to. Where the training pictures can't be read any more, that is said."""

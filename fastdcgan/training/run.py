@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from fastdcgan.config import TrainConfig
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.order import steps_per_epoch
 from fastdcgan.data.source import ImageSource
 from fastdcgan.distributed.accelerator import Accelerator
@@ -112,6 +113,9 @@ class Run:
     state: TrainState
     schedule: Schedule
     start: Progress
+    labels: Labels | None = None
+    """Of the pictures, where their classes are learned."""
+
     ancestor: Ancestor | None = None
     """Whose weights it begins with, in this session; None: its own, or new ones."""
 

@@ -9,10 +9,11 @@ import torch
 
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.describe import write_skipped
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.open import open_pictures
 from fastdcgan.data.source import ImageSource, count_files
 from fastdcgan.distributed.accelerator import Accelerator, local_processes, wrap
-from fastdcgan.distributed.agreement import check_same_pictures, check_same_start
+from fastdcgan.distributed.agreement import check_same_labels, check_same_pictures, check_same_start
 from fastdcgan.distributed.collectives import broadcast_object, local_main_process_first
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
@@ -25,6 +26,7 @@ from fastdcgan.limits import hardware
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import checkpoint_path, read_newest
 from fastdcgan.runs.checkpoints.record import Progress
+from fastdcgan.runs.classes import CLASS_COUNTS
 from fastdcgan.runs.folder import (
     BATCH_NAMED,
     BEGUN_FROM,
@@ -45,6 +47,9 @@ from fastdcgan.training.starting.go_back import WentBack, all_changes, asked_to_
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
 from fastdcgan.tuning.memory import MemoryDemand
 
+LABELS = "labels"
+"""The condition that identifies the pictures' classes (`Labels.digest`), where they are learned."""
+
 
 def setup(
     config: TrainConfig, folder: RunFolder, accelerator: Accelerator, display: Display, *, batch_named: bool = True
@@ -63,6 +68,7 @@ def setup(
     """
     arch = config.model.architecture()
     source = open_data(config, arch, accelerator, display, begun_range=value_range_of(folder))
+    labels = learned_labels(config, source, accelerator)
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
     schedule = Schedule.of(config, len(source))
@@ -72,6 +78,7 @@ def setup(
     with demand.failures_as_one_line():
         chosen = choose_plan_for(config, arch, schedule, folder, accelerator, display)
         config = replace(config, execution=replace(config.execution, precision=chosen.plan.precision))
+        arch = arch.with_classes(labels.classes) if labels else arch  # plans are chosen without: as fast is each with
         state = build_state(config, arch, chosen.plan, accelerator)
     back = go_back(config, folder, state, arch, accelerator, display)
     identity, start = load_last_checkpoint(folder, state, arch, accelerator, display)
@@ -83,6 +90,8 @@ def setup(
             "changed   these are not the pictures that the run was begun with, or not decoded as they were: "
             "it goes on with what is there now"
         )
+    elif labels and read_condition(folder, LABELS) not in (None, labels.digest()):
+        display.say("changed   pictures are of other classes than when the run was begun: it goes on with those of now")
     run = Run(
         id=identity,
         config=config,
@@ -95,6 +104,7 @@ def setup(
         state=state,
         schedule=schedule,
         start=start,
+        labels=labels,
         ancestor=ancestor,
         changes=all_changes(folder, back, start.step),
     )
@@ -124,6 +134,20 @@ def open_data(
     return source
 
 
+def learned_labels(config: TrainConfig, source: ImageSource, accelerator: Accelerator) -> Labels | None:
+    """The pictures' classes, the same on all processes; None unless asked for. Raises ValueError if there are none."""
+    if not config.model.conditional:
+        return None
+    labels = source.labels
+    if labels is None:
+        raise ValueError(
+            f"--conditional: {config.data.data} names no classes of its pictures: put those of each class into a "
+            "subfolder, or add a dataset.json as StyleGAN has it, or an array `labels` to a .npz"
+        )
+    check_same_labels(accelerator, labels)
+    return labels
+
+
 def with_agreed_batch(
     config: TrainConfig, count: int, accelerator: Accelerator, display: Display, *, may_choose: bool
 ) -> TrainConfig:
@@ -146,7 +170,7 @@ def memory_demand(config: TrainConfig, arch: Architecture, accelerator: Accelera
     """What the run's steps need of this machine's memory."""
     return MemoryDemand(
         config=config,
-        arch=arch,
+        arch=arch.with_classes(()),
         device=accelerator.device,
         processes=accelerator.num_processes,
         local_processes=local_processes(),
@@ -265,6 +289,8 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         "pictures": len(source),
         "data_fingerprint": source.fingerprint,
         "skipped": count_files(source.skipped),
+        CLASS_COUNTS: run.labels.counts() if run.labels else None,
+        LABELS: run.labels.digest() if run.labels else None,
         VALUE_RANGE: astuple(source.value_range) if source.value_range else None,
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,

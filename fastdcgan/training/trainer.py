@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdcgan.config import TrainConfig
 from fastdcgan.data.order import rank_share
-from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.data.stream import Batching, label_batches, real_batches
 from fastdcgan.device import to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects
@@ -110,12 +110,12 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
     with closing(Recorder(run, display)) as recorder, closing(batches_of(run)) as batches:
         try:
             while step < run.schedule.total and not signal:
-                real_BCHW = recorder.next_batch(batches, step)
+                real_BCHW, *of_class = recorder.next_batch(batches, step)
                 with profiler_range(ranges.NOISE):
-                    drawn = noise(run, step + 1), *draws(run, step + 1)
-                recorder.add(take_step(real_BCHW, *drawn))
+                    z_BL, others = noise(run, step + 1), (*draws(run, step + 1), *of_class)
+                recorder.add(take_step(real_BCHW, z_BL, *others))
                 step += 1
-                penalise(run.state, step, real_BCHW, *drawn)
+                penalise(run.state, step, real_BCHW, z_BL, *others)
                 if run.state.average is not None:
                     run.state.average.update(step)
                 due = run.schedule.due(step)
@@ -149,8 +149,12 @@ def roll_back(run: Run, failure: NotFiniteError, display: Display) -> Run:
     return replace(run, start=replace(start, rollbacks=times))
 
 
-def batches_of(run: Run) -> Generator[Tensor]:
-    """This process's share of every step's pictures, from the step on with which the run goes on: real_BCHW."""
+def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
+    """This process's share of every step's pictures, from the step on with which the run goes on.
+
+    Yields:
+        real_BCHW; and labels_B, where classes are learned.
+    """
     batching = Batching(
         seed=run.config.run.seed,
         global_batch=run.config.images_a_step,
@@ -159,7 +163,12 @@ def batches_of(run: Run) -> Generator[Tensor]:
         parts=run.config.parts_a_step,
         flip=run.config.data.flip,
     )
-    return real_batches(run.source, batching, run.accelerator.device, start_step=run.start.step)
+    where, start = run.accelerator.device, run.start.step
+    with closing(real_batches(run.source, batching, where, start)) as pictures:
+        if run.labels is None:
+            yield from zip(pictures)
+        else:
+            yield from zip(pictures, label_batches(run.labels.numbers, batching, where, start), strict=True)
 
 
 def noise(run: Run, step: int) -> Tensor:
@@ -168,10 +177,13 @@ def noise(run: Run, step: int) -> Tensor:
     return _own_share(run, latents(seed, Stream.NOISE, _place_in_stream(run, step), images, run.arch.latent_dim))
 
 
-def draws(run: Run, step: int) -> tuple[Tensor, ...]:
-    """This rank's share of what a step's augmentation draws, as `noise`: draws_BN, or nothing where there is none."""
+def draws(run: Run, step: int) -> tuple[Tensor | None, ...]:
+    """This rank's share of what a step's augmentation draws, as `noise`: draws_BN, or nothing where there is none.
+
+    None stands in its place where labels follow.
+    """
     if not run.state.augmentation:
-        return ()
+        return () if run.labels is None else (None,)
     seed, images = run.config.run.seed, run.config.images_a_step
     drawn_BN = uniform(seed, Stream.AUGMENT, _place_in_stream(run, step), images, 2 * augment.NUMBERS)
     return (_own_share(run, drawn_BN),)

@@ -119,7 +119,10 @@ def reference_implementation(
         dtype: of the networks; fp64 is the ground truth for errors.
     """
     with torch.random.fork_rng(devices=[]):  # PyTorch's own default initialisation draws from it
-        G, D = reference.Generator(_layers(arch.generator)), reference.Discriminator(_layers(arch.discriminator))
+        first, *others = _layers(arch.generator)
+        first = (arch.latent_dim, *first[1:])  # the reference itself widens it for classes
+        G = reference.Generator([first, *others], len(arch.classes))
+        D = reference.Discriminator(_layers(arch.discriminator), len(arch.classes))
         reference.initialise(G)
         reference.initialise(D)
         if recipe.spectral_norm:
@@ -139,9 +142,12 @@ def reference_implementation(
             cache_enabled=False,
         ):
             inputs = real_BCHW.to(dtype), z_BL.to(dtype)
-            drawn_BN, anchors_2 = _draws(z_BL), dict(D.named_buffers()).get("anchors")
             return reference.train_step(
-                G, D, optimizer_g, optimizer_d, *inputs, **options, uniform_BN=drawn_BN, anchors_2=anchors_2
+                *(G, D, optimizer_g, optimizer_d, *inputs),
+                **options,
+                uniform_BN=_draws(z_BL),
+                anchors_2=dict(D.named_buffers()).get("anchors"),
+                labels_B=_labels(arch, z_BL),
             )
 
     return Implementation(generator=G, discriminator=D, optimizer_g=optimizer_g, optimizer_d=optimizer_d, step=step)
@@ -174,7 +180,7 @@ def plan_implementation(
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Pictures in the plan's layout are not copied.
         with _num_threads(plan.threads):
-            drawn = (_draws(z_BL),) if recipe.augmentation() else ()
+            drawn = _draws(z_BL) if recipe.augmentation() else None, _labels(arch, z_BL)
             return take_step(real_BCHW.contiguous(memory_format=layout), z_BL, *drawn)._asdict()
 
     return Implementation(
@@ -203,6 +209,11 @@ def _num_threads(count: int | None) -> Iterator[None]:
 def _draws(z_BL: Tensor) -> Tensor:
     """The augmentation's random numbers, the same for all implementations."""
     return uniform(0, Stream.AUGMENT, 0, len(z_BL), 2 * NUMBERS).to(z_BL.device)
+
+
+def _labels(arch: Architecture, z_BL: Tensor) -> Tensor | None:
+    """All classes in turn; None where there are none."""
+    return torch.arange(len(z_BL), device=z_BL.device) % len(arch.classes) if arch.classes else None
 
 
 def random_batch(arch: Architecture, batch: int, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor]:

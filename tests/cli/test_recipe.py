@@ -58,10 +58,15 @@ def test_from_python_too(tmp_path: Path) -> None:
     pictures = tmp_path / "few.npy"
     np.save(pictures, np.random.default_rng(0).integers(256, size=(64, 16, 16, 3), dtype=np.uint8))
     small: dict[str, Any] = {"arch": "dcgan16", "width": 4, "batch_size": 8, "images": 16, "plan": "default"}
-    run = fastdcgan.train(data=str(pictures), out=tmp_path / "run", quiet=True, recipe="small-data", lr=1e-3, **small)
-    kept = {name: run.config[name] for name in ("recipe", "augment", "lr")}
-    assert kept == {"recipe": "small-data", "augment": EVERYTHING, "lr": 1e-3}
-    assert f"recipe    small-data: --augment {EVERYTHING}" in (run.path / "run.log").read_text()
+    small |= {"data": str(pictures), "quiet": True, "recipe": "small-data", "lr": 1e-3}
+    for out, named, said in (
+        ("set", {}, f"recipe    small-data: --augment {EVERYTHING}"),
+        ("named", {"augment": "cutout"}, "recipe    small-data: but --augment cutout, as you named it"),
+    ):
+        run = fastdcgan.train(out=tmp_path / out, **small, **named)
+        kept = {name: run.config[name] for name in ("recipe", "augment", "lr")}
+        assert kept == {"recipe": "small-data", "augment": EVERYTHING, "lr": 1e-3} | named
+        assert said in (run.path / "run.log").read_text()
 
 
 def test_what_was_named_otherwise_is_said(asked: list[TrainConfig]) -> None:

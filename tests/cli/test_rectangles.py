@@ -91,3 +91,32 @@ def test_the_data_is_described_and_packed_for_it(
 def test_limits_know_it(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     fastdcgan(verb, "--arch", "dcgan64x32", "--width", 8, "--batch-size", 8)
     assert "dcgan64x32, width 8" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["48", "96", "112", "192x96", "64x128"])
+def test_every_verb_at_every_kind_of_size(
+    shape: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes that aren't powers of two, and rectangles: no verb knows only squares."""
+    height, _, width = shape.partition("x")
+    across, down = int(width or height), int(height)
+    monkeypatch.chdir(tmp_path)
+    tiny = ("--width", 4, "--batch-size", 2)
+    asked = ("--resolution", shape, *tiny, "--images", 4, "--plan", "default")
+    fastdcgan("train", "--data", photos, *asked, "--out", "run")
+    files = {"onnx": "generator.onnx", "torch": "generator.pt2", "hub": "model.safetensors", "tutorial": "netG.pth"}
+    for to, file in files.items():
+        if to == "onnx":
+            pytest.importorskip("onnxscript")
+        fastdcgan("export", "run", "--to", to, "--out", to)
+        assert (tmp_path / to / file).stat().st_size > 0
+    fastdcgan("generate", "run", "--count", 1, "--out", "one.png")
+    assert size(tmp_path / "one.png") == (across, down)
+    fastdcgan("generate", "run", "--count", 3, "--out", "some.npy")
+    assert np.load("some.npy").shape == (3, down, across, 3)
+    fastdcgan("interpolate", "run", "--frames", 2, "--out", "walk.webp")
+    fastdcgan("report", "run")
+    assert "dcgan" + shape in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    fastdcgan("tune", "--arch", f"dcgan{shape}", *tiny, "--seconds", 1, "--threads", 1, "--json", "plans.json")
+    assert json.loads(Path("plans.json").read_text())

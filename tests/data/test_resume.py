@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tables import write_encoded_hdf5, write_hdf5, write_lmdb, write_parquet
 from torch import Tensor
 
 from fastdcgan.data.array import ArraySource, DeviceSource
@@ -78,11 +79,34 @@ def without_copies(photographs: Path, tmp_path: Path) -> ImageSource:
     )
 
 
+def table(
+    photographs: Path, tmp_path: Path, write: Callable[[Path, list[bytes]], Path], name: str, **options: str
+) -> ImageSource:
+    path = tmp_path / name
+    if not path.exists():
+        write(path, [photo.read_bytes() for photo in sorted(photographs.rglob("*.jpg"))])
+    return folder(path, tmp_path, decoder="pillow", **options)
+
+
+def hdf5(photographs: Path, tmp_path: Path, **options: str) -> ImageSource:
+    """Numbers, which are read as they are needed."""
+    path = tmp_path / "numbers.h5"
+    if not path.exists():
+        write_hdf5(path, np.random.default_rng(0).uniform(-9, 9, (130, 20, 20, 3)))
+    return folder(path, tmp_path, **options)
+
+
 SOURCES: dict[str, Callable[[Path, Path], ImageSource]] = {
     "a folder by Pillow": lambda photos, tmp: folder(photos, tmp, decoder="pillow"),
     "a zip": zipped,
     "a folder of npy": recordings,
     "without copies": without_copies,
+    "LMDB": lambda photos, tmp: table(photos, tmp, write_lmdb, "lmdb"),
+    "LMDB, packed": lambda photos, tmp: table(photos, tmp, write_lmdb, "lmdb", cache="on"),
+    "parquet": lambda photos, tmp: table(photos, tmp, write_parquet, "a.parquet"),
+    "encoded HDF5": lambda photos, tmp: table(photos, tmp, write_encoded_hdf5, "encoded.h5"),
+    "HDF5": hdf5,
+    "HDF5, packed": lambda photos, tmp: hdf5(photos, tmp, cache="on"),
     "a pack": lambda photos, tmp: folder(photos, tmp, cache="on"),
     "a pack gathered ahead": ahead,
     "in the device's memory": resident,

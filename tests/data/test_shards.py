@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from corpus import PHOTOS, bad_files, encode, good_files
+from opened import complaint, pixels, source
 from PIL import Image
 
 from fastdcgan.data.archives import listing
@@ -25,9 +26,8 @@ from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.decoding.formats import FORMAT_NAMES, PICTURE_SUFFIXES
 from fastdcgan.data.decoding.pillow import PillowSource
 from fastdcgan.data.hidden import HIDDEN_FILE
-from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import read_manifest
-from fastdcgan.data.source import SECOND_PICTURE, ImageSource, describe_hidden
+from fastdcgan.data.source import SECOND_PICTURE, describe_hidden
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.printable import printable
@@ -80,22 +80,6 @@ def names(index: ShardIndex) -> list[str]:
 def reasons(index: ShardIndex) -> dict[str, str]:
     """By the member's name, or the shard's."""
     return {Path(skipped.path).name.split(": ")[-1]: skipped.reason for skipped in index.skipped}
-
-
-def source(spec: object, decoder: str = "pillow", cache: str = "off", resolution: int = 8) -> ImageSource:
-    return open_source(
-        str(spec), resolution=resolution, channels=3, device="cpu", threads=2, decoder=decoder, cache=cache
-    )
-
-
-def pixels(source: ImageSource) -> torch.Tensor:
-    return torch.cat(list(source.read([[n] for n in range(len(source))])))
-
-
-def complaint(spec: object) -> str:
-    with pytest.raises(ValueError, match=r"^[^\n]+$") as raised:
-        open_shards(str(spec))
-    return str(raised.value)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

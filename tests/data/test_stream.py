@@ -1,13 +1,14 @@
 from collections.abc import Generator, Iterable, Sequence
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fastdcgan.data.order import flip_mask
 from fastdcgan.data.source import Skipped
-from fastdcgan.data.stream import Batching, mirror, normalise, real_batches
+from fastdcgan.data.stream import Batching, label_batches, mirror, normalise, real_batches
 
 CPU = torch.device("cpu")
 
@@ -147,3 +148,18 @@ def test_a_source_that_fails_is_closed_and_says_why() -> None:
     next(batches)
     with pytest.raises(ValueError, match=r"photo\.jpg vanished"):
         next(batches)
+
+
+@pytest.mark.parametrize("start", [0, 7])
+@pytest.mark.parametrize(("rank", "ranks", "parts"), [(0, 1, 1), (1, 2, 1), (0, 2, 2)])
+def test_labels_are_those_of_the_pictures(rank: int, ranks: int, parts: int, start: int) -> None:
+    """Over several epochs, on any rank, from any step."""
+    source = Memory(count=21)
+    labels_N = np.arange(21) % 5
+    for number, label in enumerate(labels_N):
+        source.pictures[number] = int(label) * 51
+    batching = Batching(seed=3, global_batch=4, rank=rank, world_size=ranks, parts=parts, flip=True)
+    pictures, labels = real_batches(source, batching, CPU, start), label_batches(labels_N, batching, CPU, start)
+    for real_BCHW, labels_B in islice(zip(pictures, labels, strict=True), 13):
+        assert labels_B.dtype == torch.int64
+        assert labels_B.tolist() == ((real_BCHW[:, 0, 0, 0] + 1) * 127.5 / 51).round().long().tolist()

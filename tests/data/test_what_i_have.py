@@ -1,7 +1,6 @@
 """Each row of the table at the top of docs/data.md: what somebody has, and what they type."""
 
 import gzip
-import importlib.util
 import json
 import re
 import shlex
@@ -19,6 +18,7 @@ import pytest
 import torch
 from corpus import PHOTOS, encode, heif, heif_available, with_alpha
 from PIL import Image
+from tables import needed, write_hdf5, write_lmdb, write_parquet
 
 from fastdcgan import cli
 from fastdcgan.config import TrainConfig
@@ -91,37 +91,17 @@ def recordings(here: Path) -> None:
         np.save(here / "recordings" / f"{number}.npy", recording)
 
 
-def needed(*modules: str) -> None:
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"{module} is not installed")
-
-
 def bedrooms(here: Path) -> None:
-    needed("lmdb")
-    import lmdb
-
-    with lmdb.open(str(here / "bedroom_train_lmdb"), map_size=2**24) as made, made.begin(write=True) as transaction:
-        for number, picture in enumerate(PICTURES):
-            transaction.put(b"%040x" % number, encode(picture, "WEBP"))
+    write_lmdb(here / "bedroom_train_lmdb", [encode(picture, "WEBP") for picture in PICTURES])
 
 
 def hdf5(here: Path) -> None:
-    needed("h5py")
-    import h5py
-
-    with h5py.File(here / "pictures.h5", "w") as file:
-        file["images"] = np.stack([np.asarray(picture.resize((64, 64))) for picture in PICTURES])
+    write_hdf5(here / "pictures.h5", np.stack([np.asarray(picture.resize((64, 64))) for picture in PICTURES]))
 
 
 def downloaded(here: Path) -> None:
-    needed("pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
     (here / "downloaded").mkdir()
-    table = pyarrow.table({"image": [{"bytes": encode(picture, "PNG"), "path": None} for picture in PICTURES]})
-    pyarrow.parquet.write_table(table, here / "downloaded" / "train.parquet")
+    write_parquet(here / "downloaded" / "train.parquet", [encode(picture, "PNG") for picture in PICTURES])
 
 
 def on_the_hub(here: Path) -> None:

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 from corpus import PHOTOS, bad_files, encode, good_files
+from opened import complaint, pixels, source
 from PIL import Image
 
 from fastdcgan.data.archives import listing, zip_headers
 from fastdcgan.data.archives.shards import ShardIndex, open_shards
 from fastdcgan.data.decoding.dali import dali_available
 from fastdcgan.data.decoding.formats import PICTURE_SUFFIXES
-from fastdcgan.data.open import open_source
-from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.storage.printable import printable
 
@@ -52,22 +51,6 @@ def names(index: ShardIndex) -> list[str]:
 
 def reasons(index: ShardIndex) -> dict[str, str]:
     return {skipped.path.split(": ", 1)[1]: skipped.reason for skipped in index.skipped}
-
-
-def source(spec: object, decoder: str = "pillow", resolution: int = 8, cache: str = "off") -> ImageSource:
-    return open_source(
-        str(spec), resolution=resolution, channels=3, device="cpu", threads=2, decoder=decoder, cache=cache
-    )
-
-
-def pixels(source: ImageSource) -> torch.Tensor:
-    return torch.cat(list(source.read([[n] for n in range(len(source))])))
-
-
-def complaint(spec: object) -> str:
-    with pytest.raises(ValueError, match=r"^[^\n]+$") as raised:
-        open_shards(str(spec))
-    return str(raised.value)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -12,7 +12,7 @@ import forked
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
-from twins import CPU, PAPERS, draws, inputs, moments, own_name, reference_twin
+from twins import CPU, PAPERS, draws, inputs, labels, moments, own_name, reference_twin
 
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.data.order import rank_share
@@ -67,7 +67,7 @@ def begin(work: Training, ranks: int, around: Callable[[nn.Module], nn.Module]) 
 def share(tensor: Tensor, work: Training, rank: int, ranks: int) -> Tensor:
     parts = work.recipe.d_steps * work.recipe.accumulate
     mine = tensor[torch.from_numpy(rank_share(len(tensor), rank, ranks, parts))]
-    return mine.double() if work.double else mine
+    return mine.double() if work.double and mine.is_floating_point() else mine
 
 
 def train(work: Training, accelerator: Accelerator | None = None) -> Result:
@@ -83,8 +83,10 @@ def train(work: Training, accelerator: Accelerator | None = None) -> Result:
     losses = []
     for number in range(work.steps):
         whole = inputs(work.arch, number, work.images_a_step)
-        drawn = (draws(whole[1]),) if work.recipe.augmentation() else ()
-        real_BCHW, *others = (share(tensor, work, rank, ranks) for tensor in (*whole, *drawn))
+        drawn = draws(whole[1]) if work.recipe.augmentation() else None, labels(work.arch, whole[1])
+        real_BCHW, *others = (
+            None if tensor is None else share(tensor, work, rank, ranks) for tensor in (*whole, *drawn)
+        )
         real_BCHW = real_BCHW.contiguous(memory_format=layout)
         metrics = step(real_BCHW, *others)
         penalise(state, number + 1, real_BCHW, *others)

@@ -74,6 +74,10 @@ EXACT |= {
         ("relativistic", RecipeConfig(objective="rpgan")),
     )
 }
+STABILISED |= {
+    f"{work}, with classes": replace(STABILISED[work], arch=TINY.with_classes(("cat", "dog", "owl")))
+    for work in ("all together, stacked", "augmented, in parts, stacked", "R3GAN's, captured")
+}
 EXACT |= {
     f"{name}, exact": replace(EXACT["dcgan28, exact"], steps=5, batch=4 * recipe.accumulate, recipe=recipe)
     for name, recipe in (

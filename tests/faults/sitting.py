@@ -87,7 +87,7 @@ class Sitting:
     seconds: float
 
 
-def train(data: Path, out: Path, *options: object) -> list[str]:
+def train(data: Path | str, out: Path, *options: object) -> list[str]:
     """The same intervals as in test_exact: no two divide each other, and an epoch ends in between."""
     network = ("--arch", "dcgan16", "--width", 4, "--latent-dim", 6, "--batch-size", BATCH, "--flip")
     way = ("--device", "cpu", "--plan", "default", "--precision", "fp32", "--threads", 1)

@@ -6,25 +6,25 @@ from torch import nn
 from fastdcgan.config import RecipeConfig
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
-from fastdcgan.gan.spectral import SpectralDiscriminator, build_for
+from fastdcgan.gan.spectral import SpectralDiscriminator, _normalised, build_for
 
 ARCH = architecture("dcgan32", width=8)
 RECIPE = RecipeConfig(spectral_norm=True)
 
 
-def spectral(seed: int = 0) -> SpectralDiscriminator:
-    _, discriminator = build_for(RECIPE, ARCH, seed)
+def spectral(seed: int = 0, classes: tuple[str, ...] = ()) -> SpectralDiscriminator:
+    _, discriminator = build_for(RECIPE, ARCH.with_classes(classes), seed)
     assert isinstance(discriminator, SpectralDiscriminator)
     return discriminator
 
 
 def test_no_layer_stretches_a_difference() -> None:
-    D = spectral()
+    D = spectral(classes=("cat", "dog"))
     for _ in range(50):
         D.before_update()
-    weights = D._normalised("cpu")
-    assert len(weights) == len(ARCH.discriminator)
-    for weight in weights.values():
+    weights = [_normalised(layer) for layer in D._normalised_layers()]
+    assert len(weights) == len(ARCH.discriminator) + 1, "those of the classes too"
+    for weight in weights:
         largest = torch.linalg.matrix_norm(weight.flatten(1), ord=2).item()
         assert abs(largest - 1) < 1e-3
 
@@ -34,7 +34,7 @@ def test_it_begins_near_enough_and_follows_the_weights() -> None:
     D = spectral()
     for step in range(20):
         D.before_update()
-        for weight in D._normalised("cpu").values():
+        for weight in map(_normalised, D._normalised_layers()):
             assert 0.9 < torch.linalg.matrix_norm(weight.flatten(1), ord=2).item() < 1.15, step
         with torch.no_grad():
             for parameter in D.parameters():

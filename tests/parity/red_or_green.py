@@ -15,8 +15,8 @@ import torch
 import torch._dynamo
 
 EXACT = (
-    *("tests/parity/test_parity.py", "tests/parity/test_stabilisers.py"),
-    *("-k", "(dcgan28 and (begin or bit_for_bit) and not full) or stabilised"),
+    *("tests/parity/test_parity.py", "tests/parity/test_stabilisers.py", "tests/parity/test_classes.py"),
+    *("-k", "(dcgan28 and (begin or bit_for_bit) and not full) or stabilised or (begin and classes)"),
 )
 
 

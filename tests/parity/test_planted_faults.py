@@ -29,8 +29,10 @@ FAULTS = (
         "gan/step.py",
         (
             (
-                "    with profiler_range(ranges.DISCRIMINATOR_REAL):\n        logits_real_B = D(real_BCHW)\n"
-                "    with profiler_range(ranges.DISCRIMINATOR_FAKE):\n        logits_fake_B = D(fake_BCHW)\n",
+                "    with profiler_range(ranges.DISCRIMINATOR_REAL):\n"
+                "        logits_real_B = call(D, real_BCHW, labels_B)\n"
+                "    with profiler_range(ranges.DISCRIMINATOR_FAKE):\n"
+                "        logits_fake_B = call(D, fake_BCHW, labels_B)\n",
                 "    logits_real_B, logits_fake_B = D(torch.cat([real_BCHW, fake_BCHW])).chunk(2)\n",
             ),
         ),
@@ -129,13 +131,48 @@ FAULTS = (
         (("anchor_real, anchor_fake = self", "anchor_fake, anchor_real = self"),),
     ),
     Fault(
+        "real pictures judged as of another class",
+        "gan/step.py",
+        (("call(D, real_BCHW, labels_B)\n    with", "call(D, real_BCHW, labels_B.roll(1))\n    with"),),
+    ),
+    Fault(
+        "fake pictures made of another class than they are judged as",
+        "gan/step.py",
+        (
+            (
+                "call(state.call_generator, update.z, update.labels)",
+                "call(state.call_generator, update.z, update.labels.flip(0))",
+            ),
+        ),
+    ),
+    Fault(
+        "no projection while G learns",
+        "gan/models.py",
+        (
+            (
+                "self.class_vectors(labels_B) * features",
+                "self.class_vectors(labels_B) * self.embedding.weight.requires_grad * features",
+            ),
+        ),
+    ),
+    Fault(
+        "classes that aren't normalised",
+        "gan/spectral.py",
+        (("F.embedding(labels_B, _normalised(self.embedding))", "self.embedding(labels_B)"),),
+    ),
+    Fault(
+        "the penalty taken as of no class",
+        "gan/gradient_penalty.py",
+        (("self._discriminator(pictures_BCHW, labels_B)", "self._discriminator(pictures_BCHW, labels_B * 0)"),),
+    ),
+    Fault(
         "a relativistic G that doesn't look at real pictures",
         "gan/step.py",
         (
-            ("        logits_real_B = D(real_BCHW).detach() if objective.relativistic else None\n", ""),
+            ("        logits_real_B = call(D, real_BCHW, labels_B).detach() if objective.relativistic else None\n", ""),
             (
-                "objective.generator(D(fake_BCHW), logits_real_B)",
-                "objective.generator(D(fake_BCHW), torch.zeros(len(fake_BCHW)))",
+                "objective.generator(call(D, fake_BCHW, labels_B), logits_real_B)",
+                "objective.generator(call(D, fake_BCHW, labels_B), torch.zeros(len(fake_BCHW)))",
             ),
         ),
     ),
@@ -154,8 +191,8 @@ FAULTS = (
         "gan/step.py",
         (
             (
-                ".chunk(state.accumulate)])\n    return as_discriminator_sees(state, fake_BCHW, update.draws)",
-                ".chunk(state.accumulate)])\n    return fake_BCHW",
+                "labels_b in parts])\n    return as_discriminator_sees(state, fake_BCHW, update.draws)",
+                "labels_b in parts])\n    return fake_BCHW",
             ),
         ),
     ),

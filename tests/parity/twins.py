@@ -58,7 +58,8 @@ class Twin:
 
 def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: bool = False) -> Twin:
     generator_layers, discriminator_layers = reference_layers(arch)
-    G, D = reference.Generator(generator_layers), reference.Discriminator(discriminator_layers)
+    classes = len(arch.classes)
+    G, D = reference.Generator(generator_layers, classes), reference.Discriminator(discriminator_layers, classes)
     torch.manual_seed(1)
     reference.initialise(G)
     reference.initialise(D)
@@ -74,17 +75,18 @@ def reference_twin(arch: Architecture, recipe: RecipeConfig = PAPERS, autocast: 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         # Without its cache, in which D's weights would go stale between the two phases.
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):
-            drawn_BN = draws(z_BL)
+            drawn_BN, labels_B = draws(z_BL), labels(arch, z_BL)
             if recipe.lecam:
                 options.update(lecam=recipe.lecam, anchors_2=D.anchors)
             metrics = reference.train_step(
-                G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN
+                G, D, optimizer_g, optimizer_d, real_BCHW, z_BL, **options, uniform_BN=drawn_BN, labels_B=labels_B
             )
         if (recipe.r1 or recipe.r2) and next(taken) % recipe.r1_every == 0:
             last_bCHW, z_bL, numbers_bN = (t.chunk(recipe.d_steps)[-1] for t in (real_BCHW, z_BL, drawn_BN))
-            fake_bCHW = G(z_bL).detach() if recipe.r2 else last_bCHW
+            labels_b = None if labels_B is None else labels_B.chunk(recipe.d_steps)[-1]
+            fake_bCHW = G(z_bL, labels_b).detach() if recipe.r2 else last_bCHW
             seen = as_reference_sees(last_bCHW, fake_bCHW, numbers_bN, recipe)
-            reference.penalty_step(D, optimizer_d, *seen, recipe.r1, recipe.r2, recipe.r1_every)
+            reference.penalty_step(D, optimizer_d, *seen, recipe.r1, recipe.r2, recipe.r1_every, labels_b)
         return metrics
 
     networks = ("G", G, optimizer_g), ("D", D, optimizer_d)
@@ -112,7 +114,7 @@ def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig 
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
         before = moments(*networks) if plan.capture else {}
-        drawn = (z_BL, draws(z_BL)) if recipe.augmentation() else (z_BL,)
+        drawn = z_BL, draws(z_BL) if recipe.augmentation() else None, labels(arch, z_BL)
         real_BCHW = real_BCHW.contiguous(memory_format=layout)
         metrics = take_step()(real_BCHW, *drawn)
         penalise(state, next(taken), real_BCHW, *drawn)
@@ -164,6 +166,11 @@ def draws(z_BL: Tensor) -> Tensor:
     """The augmentation's random numbers for a step with this noise, the same for all twins."""
     place = int(z_BL[0, 0].abs().item() * 1e6)
     return uniform(0, Stream.AUGMENT, place, len(z_BL), 2 * NUMBERS)
+
+
+def labels(arch: Architecture, z_BL: Tensor) -> Tensor | None:
+    """The classes of a step with this noise, the same for all twins; None where there are none."""
+    return (z_BL[:, 0].abs() * 1e4).long() % len(arch.classes) if arch.classes else None
 
 
 def own_name(name: str) -> str:

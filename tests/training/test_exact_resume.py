@@ -19,6 +19,7 @@ from faults import sitting
 from left_behind import BATCH, STEPS, array, left_behind, name_after_the_sitting, pictures
 from PIL import Image
 from safetensors.torch import load_file
+from tables import write_hdf5, write_lmdb, write_parquet
 
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.data.decoding.dali import dali_available
@@ -37,7 +38,13 @@ def request(out: Path, data: Path | str, **options: Any) -> TrainConfig:
     d_steps = options["recipe"].d_steps if "recipe" in options else 1
     data_options = {name: options.pop(name) for name in ("decoder", "data_cache") if name in options}
     return TrainConfig(
-        model=ModelConfig(arch="dcgan16", width=4, latent_dim=6, channels=options.pop("channels", 3)),
+        model=ModelConfig(
+            arch="dcgan16",
+            width=4,
+            latent_dim=6,
+            channels=options.pop("channels", 3),
+            conditional=options.pop("conditional", False),
+        ),
         data=DataConfig(data=str(data), batch_size=BATCH, flip=True, **data_options),
         recipe=options.pop("recipe", RecipeConfig()),
         execution=ExecutionConfig(device="cpu", plan="default", precision="fp32", threads=1, **options),
@@ -108,6 +115,20 @@ def some_photographs(photographs: Path, folder: Path) -> Path:
     return folder
 
 
+def recordings(photographs: Path, folder: Path) -> Path:
+    for path in pictures(photographs):
+        np.save(folder / f"{path.parent.name}-{path.stem}.npy", np.asarray(Image.open(path), np.float32) / 7 - 9)
+    return folder
+
+
+def encoded(photographs: Path) -> list[bytes]:
+    return [path.read_bytes() for path in pictures(photographs)]
+
+
+def hdf5(photographs: Path, folder: Path) -> Path:
+    return write_hdf5(folder / "a.h5", np.load(array(photographs, folder)))
+
+
 Make = Callable[[Path, Path], Path | str]
 
 SOURCES: dict[str, tuple[Make, dict[str, Any]]] = {
@@ -116,6 +137,11 @@ SOURCES: dict[str, tuple[Make, dict[str, Any]]] = {
     "shards": (shards, {"decoder": "pillow", "data_cache": "off"}),
     "shards, packed": (shards, {"decoder": "pillow", "data_cache": "on"}),
     "a zip": (zipped, {"decoder": "pillow", "data_cache": "off"}),
+    "a folder of npy": (recordings, {"data_cache": "off"}),
+    "a folder of npy, packed": (recordings, {"data_cache": "on"}),
+    "LMDB": (lambda photos, folder: write_lmdb(folder / "lmdb", encoded(photos)), {"decoder": "pillow"}),
+    "parquet": (lambda photos, folder: write_parquet(folder / "a.parquet", encoded(photos)), {"decoder": "pillow"}),
+    "HDF5": (hdf5, {"data_cache": "off"}),
     "an array": (array, {}),
     "idx files": (idx, {"channels": 1}),
     "faces": (lambda photographs, folder: "faces", {}),
@@ -170,6 +196,16 @@ def test_with_what_stabilises(name: str, undisturbed: tuple[Path, dict[str, Any]
     assert wanted["metrics"] != plain["metrics"]
 
 
+@pytest.mark.parametrize("recipe", [RecipeConfig(), RECIPES["all together"]], ids=["paper", "all together"])
+def test_with_classes(recipe: RecipeConfig, photographs: Path, tmp_path: Path) -> None:
+    def asked(name: str) -> TrainConfig:
+        return request(tmp_path / name, photographs, conditional=True, recipe=recipe, decoder="pillow")
+
+    trainer.train(asked("whole"))
+    go_through(asked("killed"), (6, 1))
+    assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path: Path) -> None:
@@ -190,13 +226,25 @@ SAVED = "checkpoints/step-00000004"
 def test_killed_with_9_eager_compiled_and_on_two_ranks(
     compiled: str, ranks: int, photographs: Path, tmp_path: Path
 ) -> None:
-    """All ranks in the same step."""
-    command = partial(sitting.train, array(photographs, tmp_path))
+    killed_and_gone_on(array(photographs, tmp_path), ranks, tmp_path, "--compile", compiled)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
+@pytest.mark.parametrize("name", ["a zip", "a folder of npy", "LMDB", "parquet", "HDF5"])
+def test_two_ranks_killed_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    killed_and_gone_on(SOURCES[name][0](photographs, tmp_path / "data"), 2, tmp_path)
+
+
+def killed_and_gone_on(data: Path | str, ranks: int, tmp_path: Path, *options: str) -> None:
+    """All ranks die in the same step, twice; what is left is that of an undisturbed run."""
+    command = partial(sitting.train, data)
 
     def sittings(out: str, dies_in: int | None = None) -> list[sitting.Sitting]:
         fault = sitting.Fault(what="kill", part="step", n=dies_in, once=SAVED) if dies_in else None
         told = forked.environments(ranks) if ranks > 1 else [{}]
-        asked = command(tmp_path / out, "--compile", compiled)
+        asked = command(tmp_path / out, *options)
         return [begun.wait() for begun in [sitting.begin(asked, fault, environment=rank) for rank in told]]
 
     for done in sittings("undisturbed"):

@@ -138,7 +138,10 @@ def test_damaged_pictures_do_not_drown_among_labels(tmp_path: Path) -> None:
 def test_broken_files_are_named_and_counted(undisturbed: Path) -> None:
     said, kept = (undisturbed / "stdout.txt").read_text(), (undisturbed / "skipped.txt").read_text()
     assert "240 pictures" in said
-    assert said.count("classes   not used, all are learned together: 2 of 120 pictures each: china, flower\n") == 1
+    assert (
+        said.count("not used, all are learned together (--conditional: each): 2 of 120 pictures each: china, flower\n")
+        == 1
+    )
     for name in ("truncated.jpg", "empty.png", "text.jpg"):
         assert said.count(name) == 1 and kept.count(name) == 1
     assert json.loads((undisturbed / "config.json").read_text())["conditions"]["skipped"] == 3

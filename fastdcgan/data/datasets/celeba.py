@@ -11,10 +11,9 @@ import zlib
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from fastdcgan.data.folder import FolderIndex, OnProgress, scan_folder
 from fastdcgan.storage.cache import cache_folder
+from fastdcgan.storage.locks import held
 from fastdcgan.storage.printable import printable
 
 PICTURES = 202_599
@@ -47,7 +46,7 @@ def scan_celeba(on_progress: OnProgress | None = None) -> FolderIndex:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # One process unpacks; the next removes what a killed one has left.
-            with FileLock(pictures.with_suffix(".lock")):
+            with held(pictures.with_suffix(".lock")):
                 if not pictures.exists():
                     _download_and_unpack(folder / ARCHIVE, pictures, on_progress)
         except OSError as error:

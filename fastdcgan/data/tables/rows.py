@@ -15,13 +15,12 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import NamedTuple
 
-from filelock import FileLock
-
 from fastdcgan.data.archives.shards import ShardIndex, open_shards
 from fastdcgan.data.decoding.formats import has_picture_suffix
 from fastdcgan.data.folder import OnProgress, os_error_reason
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import create
+from fastdcgan.storage.locks import held
 from fastdcgan.storage.printable import printable
 
 
@@ -65,9 +64,11 @@ def open_rows(
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f"{begin}.lock"):
+            with held(folder / f"{begin}.lock") as is_held:
                 if not path.exists():
-                    for old in folder.glob(f"{begin}-*.tar"):
+                    # What killed processes have left; without a lock another one may be writing it.
+                    left = folder.glob(f"{begin}-*.unfinished") if is_held else ()
+                    for old in (*folder.glob(f"{begin}-*.tar"), *left):
                         old.unlink()
                     _write(path, origin, open_table(), on_progress)
         except OSError as error:
@@ -93,7 +94,7 @@ def needed(module: str, extra: str, what: str) -> ModuleType:
 
 def _write(path: Path, origin: str, table: Table, on_progress: OnProgress | None) -> None:
     """Copy the rows to a tar file. Raises OSError, and ValueError where they are not as many as the table says."""
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_suffix(f".{os.getpid()}.unfinished")  # as there may be no lock
     try:
         with create(unfinished) as file:
             done = 0

@@ -113,12 +113,18 @@ def check_architecture(path: Path, record: dict[str, Any], arch: Architecture) -
     """Raises ValueError where a checkpoint is of another architecture, naming the fields that differ."""
     expected = arch.record()
     found = record["architecture"]
-    if differing := [name for name in expected if found.get(name) != expected[name]]:
+    named = [*expected, *(["classes"] if "classes" in found and "classes" not in expected else [])]
+    if differing := [name for name in named if found.get(name) != expected.get(name)]:
         named = [name for name in differing if name not in ("generator", "discriminator")] or differing
         raise ValueError(
             f"checkpoint {path} is of another architecture: "
-            + ", ".join(f"{name} {found.get(name)} there, {expected[name]} here" for name in named)
+            + ", ".join(f"{name} {_shown(found.get(name))} there, {_shown(expected.get(name))} here" for name in named)
         )
+
+
+def _shown(value: object) -> str:
+    """A number as it is; of classes their names, the first ones of many."""
+    return shortened(", ".join(map(str, value))) if isinstance(value, list) else f"{value}"
 
 
 def shortened(value: object) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.runs.classes import labels_in_turn
 from fastdcgan.runs.pictures.latents import Latents, truncate
 from fastdcgan.runs.sampling import CHUNK, generate_uint8, generate_values
 
@@ -38,6 +39,7 @@ def picture_batches(
     truncation: float | None = None,
     start: int = 0,
     value_range: tuple[float, float] | None = None,
+    classes: Sequence[int] = (),
 ) -> Iterator[NDArray[Any]]:
     """Make the pictures of latents, a batch at a time, in the memory of one batch.
 
@@ -52,6 +54,7 @@ def picture_batches(
         truncation: as `truncate`'s limit; None: the latents as they are.
         start: number of the first picture, a multiple of `batch_size(arch)`, or behind the last.
         value_range: give numbers of the range that the data had, of which these were its black and white.
+        classes: which ones pictures are of, in turn, by number (`class_numbers`); () for a generator without classes.
 
     Yields:
         [B, H, W, C], C as the architecture's, with B = `batch_size(arch)` but for the last: uint8 of 0 to 255, or
@@ -61,7 +64,12 @@ def picture_batches(
     assert start % size == 0 or start == len(latents), (start, size)
     for z_BL in latents.batches(size, start):
         kept_BL = z_BL if truncation is None else truncate(z_BL, truncation)
-        yield generate_values(generator, kept_BL, *value_range) if value_range else generate_uint8(generator, kept_BL)
+        labels_B = labels_in_turn(classes, len(z_BL), start)
+        if value_range:
+            yield generate_values(generator, kept_BL, *value_range, labels_B)
+        else:
+            yield generate_uint8(generator, kept_BL, labels_B)
+        start += len(z_BL)
 
 
 def in_order(

@@ -16,11 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
 from fastdcgan.runs.checkpoints.record import shortened
 from fastdcgan.storage.checksummed import flush
 from fastdcgan.storage.files import open_to_update, read_json, write_replacing
+from fastdcgan.storage.locks import Timeout, held
 
 SECONDS_BETWEEN_FLUSHES = 1.0
 
@@ -122,7 +121,7 @@ def unfinished(path: Path, request: dict[str, Any], count: int, batch: int) -> I
 def locked(path: Path, lock_file: Path) -> Iterator[None]:
     """One process at a time writes `path`. Raises ValueError where another one does."""
     try:
-        with FileLock(lock_file, blocking=False):
+        with held(lock_file, blocking=False):
             try:
                 yield
             finally:

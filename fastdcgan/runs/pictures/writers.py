@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastdcgan.gan.architecture import Size
+from fastdcgan.runs.classes import MOST_ROWS
 from fastdcgan.runs.pictures.stream import in_order
 from fastdcgan.runs.pictures.unfinished import locked, refuse_another_request, unfinished
 from fastdcgan.runs.sampling import grid_columns
@@ -64,8 +65,11 @@ class Pictures:
     request: dict[str, Any]
     """What they are a function of, as JSON has it."""
 
-    on_progress: Callable[[int], None]
+    on_progress: Callable[[int], None] = lambda done: None
     """Told how many are written."""
+
+    classes: int = 0
+    """How many classes they are of in turn; 0: of none."""
 
 
 def png_bytes(picture_HWC: NDArray[np.uint8]) -> bytes:
@@ -80,8 +84,22 @@ def png_bytes(picture_HWC: NDArray[np.uint8]) -> bytes:
 
 
 def write_grid(pictures: Pictures, path: Path) -> None:
-    """One PNG, about as high as wide, row by row. Raises ValueError where they are too many for one."""
+    """One PNG, as `tiled` arranges them. Raises ValueError where they are too many for one."""
+    canvas_HWC = tiled(pictures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        _as_image(canvas_HWC).save(file, format="PNG")
+
+
+def tiled(pictures: Pictures) -> NDArray[np.uint8]:
+    """A grid [H, W, C], about as high as wide, row by row; of few classes with a row for each.
+
+    Raises:
+        ValueError: they are too many for one.
+    """
     columns = grid_columns(pictures.count, pictures.size)
+    if has_row_a_class := 1 < pictures.classes <= min(MOST_ROWS, pictures.count):
+        columns = math.ceil(pictures.count / pictures.classes)
     rows, cell = math.ceil(pictures.count / columns), Size(*(side + _PADDING for side in pictures.size))
     height, width = rows * cell.height + _PADDING, columns * cell.width + _PADDING
     if height * width * pictures.channels > MAX_GRID_BYTES:
@@ -94,15 +112,13 @@ def write_grid(pictures: Pictures, path: Path) -> None:
     for pictures_NHWC in pictures.batches(0):
         for picture_HWC in pictures_NHWC:
             row, column = divmod(number, columns)
+            if has_row_a_class:
+                column, row = divmod(number, pictures.classes)
             top, left = row * cell.height + _PADDING, column * cell.width + _PADDING
             canvas_HWC[top:, left:][: pictures.size.height, : pictures.size.width] = picture_HWC
             number += 1
         pictures.on_progress(number)
-    if pictures.count == 1:
-        canvas_HWC = canvas_HWC[_PADDING:-_PADDING, _PADDING:-_PADDING]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        _as_image(canvas_HWC).save(file, format="PNG")
+    return canvas_HWC[_PADDING:-_PADDING, _PADDING:-_PADDING] if pictures.count == 1 else canvas_HWC
 
 
 def write_png_folder(pictures: Pictures, folder: Path) -> None:

@@ -66,12 +66,13 @@ class GridPictures(Sequence[Image.Image]):
         return self._grids[number].picture()
 
 
-def read_grids(folder: Path, resolution: Size | None) -> tuple[list[Grid], list[str]]:
+def read_grids(folder: Path, resolution: Size | None, *, row_a_class: bool = False) -> tuple[list[Grid], list[str]]:
     """Read the grids `step-00000010.png` of a folder, evenly spaced where there are many.
 
     Args:
         folder: need not exist.
         resolution: of each sample; None if unknown.
+        row_a_class: as in `diversity`.
 
     Returns:
         the grids by step, all of the last one's size; and why others were skipped, a line each.
@@ -86,7 +87,7 @@ def read_grids(folder: Path, resolution: Size | None) -> tuple[list[Grid], list[
     count = min(MAX_GRIDS, max(2, MAX_TOTAL_PIXELS // max(1, pixels)))
     grids, skipped = [], []
     for step, path in evenly_spaced(steps, count):
-        grid = _read_grid(step, path, resolution)
+        grid = _read_grid(step, path, resolution, row_a_class)
         if isinstance(grid, str):
             skipped.append(f"{path.name}: {grid}")
         else:
@@ -94,12 +95,12 @@ def read_grids(folder: Path, resolution: Size | None) -> tuple[list[Grid], list[
     return _of_one_size(grids, skipped), skipped
 
 
-def _read_grid(step: int, path: Path, resolution: Size | None) -> Grid | str:
+def _read_grid(step: int, path: Path, resolution: Size | None, row_a_class: bool) -> Grid | str:
     """A grid, or why it can't be read."""
     picture = read_picture(path)
     if isinstance(picture, str):
         return picture
-    differ = None if resolution is None else diversity(_pixels(picture), resolution)
+    differ = None if resolution is None else diversity(_pixels(picture), resolution, row_a_class=row_a_class)
     picture = downscaled(picture)
     return Grid(step=step, path=path, size=picture.size, webp=encode_webp(picture), diversity=differ)
 
@@ -139,11 +140,16 @@ def encode_webp(picture: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def diversity(grid_HWC: NDArray[np.uint8], resolution: Size) -> float | None:
+def diversity(grid_HWC: NDArray[np.uint8], resolution: Size, *, row_a_class: bool = False) -> float | None:
     """How much the pictures of a grid differ from each other: 0 if they are all the same.
 
     The standard deviation over the pictures, averaged over pixels, as a share of the range from black to white. None
     where this is no grid of at least two pictures of that size.
+
+    Args:
+        grid_HWC: the grid.
+        resolution: of a picture in it.
+        row_a_class: each row is of another class: pictures are compared within a row, and that is averaged.
     """
     (height, width), (down, across) = resolution, (side + _PADDING for side in resolution)
     rows, columns = (grid_HWC.shape[0] - _PADDING) // down, (grid_HWC.shape[1] - _PADDING) // across
@@ -152,6 +158,8 @@ def diversity(grid_HWC: NDArray[np.uint8], resolution: Size) -> float | None:
     tiles = grid_HWC[_PADDING:, _PADDING:].reshape(rows, down, columns, across, -1)
     stride = max(1, min(resolution) // 64)  # neighbouring pixels differ alike
     tiles = tiles[:, :height:stride, :, :width:stride].swapaxes(1, 2).reshape(rows * columns, -1)
+    if row_a_class:
+        return float(tiles.reshape(rows, columns, -1).astype(np.float32).std(1).mean() / 255) if columns > 1 else None
     used = len(tiles)
     while used and not tiles[used - 1].any():  # the last row of a grid may not be full
         used -= 1

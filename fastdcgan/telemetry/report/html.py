@@ -97,7 +97,8 @@ def write_report(folder: RunFolder) -> list[str]:
     unread: list[str] = []
     facts = read_facts(folder, unread)
     records = read_records(folder, unread)
-    grids, skipped = read_grids(folder.samples, facts.arch.resolution if facts.arch else None)
+    size = facts.arch.resolution if facts.arch else None
+    grids, skipped = read_grids(folder.samples, size, row_a_class=bool(facts.rows))
     if not grids and not skipped:
         unread.append("samples: there are none")
     unread += [f"samples: {line}" for line in skipped[:MAX_LISTED]]
@@ -132,7 +133,9 @@ def _render(
 ) -> str:
     from jinja2 import Environment, StrictUndefined  # needed only now
 
-    real_diversity = diversity(np.asarray(real), facts.arch.resolution) if real and facts.arch else None
+    real_diversity = None
+    if real and facts.arch:
+        real_diversity = diversity(np.asarray(real), facts.arch.resolution, row_a_class=bool(facts.rows))
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_harmless
     )
@@ -149,6 +152,7 @@ def _render(
         size=grids[-1].size if grids else None,
         animation=folder.animation.name if grids else None,
         real=_data_uri(encode_webp(downscaled(real))) if real else None,
+        rows=facts.rows,
         nearest=nearest,
         pairs=_data_uri(encode_webp(on_checkerboard(pairs))) if pairs else None,
         charts=run_charts(records, grids, real_diversity, evaluations),

@@ -15,8 +15,10 @@ from fastdcgan.evaluation.records import Evaluation, read_evaluations
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits import hardware
 from fastdcgan.limits.roofline import Ceilings, device_ceilings
+from fastdcgan.runs.classes import CLASS_COUNTS, classes_shown
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import read_json
+from fastdcgan.storage.printable import printable
 from fastdcgan.telemetry.metrics import Record, read_metrics_and_count_invalid
 
 CEILING_SECONDS = 0.03
@@ -40,6 +42,11 @@ class RunFacts:
     versions: Mapping[str, Any]
     command: str
     arch: Architecture | None
+    """Without the classes that were learned."""
+
+    rows: tuple[str, ...]
+    """The classes that the rows of sample grids are of; () if none were learned."""
+
     failed: str
     """Why the run failed; empty if it didn't, or that is unknown."""
 
@@ -61,6 +68,7 @@ def read_facts(folder: RunFolder, unread: list[str]) -> RunFacts:
     conditions = _as_table(record.get("conditions"))
     command = record.get("command")
     return RunFacts(
+        rows=_rows_of_grids(record, conditions),
         config=_as_table(record.get("config")),
         conditions=conditions,
         versions=_as_table(record.get("versions")),
@@ -69,6 +77,14 @@ def read_facts(folder: RunFolder, unread: list[str]) -> RunFacts:
         failed=str(end.get("failed") or ""),
         machine=_parse_ceilings(end.get("machine")) or _measure_same_machine(conditions),
     )
+
+
+def _rows_of_grids(record: Mapping[str, Any], conditions: Mapping[str, Any]) -> tuple[str, ...]:
+    names, counts = _as_table(record.get("architecture")).get("classes"), conditions.get(CLASS_COUNTS)
+    if not isinstance(names, list) or not isinstance(counts, list) or len(names) != len(counts):
+        return ()
+    known = all(type(count) is int for count in counts)
+    return tuple(printable(str(names[number])) for number in classes_shown(counts)) if known else ()
 
 
 def read_records(folder: RunFolder, unread: list[str]) -> list[Record]:

@@ -113,7 +113,7 @@ def copy_warnings(nearest: Nearest | None) -> list[RunWarning]:
         RunWarning(
             title="The generator repeats training pictures",
             text=f"{nearest.copies} of {nearest.samples} samples are copies, of {nearest.pictures:,} pictures: see "
-            "below. More pictures, --flip or --augment colour,translation,cutout hold that back.",
+            "below. More pictures, --flip and --augment colour,translation,cutout are the usual remedies; not tried.",
         )
     ]
 

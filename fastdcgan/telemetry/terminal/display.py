@@ -52,8 +52,8 @@ class View(Protocol):
     def add(self, record: Record) -> None:
         """Show new figures."""
 
-    def show_samples(self, pictures_BCHW: Tensor, caption: str) -> None:
-        """Show new samples: pictures in [-1, 1] on the CPU."""
+    def show_samples(self, pictures_BCHW: Tensor, caption: str, columns: int | None = None) -> None:
+        """Show new samples: pictures in [-1, 1] on the CPU; with a row of so many for each class, if not None."""
 
 
 class Display:
@@ -147,9 +147,9 @@ class Display:
         if self.on_record is not None:
             self.on_record(record, total)
 
-    def show_samples(self, pictures_BCHW: Tensor, step: int) -> None:
-        """Show new samples, in [-1, 1] on the CPU, on terminals with colours."""
-        self._view.show_samples(pictures_BCHW, f"samples after step {step:,}")
+    def show_samples(self, pictures_BCHW: Tensor, step: int, columns: int | None = None) -> None:
+        """Show new samples, in [-1, 1] on the CPU, on terminals with colours; as `View.show_samples`."""
+        self._view.show_samples(pictures_BCHW, f"samples after step {step:,}", columns)
 
     def _progress_line(self, line: str) -> None:
         """A line of progress: on the terminal without a live view, else in the log alone."""

@@ -87,9 +87,11 @@ class LiveView(Progress):
             series.add(getattr(record, name))
         self._record, self._memory = record, memory_in_use()
 
-    def show_samples(self, pictures_BCHW: Tensor, caption: str) -> None:
-        """Show new samples: pictures in [-1, 1] on the CPU."""
+    def show_samples(self, pictures_BCHW: Tensor, caption: str, columns: int | None = None) -> None:
+        """As `View.show_samples`; the first ones that fit, of all classes in turn."""
         if not self.disable and self._colours is not None:
+            if columns is not None:
+                pictures_BCHW = pictures_BCHW.unflatten(0, (-1, columns)).transpose(0, 1).flatten(0, 1)
             self._images, self._caption = thumbnails(pictures_BCHW), caption
             self.refresh()
 

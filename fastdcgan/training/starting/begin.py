@@ -13,7 +13,7 @@ from fastdcgan.gan.step import TrainState
 from fastdcgan.runs import origin
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import Named, checkpoint_named, checkpoint_path, read_named
-from fastdcgan.runs.folder import RunFolder, read_config, run_id
+from fastdcgan.runs.folder import RunFolder, read_architecture, read_config, run_id
 from fastdcgan.runs.generate import refuse_too_large
 from fastdcgan.runs.origin import Ancestor
 from fastdcgan.telemetry.terminal.display import Display
@@ -49,9 +49,13 @@ def check_ancestor(config: TrainConfig) -> None:
     """
     assert config.run.init_from is not None
     folder, named = _ancestor(config.run.init_from)
-    theirs, ours = read_config(folder).model.architecture(), config.model.architecture()
+    theirs, ours = read_architecture(folder), config.model.architecture()
     refuse_too_large(folder, theirs)
     checkpoint_named(folder, named)
+    if bool(theirs.classes) != config.model.conditional:
+        does, change = ("has", "add") if theirs.classes else ("has not", "leave away")
+        raise ValueError(f"--init-from {config.run.init_from} {does} learned classes: {change} --conditional")
+    theirs = theirs.with_classes(())  # which classes the pictures have is not known yet
     if differing := _first_difference(theirs, ours):
         raise ValueError(
             f"--init-from {config.run.init_from} does not fit: {differing}; its networks are those of "
