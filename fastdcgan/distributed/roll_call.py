@@ -52,6 +52,9 @@ class LastWords(NamedTuple):
     said: bool
     """Whether it has told its user."""
 
+    signal: int = 0
+    """By which it was asked to end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -60,6 +63,9 @@ class Loss:
     message: str
     speaks: bool
     """Whether this process is the one on its machine that is to say it."""
+
+    signal: int = 0
+    """By which the other one was asked to end."""
 
 
 @dataclass
@@ -90,10 +96,10 @@ class RollCall:
         first = self._rank - int(os.environ.get("LOCAL_RANK", 0))
         self._places: list[Place] = gather_objects(accelerator, Place(socket.gethostname(), first, os.getpid()))
 
-    def leave(self, message: str, *, said: bool) -> None:
+    def leave(self, message: str, *, said: bool, signal: int = 0) -> None:
         """Tell the others why this process ends, as far as they can be reached."""
         if self._store is not None:
-            words = json.dumps(LastWords(message, said))
+            words = json.dumps(LastWords(message, said, signal))
             _within(STORE_SECONDS, lambda: self._store.set(self._key("left", self._rank), words))
 
     def call(self, timeout: float, symptom: str) -> Loss:
@@ -111,9 +117,9 @@ class RollCall:
         )
         time.sleep(LINGER_SECONDS)
         if answers.words:
-            rank, (message, said) = min(answers.words.items())
+            rank, (message, said, signal) = min(answers.words.items())
             speaks = answers.is_first and not (said and self._is_near(rank))
-            return Loss(message=f"rank {rank}: {message}", speaks=speaks)
+            return Loss(message=f"rank {rank}: {message}", speaks=speaks, signal=signal)
         if is_complete:
             lost = answers.gone or others - answers.here
         else:  # without the store, only what this machine knows
@@ -181,6 +187,7 @@ def lost_ranks_as_one_line(accelerator: Accelerator, timeout: float) -> Iterator
 
     Raises:
         EndedTogetherError: which ended, or did not answer for `timeout` seconds.
+        Stopped: another one was asked to stop before the first step was done.
     """
     roll_call = None
     try:
@@ -190,12 +197,14 @@ def lost_ranks_as_one_line(accelerator: Accelerator, timeout: float) -> Iterator
         raise
     except Stopped as stop:
         if roll_call is not None:
-            roll_call.leave(stop.args[0], said=accelerator.is_main_process)
+            roll_call.leave(stop.args[0], said=accelerator.is_main_process, signal=stop.args[1])
         raise
     except Exception as error:
         if accelerator.num_processes > 1 and _is_lost(error):
             symptom = first_line(error)
             loss = roll_call.call(timeout, symptom) if roll_call is not None else any_loss(timeout, symptom)
+            if loss.signal:
+                raise Stopped(loss.message, loss.signal) from error
             raise EndedTogetherError(loss.message, speaks=loss.speaks) from error
         if roll_call is not None:
             named = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -234,7 +243,7 @@ def _within(seconds: float, ask: Callable[[], None]) -> bool:
     ended, answered = Event(), list[bool]()
 
     def quietly() -> None:
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, ValueError, TypeError):  # it is gone, or another program has written there
             ask()
             answered.append(True)
         ended.set()

@@ -34,6 +34,9 @@ BEFORE_ORDER_SHOWS = 5
 RANK_TIMEOUT = 15
 """Seconds after which a rank gives up the others."""
 
+AWAY = 3.0
+"""Seconds without a link that cost a run nothing but time."""
+
 TO_LEAVE = 15.0
 """Seconds within which, after that, the ranks and what launched them have left: up to 5 to learn which is lost, and 2
 to 4 where nothing else runs."""
@@ -108,9 +111,17 @@ def test_one_process_has_the_same_curve(on_one_host: Path, photos: Path, tmp_pat
 
 
 def test_two_hosts_learn_what_one_does(hosts: Hosts, on_one_host: Path, photos: Path, tmp_path: Path) -> None:
-    """Bit for bit: where a process runs is not among what it computes with. Other launchers: in the next test."""
+    """Bit for bit: where a process runs is not among what it computes with, nor is a link that was away for seconds.
+
+    Other launchers: in the next test.
+    """
     out = tmp_path / "run"
-    for running in start(torchrun, hosts, command(photos, out)):
+    both = start(torchrun, hosts, command(photos, out))
+    wait_for(lambda: last_step(out) >= CHECKPOINT_EVERY, both[0])
+    hosts.cut()
+    time.sleep(AWAY)
+    hosts.mend()
+    for running in both:
         code, said = running.ended()
         assert code == 0, said
     assert losses(out) == losses(on_one_host)
