@@ -95,9 +95,9 @@ def train(asked: TrainConfig, plant: Plant | None = None, device: str = standin.
         fit(run, *rest)
 
     def batches_seen(run: Any) -> Any:
-        for real_BCHW in batches_of(run):
-            pictures.add(str(real_BCHW.device))
-            yield real_BCHW
+        for batch in batches_of(run):
+            pictures.update(str(tensor.device) for tensor in batch)
+            yield batch
 
     fit, batches_of = trainer.fit, trainer.batches_of
     AcceleratorState._reset_state(reset_partial_state=True)
