@@ -359,6 +359,7 @@ def test_by_keyboard_and_on_a_phone(run: Run, runtime: Path, tmp_path: Path, scr
     export(run, tmp_path / "web", "--runtime", runtime)
     with opened(tmp_path / "web", 390, 844) as shown:
         assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not shown.is_visible("#walk"), "nothing to walk between yet"
         heights = "[...document.querySelectorAll('button')].filter(b => b.offsetHeight).map(b => b.offsetHeight)"
         assert min(shown.evaluate(heights)) >= 44, "large enough for a finger"
         buttons = "[...document.querySelectorAll('#grid button')]"
