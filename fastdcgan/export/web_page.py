@@ -2,7 +2,7 @@
 
 index.html, app.js, style.css    as they lie in `web/` beside this file
 generator.onnx                   as `--to onnx` writes it
-model.json                       geometry, names, how many latents and directions there are
+model.json                       geometry, names, classes, how many latents and directions there are
 latents.f32                      the noise of the first pictures of seed 0, fp32 [N, latent_dim]
 directions.f32                   principal directions of the latents, fp32 [K, latent_dim], each of length 1
 runtime/                         onnxruntime-web's files
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fastdcgan.api.generator import Generator
 from fastdcgan.export.chosen import Chosen, check_installed, choose
-from fastdcgan.export.onnx_file import FILE, INPUT, OUTPUT, checked_onnx
+from fastdcgan.export.onnx_file import FILE, INPUT, LABELS, OUTPUT, checked_onnx
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.folder import converting_write_errors
@@ -69,8 +69,6 @@ def export_web(
     """
     check_installed("web", "onnx", "onnxscript", "onnxruntime")
     chosen = choose(run, checkpoint=checkpoint, raw=raw)
-    if chosen.generator.arch.classes:
-        raise ValueError(f"--to web: the page can't choose classes yet, and {run} has learned some: --to onnx has them")
     model, _ = checked_onnx(chosen, "fp32")
     there = out / "runtime"
     if runtime is None and not all((there / name).is_file() for name in RUNTIME):
@@ -95,7 +93,8 @@ def principal_directions(generator: Generator, count: int) -> Tensor:
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_var is not None
     scale_C = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-    weights_LN = (first.weight * scale_C[None, :, None, None]).flatten(1).detach().double()
+    of_noise_LCHW = first.weight[: generator.arch.latent_dim]  # a class's numbers stand behind it
+    weights_LN = (of_noise_LCHW * scale_C[None, :, None, None]).flatten(1).detach().double()
     directions_LK = torch.linalg.svd(weights_LN, full_matrices=False).U[:, :count]
     # The sign is arbitrary: the largest component is positive, so that another machine finds the same one.
     signs_K = directions_LK.gather(0, directions_LK.abs().argmax(0, keepdim=True)).sign()
@@ -144,6 +143,7 @@ def _write(out: Path, chosen: Chosen, model: bytes, runtime: Path | None) -> Non
         "model": FILE,
         "input": INPUT,
         "output": OUTPUT,
+        **({"labels": LABELS, "classes": list(map(printable, arch.classes))} if arch.classes else {}),
     }
     files = {
         FILE: model,

@@ -18,6 +18,7 @@ import pytest
 import torch
 from browser import needs_chromium, page, served
 from hostile_names import HOSTILE_NAME
+from PIL import Image
 
 from fastdcgan import Generator, Run, cli, train
 from fastdcgan.export.web_page import RUNTIME, fetched_runtime, principal_directions
@@ -38,15 +39,42 @@ def trained(folder: Path, arch: str, channels: int) -> Run:
     side = int(arch[5:])
     pictures_NHWC = np.random.default_rng(0).integers(0, 2, (16, side, side, channels), np.uint8) * 255
     np.save(folder / "pictures.npy", pictures_NHWC)
-    model = {"arch": arch, "width": 4, "channels": channels, "batch_size": 4, "images": 64, "lr": 0.02, "ema": 0.5}
+    return trained_on(folder / "pictures.npy", folder, arch, channels)
+
+
+def trained_on(data: Path, folder: Path, arch: str, channels: int, **more: Any) -> Run:
+    model = {
+        "arch": arch,
+        "width": 4,
+        "channels": channels,
+        "batch_size": 4,
+        "images": 64,
+        "lr": 0.02,
+        "ema": 0.5,
+        **more,
+    }
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("fastdcgan.telemetry.report.end_of_run.device_ceilings", lambda *_: None)
-        return train(data=folder / "pictures.npy", **model, out=folder / "run", track="none", quiet=True, device="cpu")
+        return train(data=data, **model, out=folder / "run", track="none", quiet=True, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return trained(tmp_path_factory.mktemp("run"), "dcgan16", 3)
+
+
+CLASSES = sorted(("dark", "light", HOSTILE_NAME))
+
+
+@pytest.fixture(scope="module")
+def run_with_classes(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder, numbers = tmp_path_factory.mktemp("classes"), np.random.default_rng(0)
+    for place, name in enumerate(CLASSES):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(8):
+            levels_HWC = numbers.integers(0, 60, (16, 16, 3)) + 90 * place
+            Image.fromarray(levels_HWC.astype(np.uint8)).save(folder / "pictures" / name / f"{number}.png")
+    return trained_on(folder / "pictures", folder, "dcgan16", 3, conditional=True)
 
 
 @pytest.fixture
@@ -84,6 +112,7 @@ def test_the_folder_has_all_that_the_page_loads(
     assert (out / "runtime" / RUNTIME[0]).read_text() == RUNTIME[0]
     said = "".join((out / name).read_text() for name in ("index.html", "app.js", "style.css"))
     assert "http://" not in said and "https://" not in said
+    assert "classes" not in model and "labels" not in model
     # Once it is there, nothing is fetched again.
     monkeypatch.setenv("PATH", "")
     export(run, out)
@@ -244,6 +273,70 @@ def test_pictures_in_the_browser_are_those_of_python(
 
 @pytest.mark.slow
 @needs_chromium
+def test_all_is_of_the_class_that_is_chosen(
+    run_with_classes: Run, runtime: Path, tmp_path: Path, screenshots: Path
+) -> None:
+    """Grid, sliders, kept pictures and walk. It is chosen by keyboard, and one's name is markup and escapes."""
+    generator, out = Generator.from_run(run_with_classes), tmp_path / "web"
+    assert generator.classes == tuple(CLASSES)
+    export(run_with_classes, out, "--runtime", runtime)
+    z_BL = latents(0, Stream.GENERATE, 0, 24, generator.arch.latent_dim)
+    moved_1L = z_BL[5:6] - 4 * principal_directions(generator, 8)[:1]
+    other_1L = z_BL[7:8]
+    ours = [np.stack(list(generator.sample(48, label=name))).astype(int) for name in CLASSES]
+    assert min(np.abs(ours[a] - ours[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 20, "classes differ"
+
+    def pictures_are_of(label: int, page: int) -> None:
+        def of(*latents_1L: torch.Tensor) -> Any:
+            z_NL = torch.cat(latents_1L)
+            return generate_uint8(generator, z_NL, torch.full((len(z_NL),), label)).astype(int)
+
+        for number in range(24):
+            found_HWC = pixels(shown, f"#grid button:nth-child({number + 1}) canvas", 3)
+            assert np.abs(found_HWC - ours[label][24 * page + number]).max() <= 1
+        moved_HWC, other_HWC = of(moved_1L, other_1L)
+        assert np.abs(pixels(shown, "#kept button:nth-child(1) canvas", 3) - moved_HWC).max() <= 1
+        assert np.abs(pixels(shown, "#kept button:nth-child(2) canvas", 3) - other_HWC).max() <= 1
+        assert np.abs(pixels(shown, "#between", 3) - of(slerp(moved_1L, other_1L, 0.25))[0]).max() <= 1
+        changed_HWC = of(other_1L + 2 * principal_directions(generator, 8)[2:3])[0]
+        assert np.abs(pixels(shown, "#picture", 3) - changed_HWC).max() <= 1
+        assert np.abs(changed_HWC - other_HWC).max() > 5, "the slider did something"
+
+    with opened(out, 1000, 900) as shown:
+        chooser = shown.get_by_label("Class", exact=True)
+        assert chooser.locator("option").all_text_contents() == list(map(printable, CLASSES))
+        assert shown.title() == "run"
+        assert shown.locator("main img").count() == 0 and shown.locator("script").count() == 1
+        shown.click("#grid button:nth-child(6)")
+        slide(shown, "#direction-0", -4)
+        shown.click("#keep")
+        shown.wait_for_selector("#kept button:nth-child(1)")
+        shown.click("#grid button:nth-child(8)")
+        shown.wait_for_timeout(500)
+        shown.click("#keep")
+        shown.wait_for_selector("#walk:not([hidden])")
+        slide(shown, "#position", 0.25)
+        slide(shown, "#direction-2", 2)
+        pictures_are_of(0, page=0)
+        chooser.focus()
+        for label, key in ((1, "ArrowDown"), (2, "End"), (0, "Home"), (1, "ArrowDown")):
+            shown.keyboard.press(key)
+            shown.wait_for_timeout(1000)
+            pictures_are_of(label, page=0)
+        assert shown.eval_on_selector("#grid [aria-pressed=true]", "b => b.getAttribute('aria-label')") == "Picture 7"
+        assert chooser.evaluate("select => select === document.activeElement")
+        shown.screenshot(path=screenshots / "web-classes.png", full_page=True)
+        shown.click("#more")
+        shown.wait_for_selector("[aria-label='Picture 24']")
+        pictures_are_of(1, page=1)
+        shown.set_viewport_size({"width": 390, "height": 844})
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        assert shown.evaluate("document.querySelector('#class').offsetHeight") >= 44
+        shown.screenshot(path=screenshots / "web-classes-phone.png", full_page=True)
+
+
+@pytest.mark.slow
+@needs_chromium
 def test_under_a_strict_policy_and_a_hostile_name(run: Run, runtime: Path, tmp_path: Path) -> None:
     """The header that docs/export.md states; and a name that other programs would take for more than a name."""
     stated = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
@@ -266,6 +359,7 @@ def test_by_keyboard_and_on_a_phone(run: Run, runtime: Path, tmp_path: Path, scr
     export(run, tmp_path / "web", "--runtime", runtime)
     with opened(tmp_path / "web", 390, 844) as shown:
         assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not shown.is_visible("#walk"), "nothing to walk between yet"
         heights = "[...document.querySelectorAll('button')].filter(b => b.offsetHeight).map(b => b.offsetHeight)"
         assert min(shown.evaluate(heights)) >= 44, "large enough for a finger"
         buttons = "[...document.querySelectorAll('#grid button')]"

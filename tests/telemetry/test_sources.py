@@ -3,14 +3,17 @@ from dataclasses import fields
 from io import StringIO
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from fastdcgan.config import DataConfig
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.describe import ArrayInfo, FileStatistics, ShapeStatistics, SourceFacts
+from fastdcgan.data.labels import Labels
 from fastdcgan.data.pack import Pack, PackResult
 from fastdcgan.data.source import Skipped
+from fastdcgan.gan.architecture import MAX_CLASSES
 from fastdcgan.telemetry.terminal.data_tables import (
     Rows,
     facts_rows,
@@ -70,6 +73,20 @@ def facts(**changes: Any) -> SourceFacts:
 
 def text(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"{label}: {value}" for label, value in rows)
+
+
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        (("cat", "dog"), "fastdcgan train --data /photos --resolution 64 --conditional learns them"),
+        (("cat",), None),
+        (tuple(map(str, range(MAX_CLASSES + 1))), None),
+    ],
+)
+def test_classes_come_with_the_command_that_learns_them(classes: tuple[str, ...], line: str | None) -> None:
+    labels = Labels(np.arange(len(classes), dtype=np.int32), classes)
+    conditional = [value for _, value in facts_rows(facts(labels=labels), PHOTOS) if "--conditional" in value]
+    assert conditional == ([line] if line else [])
 
 
 def test_all_figures_of_files_are_there() -> None:

@@ -228,7 +228,6 @@ REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "no such class": (("generate", "run", "--class", "cat"), "--class cat: must be one of bright, dark owl, mid"),
     "a walk of no such class": (("interpolate", "run", "--class", "cat"), "--class cat: must be one of bright,"),
     "the tutorial": (("export", "run", "--to", "tutorial"), "--to tutorial: the tutorial's networks have no classes"),
-    "the page": (("export", "run", "--to", "web"), "--to web: the page can't choose classes yet"),
     "begun without": (
         ("train", *NETWORK, "--data", "pictures", "--init-from", "run", "--out", "other"),
         "--init-from run has learned classes: add --conditional",

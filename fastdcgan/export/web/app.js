@@ -12,9 +12,10 @@ const status = element("status");
 
 let model, session, seeded, directions;
 let page = 0;
-let latentsOfPage = []; // of the pictures in the grid
+let classNumber = 0; // of the class that all pictures are of, where there are classes
 let chosen = null; // the latent that the sliders change
-let kept = []; // {z, canvas}
+let chosenNumber = 0; // that of its picture
+let kept = []; // {z, button, draw}
 let ends = []; // one or two of `kept`
 let playing = false;
 
@@ -59,14 +60,16 @@ function between(a, b, part) {
 
 // --- Pictures -----------------------------------------------------------------------------------------------------
 
-// One run of the network at a time.
+// One run of the network at a time, all of the class that is chosen now.
 let running = Promise.resolve();
 function pictures(latents) {
+  const labels = BigInt64Array.from(latents, () => BigInt(classNumber));
   const work = async () => {
     const data = new Float32Array(latents.length * model.latent_dim);
     latents.forEach((z, number) => data.set(z, number * model.latent_dim));
-    const input = new ort.Tensor("float32", data, [latents.length, model.latent_dim]);
-    const output = (await session.run({ [model.input]: input }))[model.output];
+    const inputs = { [model.input]: new ort.Tensor("float32", data, [latents.length, model.latent_dim]) };
+    if (model.classes) inputs[model.labels] = new ort.Tensor("int64", labels, [latents.length]);
+    const output = (await session.run(inputs))[model.output];
     return latents.map((_, number) => imageOf(output.data, number));
   };
   const result = running.then(work);
@@ -146,25 +149,31 @@ function pictureButton(label, onClick) {
 
 async function showPage(which) {
   page = which;
-  const first = page * PER_PAGE;
-  const latents = Array.from({ length: PER_PAGE }, (_, n) => latentOf(first + n));
-  const images = await pictures(latents);
-  if (page !== which) return; // another one was asked for meanwhile
-  latentsOfPage = latents;
+  const [first, of] = [page * PER_PAGE, classNumber];
+  const images = await pictures(Array.from({ length: PER_PAGE }, (_, n) => latentOf(first + n)));
+  if (page !== which || classNumber !== of) return; // another one was asked for meanwhile
   element("back").disabled = page === 0;
   element("grid").replaceChildren(
     ...images.map((image, n) => {
-      const button = pictureButton(`Picture ${first + n}`, () => choose(n));
+      const button = pictureButton(`Picture ${first + n}`, () => choose(first + n));
+      button.value = first + n;
       draw(button.firstChild, image);
       return button;
     }),
   );
+  markChosen();
 }
 
-function choose(n) {
-  chosen = latentsOfPage[n];
-  [...element("grid").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === n)));
+function choose(number) {
+  [chosen, chosenNumber] = [latentOf(number), number];
+  markChosen();
   resetSliders();
+}
+
+function markChosen() {
+  for (const button of element("grid").children) {
+    button.setAttribute("aria-pressed", String(Number(button.value) === chosenNumber));
+  }
 }
 
 function moveFocus(event) {
@@ -207,12 +216,11 @@ function resetSliders() {
 
 let drawBetween;
 
-async function keep() {
-  const z = changed();
-  const [image] = await pictures([z]);
-  const one = { z };
+function keep() {
+  const one = { z: changed() };
   one.button = pictureButton(`Kept picture ${kept.length + 1}`, () => chooseEnd(one));
-  draw(one.button.firstChild, image);
+  one.draw = latest(one.button.firstChild);
+  one.draw(one.z);
   kept = [...kept, one];
   if (kept.length > MOST_KEPT) {
     const [oldest, ...others] = kept;
@@ -259,6 +267,24 @@ function togglePlaying() {
   requestAnimationFrame(frame);
 }
 
+// --- Classes ------------------------------------------------------------------------------------------------------
+
+function makeClasses() {
+  // Names are data: they enter as text alone.
+  element("class").replaceChildren(...model.classes.map((name, number) => new Option(name, number)));
+  element("class").addEventListener("change", (event) => chooseClass(Number(event.target.value)));
+  element("classes").hidden = false;
+}
+
+// All that is seen is of one class, kept pictures and the walk too: the noise stays, and is drawn anew.
+function chooseClass(number) {
+  classNumber = number;
+  drawChosen(changed());
+  showPage(page);
+  for (const one of kept) one.draw(one.z);
+  if (ends.length === 2) walkTo(Number(element("position").value));
+}
+
 // --- Begin --------------------------------------------------------------------------------------------------------
 
 async function fetched(name) {
@@ -283,6 +309,7 @@ async function begin() {
   drawChosen = latest(element("picture"));
   drawBetween = latest(element("between"));
   makeSliders();
+  if (model.classes) makeClasses();
   await showPage(0);
   choose(0);
   element("more").addEventListener("click", () => showPage(page + 1));

@@ -20,7 +20,7 @@ from fastdcgan.data.source import (
     describe_skipped,
     is_passed_over,
 )
-from fastdcgan.gan.architecture import Size, architecture
+from fastdcgan.gan.architecture import MAX_CLASSES, Size, architecture
 from fastdcgan.storage.printable import printable
 
 MOST = 10
@@ -73,6 +73,8 @@ def facts_rows(facts: SourceFacts, asked: DataConfig) -> list[tuple[str, str]]:
         rows += _fit_rows(facts.pixels.shapes, facts.frame)
     if facts.labels is not None:
         rows.append(("classes", classes_in_words(facts.labels)))
+        if 1 < len(facts.labels.classes) <= MAX_CLASSES:
+            rows.append(("", f"{train_command(asked, facts.frame.size, facts.channels)} --conditional learns them"))
     if facts.copies is not None:
         rows.append(("copies", _copies_in_words(facts.copies)))
     return [*rows, ("pack", _pack_in_words(facts, asked)), *skipped_by_reason_rows(facts.skipped)]
