@@ -31,7 +31,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = {item for item in items if item.get_closest_marker("slow")}
     if config.option.all or config.option.markexpr or any("::" in argument for argument in config.args):
         if hasattr(config, "workerinput"):  # processes end together only if what takes long is begun first
-            of_file = Counter(item.path for item in long)
+            of_file: Counter[Path] = Counter()
+            for item in long:
+                of_file[item.path] += seconds_of(item)
             items.sort(key=lambda item: -of_file[item.path])
         else:
             items.sort(key=lambda item: item in long)
@@ -40,6 +42,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[LEFT_OUT] = len(long)
     if hasattr(config, "workeroutput"):
         config.workeroutput["left_out"] = len(long)
+
+
+def seconds_of(long: pytest.Item) -> int:
+    """About how long a test takes: as its mark says, `slow(seconds)`, or as most do."""
+    mark = long.get_closest_marker("slow")
+    return int(mark.args[0]) if mark and mark.args else 5
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -558,7 +558,7 @@ def test_a_run_is_stopped_when_its_time_is_over(tmp_path: Path) -> None:
     np.save(pictures, np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8))
     tiny_run = ("--data", str(pictures), "--arch", "dcgan16", "--width", "4", "--batch-size", "4", "--track", "none")
     done = train(
-        [*tiny_run, "--plan", "default", "--images", "100000000"], tmp_path / "run", tmp_path / "log", limit_seconds=45
+        [*tiny_run, "--plan", "default", "--images", "100000000"], tmp_path / "run", tmp_path / "log", limit_seconds=30
     )
     assert done.stopped and not done.problem
     assert done.images_per_sec and done.first_line_seconds and done.cores_busy

@@ -206,7 +206,7 @@ def test_with_classes(recipe: RecipeConfig, photographs: Path, tmp_path: Path) -
     assert_same(left_behind(tmp_path / "killed"), left_behind(tmp_path / "whole"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 @pytest.mark.parametrize("name", SOURCES)
 def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path: Path) -> None:
     make, options = SOURCES[name]
@@ -219,17 +219,19 @@ def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path:
 
 SAVED = "checkpoints/step-00000004"
 
+KILLED = pytest.mark.slow(30)
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("compiled", ["off", *(pytest.param(how, marks=pytest.mark.slow) for how in ("on", "step"))])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=KILLED)])
+@pytest.mark.parametrize("compiled", ["off", *(pytest.param(how, marks=KILLED) for how in ("on", "step"))])
 def test_killed_with_9_eager_compiled_and_on_two_ranks(
     compiled: str, ranks: int, photographs: Path, tmp_path: Path
 ) -> None:
     killed_and_gone_on(array(photographs, tmp_path), ranks, tmp_path, "--compile", compiled)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
 @pytest.mark.parametrize("name", ["a zip", "a folder of npy", "LMDB", "parquet", "HDF5"])
 def test_two_ranks_killed_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path: Path) -> None:
