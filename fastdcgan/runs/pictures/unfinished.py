@@ -20,6 +20,7 @@ from fastdcgan.runs.checkpoints.record import shortened
 from fastdcgan.storage.checksummed import flush
 from fastdcgan.storage.files import open_to_update, read_json, write_replacing
 from fastdcgan.storage.locks import Timeout, held
+from fastdcgan.storage.printable import printable
 
 SECONDS_BETWEEN_FLUSHES = 1.0
 
@@ -136,7 +137,9 @@ def refuse_another_request(place: Path, found: dict[str, Any], wanted: dict[str,
     differing = [name for name in wanted | found if found.get(name) != wanted.get(name)]
     if not differing:
         return
-    named = "; ".join(f"{name} {shortened(found.get(name))}, now {shortened(wanted.get(name))}" for name in differing)
+    named = "; ".join(
+        f"{printable(name)} {shortened(found.get(name))}, now {shortened(wanted.get(name))}" for name in differing
+    )
     only_another_step = set(differing) <= {"step", "weights"}
     goes_on = f"--checkpoint {found.get('step')} goes" if only_another_step else "the same options go"
     raise ValueError(
