@@ -120,15 +120,18 @@ def generate_from_run(
         raise ValueError(
             f"can't write to {out}: {error.strerror or error}; the same command goes on from there"
         ) from error
-    noun = "picture" if len(chosen) == 1 else "pictures"
-    if len(in_turn) == 1:
-        noun += f" of {printable(arch.classes[in_turn[0]])}"
-    elif in_turn:
-        noun += f" of {len(in_turn):,} classes in turn"
-    said = f"{len(chosen):,} {noun} from step {progress.step:,} of {run}: {out}"
+    said = f"{_counted(len(chosen), in_turn, arch)} from step {progress.step:,} of {run}: {out}"
     if as_values:
         said += ", as float32 of {:g} to {:g}, the data's own values".format(*as_values)
     return with_skipped(skipped, said)
+
+
+def _counted(count: int, in_turn: Sequence[int], arch: Architecture) -> str:
+    """How many pictures there are, and of which class or how many classes, for people."""
+    counted = f"{count:,} picture{'s' * (count != 1)}"
+    if len(in_turn) == 1:
+        return f"{counted} of {printable(arch.classes[in_turn[0]])}"
+    return f"{counted} of {len(in_turn):,} classes in turn" if in_turn else counted
 
 
 def named_by_class(name: str, number: int, in_turn: Sequence[int], arch: Architecture) -> str:
