@@ -125,9 +125,13 @@ def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torc
         precision: of the pictures.
     """
 
+    def products(tile: int, side: int) -> int:
+        tiles, beyond = -(-side // tile), -side % tile
+        return tiles * (tile + 1) - (beyond > 0)  # a tile over the edge needs one less
+
     def cost(tile: int) -> int:
-        rows, columns = (-(-((side + 1) // 2) // tile) for side in (height, width))
-        return (tile + 1) ** 2 * (batch * rows * columns + _WEIGHTS_IN_TILES)
+        rows, columns = (products(tile, (side + 1) // 2) for side in (height, width))
+        return batch * rows * columns + _WEIGHTS_IN_TILES * (tile + 1) ** 2
 
     return 4 if precision == torch.float32 and kernel_size == 4 and cost(4) < cost(2) else 2
 

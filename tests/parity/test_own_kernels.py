@@ -176,6 +176,19 @@ def test_what_is_no_number_is_not_lost_and_stays_in_its_picture(
     assert found_BOHW[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if "half a tile" in name or "kernel 3" in name])
+def test_nothing_is_left_of_the_call_before(name: str, instruction_set: str) -> None:
+    """Products that do not matter, at edges and of missing taps, are never written; nor must they be read."""
+    _, make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    own = make().to(memory_format=torch.channels_last)
+    winograd.install(own)
+    x = torch.randn(shape)
+    direction = torch.randn_like(own(x))
+    results(own, torch.full_like(x, math.nan), direction * math.nan)
+    assert all(found.isfinite().all() for found in results(own, x, direction).values())
+
+
 @needs_compiler
 @pytest.mark.parametrize("name", ["dcgan64", "dcgan48", "dcgan224", "dcgan64x128", "dcgan192x96"])
 def test_every_convolution_is_replaced_and_no_parameter_is_renamed(name: str) -> None:

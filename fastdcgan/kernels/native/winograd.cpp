@@ -11,8 +11,9 @@
 //
 // So the three are transposes of one another, and share transforms and products.
 //
-// A kernel of 3 with stride 2 and padding 1 on an odd side is one of 4 whose last taps are zero, on a side one longer.
-// That saves no multiplications; it is only faster than other kernels.
+// A kernel of 3 with stride 2 and padding 1 on an odd side is one of 4 whose last taps are zero, on a side one longer. So
+// the odd phases have one tap along that side, and their products at infinity are zero: they are left out, 11 of 36 for
+// F(2, 2).
 //
 // Layout: pictures are NHWC ("channels last"); `big` is the picture with twice the resolution (C channels), `small`
 // the other (O channels). Words, panels and strips: see product.hpp.
@@ -40,11 +41,14 @@ constexpr int64_t TILE_SHARE = 8;
 // Bytes of weights that threads read, if each reads all, from which on they share them out instead.
 constexpr int64_t MOST_READ = 64 << 20;
 
-// Tiles whose products are summed at a time, to bound the memory.
-constexpr int64_t TILE_CHUNK = 256;
+// Tiles that are transformed, and then multiplied and summed, at a time: by all threads together, or by each alone.
+constexpr int64_t SHARED_CHUNK = 256, OWN_CHUNK = 64;
 
 // Of these, added up one after the other: as DEPTH_BLOCK.
 constexpr int64_t TILE_SLICE = 64;
+
+// Bytes of sums of all threads, up to which each has its own.
+constexpr int64_t MOST_SUMS = 8 << 20;
 
 // Words of tiles that are transformed together, so that their stores are neighbours in memory.
 constexpr int64_t GROUP = 8;
@@ -61,6 +65,11 @@ struct Shape {
     int64_t small_width() const { return (width + 1) / 2; }
 };
 
+// Whether a layer's transformed weights, read by each thread, are too many for the caches. `size` is that of a number.
+template <int M> bool exceed_caches(int64_t C, int64_t O, int64_t size) {
+    return (M + 1) * (M + 1) * 4 * C * O * size * omp_get_max_threads() > MOST_READ;
+}
+
 // The tiles of M x M pixels that cover the small side; the last may reach beyond its edge.
 template <int M> struct Tiles : Shape {
     static constexpr int N = M + 1;
@@ -70,11 +79,35 @@ template <int M> struct Tiles : Shape {
     int64_t rows() const { return (small_height() + M - 1) / M; }
     int64_t columns() const { return (small_width() + M - 1) / M; }
     int64_t in_picture() const { return rows() * columns(); }
+    bool kernel_of_3() const { return height % 2; }
+
+    // Whether the last pixels of the a-th tile, or column of tiles, lie beyond the bottom or the right edge.
+    bool is_below(int64_t a) const { return M * (a + 1) > small_height(); }
+    bool is_right(int64_t b) const { return M * (b + 1) > small_width(); }
+
+    // Products at infinity, along the first side and along the second one.
+    static bool in_last_row(int64_t p) { return p / N == M; }
+    static bool in_last_column(int64_t p) { return p % N == M; }
+
+    // Whether such a product of a phase is zero whatever the weights are.
+    bool is_zero_row(int phase) const { return kernel_of_3() && phase / 2; }
+    bool is_zero_column(int phase) const { return kernel_of_3() && phase % 2; }
+    bool is_zero(int64_t p, int phase) const {
+        return (in_last_row(p) && is_zero_row(phase)) || (in_last_column(p) && is_zero_column(phase));
+    }
+
+    // The phases of which product p is not zero, as runs of neighbours: calls f(first, last).
+    template <class F> void for_phases(int64_t p, F f) const {
+        for (int first = 0, last; first < 4; first = last + 1) {
+            for (last = first; last < 4 && !is_zero(p, last);) last++;
+            if (first < last) f(first, last);
+        }
+    }
     int64_t count() const { return batch * in_picture(); }
 
     // Whether all threads work on one block of tiles together, each with a part of the weights; else each thread has blocks of
     // its own, and reads all weights for each. `size` is that of a number.
-    bool together(int64_t size) const { return PRODUCTS * 4 * C * O * size * omp_get_max_threads() > MOST_READ; }
+    bool together(int64_t size) const { return exceed_caches<M>(C, O, size); }
 
     // Tiles of a block: blocks are of equal size, and as many for each thread. `multiple` tiles can't be split.
     int64_t block(int64_t multiple, bool together) const {
@@ -100,6 +133,36 @@ template <int M> struct Place {
     bool inside(const Shape &shape, int i, int j) const {
         return picture < shape.batch && top + i < shape.small_height() && left + j < shape.small_width();
     }
+};
+
+// The tiles of a block in the order of the memory for them: first those whose last row of pixels alone lies beyond the bottom
+// edge, then those inside, then those with the last column beyond the right edge, then those with both.
+//
+// Products at infinity (the last ones along a side) have to do with the last row or column alone. So for a tile that lacks it
+// they don't matter, and those that do matter are neighbours.
+template <int M> struct Order {
+    int64_t first[5] = {}; // of each kind of tile, and the end
+    int64_t *tile, *position; // tile[position]; position[tile - start]
+
+    Order(const Tiles<M> &tiles, int64_t start, int64_t count, Scratch &scratch) : tile(scratch.take<int64_t>(2 * count)), position(tile + count) {
+        const auto kind_of = [&](int64_t each) INLINED {
+            const int64_t inside = each % tiles.in_picture();
+            const bool below = tiles.is_below(inside / tiles.columns()), right = tiles.is_right(inside % tiles.columns());
+            return right ? 2 + below : 1 - below;
+        };
+        for (int64_t i = 0; i < count; i++) first[kind_of(start + i) + 1]++;
+        for (int kind = 0; kind < 4; kind++) first[kind + 1] += first[kind];
+        int64_t next[4];
+        std::copy(first, first + 4, next);
+        for (int64_t i = 0; i < count; i++) {
+            position[i] = next[kind_of(start + i)]++;
+            tile[position[i]] = start + i;
+        }
+    }
+
+    // The positions whose product p matters: from `begin` up to `end`.
+    int64_t begin(int64_t p) const { return first[Tiles<M>::in_last_row(p) ? 1 : 0]; }
+    int64_t end(int64_t p) const { return first[Tiles<M>::in_last_column(p) ? 2 : Tiles<M>::in_last_row(p) ? 3 : 4]; }
 };
 
 // --- The transforms of a tile, for 16 or 8 channels -------------------------------------------------------------------
@@ -216,24 +279,30 @@ template <int M> struct Block {
     }
 };
 
-// products = transformed packed, for `count` of a block's tiles. Threads that work together share out products and columns: so
-// each reads a part of the weights.
-template <class T, int M> inline void multiply(const Block<M> &block, int64_t count, const uint32_t *packed, bool together) {
-    const int64_t column_blocks = (block.columns + COLUMN_BLOCK - 1) / COLUMN_BLOCK, depth = block.depth;
+// products = transformed packed, for a block's tiles. Threads that work together share out products and columns: so each reads
+// a part of the weights. `nonzero(p, f)` calls f(first, last, from, until) for the words of the sum and the columns of which
+// product p is not zero. What doesn't matter is left as it is.
+template <class T, int M, class Nonzero>
+inline void multiply(const Block<M> &block, const Order<M> &order, const uint32_t *packed, bool together, Nonzero nonzero) {
+    const int64_t column_blocks = (block.columns + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
     for_each(together, Block<M>::PRODUCTS * column_blocks, 1, [&](int64_t unit) {
-        const int64_t p = unit / column_blocks, first = unit % column_blocks * COLUMN_BLOCK;
-        for (int64_t k = 0; k < depth; k += DEPTH_BLOCK)
-            for (int64_t n = first; n < std::min(block.columns, first + COLUMN_BLOCK); n += PANEL)
-                for (int64_t t = 0; t < count; t += ROWS) {
-                    const uint32_t *A = block.transformed + p * block.plane() + t * block.row() + k;
-                    const uint32_t *B = packed + (n * Block<M>::PRODUCTS + p * PANEL) * depth + k * PANEL;
-                    float *sum = block.products + p * block.products_plane() + t * block.products_row() + n;
-                    const int64_t length = std::min(DEPTH_BLOCK, depth - k);
-                    if (k == 0)
-                        product<T, false>(length, A, block.row(), B, PANEL, sum, block.products_row());
-                    else
-                        product<T, true>(length, A, block.row(), B, PANEL, sum, block.products_row());
-                }
+        const int64_t p = unit / column_blocks, block_from = unit % column_blocks * COLUMN_BLOCK;
+        const int64_t first_tile = order.begin(p) / ROWS * ROWS, end_tile = order.end(p);
+        nonzero(p, [&](int64_t first, int64_t last, int64_t from, int64_t until) {
+            const int64_t begin = std::max(block_from, from / PANEL * PANEL), end = std::min({block_from + COLUMN_BLOCK, until, block.columns});
+            for (int64_t k = first; k < last; k += DEPTH_BLOCK)
+                for (int64_t n = begin; n < end; n += PANEL)
+                    for (int64_t t = first_tile; t < end_tile; t += ROWS) {
+                        const uint32_t *A = block.transformed + p * block.plane() + t * block.row() + k;
+                        const uint32_t *B = packed + (n * Block<M>::PRODUCTS + p * PANEL) * block.depth + k * PANEL;
+                        float *sum = block.products + p * block.products_plane() + t * block.products_row() + n;
+                        const int64_t length = std::min(DEPTH_BLOCK, last - k);
+                        if (k == 0)
+                            product<T, false>(length, A, block.row(), B, PANEL, sum, block.products_row());
+                        else
+                            product<T, true>(length, A, block.row(), B, PANEL, sum, block.products_row());
+                    }
+        });
     });
 }
 
@@ -241,24 +310,32 @@ template <class T, int M> inline void multiply(const Block<M> &block, int64_t co
 
 // For big -> small: panels of small channels, [O/PANEL][PRODUCTS][4C words][PANEL].
 template <class T, int M> void pack_gather(const float *weight, int64_t C, int64_t O, uint32_t *packed) {
-    constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
+    constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS, PARTS = PANEL / LANES;
     const int64_t depth = 4 * C / PER_WORD<T>;
-#pragma omp parallel for collapse(2)
-    for (int64_t o = 0; o < O; o += LANES)
-        for (int phase = 0; phase < 4; phase++)
-            for (int64_t channel = 0; channel < C; channel += LANES) {
-                Words columns[PRODUCTS][LANES]; // of LANES / PER_WORD words
-                for (int64_t lane = 0; lane < LANES; lane++)
-                    filter_transform<M>(weight, C, o + lane, phase, channel, [&](int p, Vector sum) INLINED {
-                        store(reinterpret_cast<T *>(&columns[p][lane]), sum);
-                    });
-                const int64_t n = o / PANEL, k = (phase * C + channel) / PER_WORD<T>;
-                for (int p = 0; p < PRODUCTS; p++) {
-                    transpose(columns[p]);
-                    for (int64_t word = 0; word < LANES / PER_WORD<T>; word++)
-                        store(packed + ((n * PRODUCTS + p) * depth + k + word) * PANEL + o % PANEL, columns[p][word]);
+    const bool bypass = exceed_caches<M>(C, O, sizeof(T));
+#pragma omp parallel
+    {
+#pragma omp for collapse(2)
+        for (int64_t n = 0; n < O / PANEL; n++)
+            for (int phase = 0; phase < 4; phase++)
+                for (int64_t channel = 0; channel < C; channel += LANES) {
+                    Words columns[PARTS][PRODUCTS][LANES]; // of LANES / PER_WORD words
+                    for (int64_t part = 0; part < PARTS; part++) {
+                        for (int64_t lane = 0; lane < LANES; lane++)
+                            filter_transform<M>(weight, C, n * PANEL + part * LANES + lane, phase, channel, [&](int p, Vector sum) INLINED {
+                                store(reinterpret_cast<T *>(&columns[part][p][lane]), sum);
+                            });
+                        for (int p = 0; p < PRODUCTS; p++) transpose(columns[part][p]);
+                    }
+                    for (int p = 0; p < PRODUCTS; p++) {
+                        uint32_t *to = packed + ((n * PRODUCTS + p) * depth + (phase * C + channel) / PER_WORD<T>)*PANEL;
+                        for (int64_t word = 0; word < LANES / PER_WORD<T>; word++)
+                            for (int64_t part = 0; part < PARTS; part++, to += LANES) // neighbours: whole cache lines
+                                bypass ? stream_store(to, columns[part][p][word]) : store(to, columns[part][p][word]);
+                    }
                 }
-            }
+        fence_streaming_stores();
+    }
 }
 
 // For small -> big: panels of (phase, big channel), [4C/PANEL][PRODUCTS][O words][PANEL].
@@ -292,14 +369,15 @@ template <class T, int M> void gather(const T *big, const uint32_t *packed, T *s
     std::memset(zeros, 0, shape.C * sizeof(T));
 #pragma omp parallel
     {
-        static thread_local Scratch scratch;
+        static thread_local Scratch scratch, scratch_order;
         const Block<M> block = together ? shared : layout.in(scratch);
         for_each(!together, tiles.count(), block.tiles, [&](int64_t start) {
             const int64_t count = std::min(block.tiles, tiles.count() - start);
+            const Order<M> order(tiles, start, count, scratch_order);
             for_each(together, count, TILE_SHARE, [&](int64_t first) {
-                Window<T, M> window(big, tiles, start + first, zeros);
+                Window<T, M> window(big, tiles, order.tile[first], zeros);
                 for (int64_t t = first; t < std::min(count, first + TILE_SHARE); t++) {
-                    const Window<T, M> next(big, tiles, start + t + 1, zeros);
+                    const Window<T, M> next(big, tiles, order.tile[std::min(t + 1, count - 1)], zeros);
                     for (int phase = 0; phase < 4; phase++)
                         for (int64_t channel = 0; channel < shape.C; channel += LANES) {
                             next.prefetch(phase, channel);
@@ -311,9 +389,12 @@ template <class T, int M> void gather(const T *big, const uint32_t *packed, T *s
                     window = next;
                 }
             });
-            multiply<T, M>(block, count, packed, together);
+            multiply<T, M>(block, order, packed, together, [&](int64_t p, auto f) INLINED {
+                const int64_t words = block.depth / 4; // of a phase
+                tiles.for_phases(p, [&](int64_t first, int64_t last) INLINED { f(first * words, last * words, 0, block.columns); });
+            });
             for_each(together, count, 1, [&](int64_t t) {
-                const Place<M> place(tiles, start + t);
+                const Place<M> place(tiles, order.tile[t]);
                 for (int64_t channel = 0; channel < shape.O; channel += LANES) {
                     const float *from = block.products + t * block.products_row() + channel;
                     interpolate_both<OutputMatrix<M>>(
@@ -329,11 +410,24 @@ template <class T, int M> void gather(const T *big, const uint32_t *packed, T *s
 
 // --- Small to big: a transposed convolution, or a convolution's gradient ---------------------------------------------
 
-// The products of one tile; zeros where there is none.
-template <int M> struct TileProducts {
-    const float *at;
-    int64_t plane; // 0 where there is no tile
-    Vector operator()(int k, int l, int64_t column) const { return load(at + (k * (M + 1) + l) * plane + column); }
+// The products of one tile. Some may be zero and not in the memory: all, and where there are such (SOME) those in the last row
+// or in the last column.
+template <int M, bool SOME> struct TileProducts {
+    const float *at[2][2]; // of the last row or not, of the last column or not
+    int64_t plane[2][2];
+
+    TileProducts(const float *products, int64_t products_plane, bool zero, bool zero_row, bool zero_column, const float *zeros) {
+        for (int row = 0; row < 2; row++)
+            for (int column = 0; column < 2; column++) {
+                const bool none = zero || (row && zero_row) || (column && zero_column);
+                at[row][column] = none ? zeros : products;
+                plane[row][column] = none ? 0 : products_plane;
+            }
+    }
+    INLINE Vector operator()(int k, int l, int64_t channel) const {
+        const bool row = SOME && k == M, column = SOME && l == M;
+        return load(at[row][column] + (k * (M + 1) + l) * plane[row][column] + channel);
+    }
 };
 
 // Adds up the products of up to four tiles to the M x M pixels of one phase that begin where tile `here` does.
@@ -341,13 +435,12 @@ template <int M> struct TileProducts {
 // A tile has (M + 1) x (M + 1) pixels of a phase; its last row and column are the first ones of the tiles below and right
 // of it, and the last row of INPUT^T takes of its column of products the last alone. Below the last row of tiles
 // (BELOW) and right of the last column (RIGHT) there are only such shared pixels.
-template <int M, bool BELOW, bool RIGHT, class T>
-inline void add_tiles(const TileProducts<M> &here, const TileProducts<M> &above, const TileProducts<M> &before,
-                      const TileProducts<M> &above_before, T *const (&pixel)[M][M], int64_t channels) {
+template <int M, bool BELOW, bool RIGHT, class T, class Products>
+inline void add_tiles(const Products &here, const Products &above, const Products &before, const Products &above_before, T *const (&pixel)[M][M], int64_t channels) {
     constexpr int N = M + 1, DOWN = BELOW ? 1 : M, ACROSS = RIGHT ? 1 : M;
     for (int64_t channel = 0; channel < channels; channel += LANES) {
         // Along the first side, for the l-th product along the other one.
-        const auto along_first = [&](const TileProducts<M> &tile, const TileProducts<M> &over, int l, Vector(&x)[DOWN]) INLINED {
+        const auto along_first = [&](const Products &tile, const Products &over, int l, Vector(&x)[DOWN]) INLINED {
             Vector values[N];
             unrolled<N>([&](auto k) INLINED { values[k] = BELOW ? Vector{} : tile(k, l, channel); });
             interpolate<InputMatrix<M>>(values, x);
@@ -372,13 +465,17 @@ inline void add_tiles(const TileProducts<M> &here, const TileProducts<M> &above,
     }
 }
 
-// Adds up the products of one picture's tiles to its pixels, for the channels of one phase.
-template <class T, int M>
-inline void input_transform_transposed(const float *products, int64_t products_row, int64_t products_plane, int phase, T *big,
-                                       const Tiles<M> &tiles, const float *zeros) {
+// Adds up the products of one picture's tiles, which lie at these positions of the block, to its pixels, for the channels of
+// one phase.
+template <class T, int M, bool SOME>
+inline void input_transform_transposed(const Block<M> &block, const int64_t *position, int phase, T *big, const Tiles<M> &tiles,
+                                       const float *zeros) {
     const auto tile = [&](int64_t a, int64_t b) INLINED {
         const bool exists = a >= 0 && b >= 0 && a < tiles.rows() && b < tiles.columns();
-        return exists ? TileProducts<M>{products + (a * tiles.columns() + b) * products_row, products_plane} : TileProducts<M>{zeros, 0};
+        const int64_t row = exists ? position[a * tiles.columns() + b] : 0;
+        return TileProducts<M, SOME>(block.products + row * block.products_row() + phase * tiles.C, block.products_plane(), !exists,
+                               tiles.is_below(a) || tiles.is_zero_row(phase),
+                               tiles.is_right(b) || tiles.is_zero_column(phase), zeros);
     };
     for (int64_t a = 0; a <= tiles.rows(); a++)
         for (int64_t b = 0; b <= tiles.columns(); b++) {
@@ -403,6 +500,7 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
     const Tiles<M> tiles(shape);
     const int64_t in_picture = tiles.in_picture();
     const bool together = tiles.together(sizeof(T));
+    const bool some_are_zero = tiles.kernel_of_3() || tiles.is_below(tiles.rows() - 1) || tiles.is_right(tiles.columns() - 1);
     const int64_t pictures = tiles.block(in_picture, together) / in_picture; // whole ones: tiles share pixels
     const Block<M> layout{round_up(pictures * in_picture, ROWS), shape.O / PER_WORD<T>, 4 * shape.C};
     static thread_local Scratch shared_scratch, scratch_zeros;
@@ -411,12 +509,13 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
     std::memset(zeros, 0, shape.C * sizeof(float));
 #pragma omp parallel
     {
-        static thread_local Scratch scratch;
+        static thread_local Scratch scratch, scratch_order;
         const Block<M> block = together ? shared : layout.in(scratch);
         for_each(!together, shape.batch, pictures, [&](int64_t first) {
             const int64_t pictures_here = std::min(pictures, shape.batch - first), count = pictures_here * in_picture;
+            const Order<M> order(tiles, first * in_picture, count, scratch_order);
             for_each(together, count, 1, [&](int64_t t) {
-                const Place<M> place(tiles, first * in_picture + t);
+                const Place<M> place(tiles, order.tile[t]);
                 for (int64_t channel = 0; channel < shape.O; channel += LANES) {
                     T *to = reinterpret_cast<T *>(block.transformed + t * block.row()) + channel;
                     output_transform_transposed(small, tiles, place, channel, [&](int p, Vector w) INLINED {
@@ -424,12 +523,15 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
                     });
                 }
             });
-            multiply<T, M>(block, count, packed, together);
+            multiply<T, M>(block, order, packed, together, [&](int64_t p, auto f) INLINED {
+                tiles.for_phases(p, [&](int64_t first, int64_t last) INLINED { f(0, block.depth, first * shape.C, last * shape.C); });
+            });
             for_each(together, 4 * pictures_here, 1, [&](int64_t unit) {
                 const int64_t picture = unit / 4, phase = unit % 4;
-                input_transform_transposed(block.products + picture * in_picture * block.products_row() + phase * shape.C,
-                                           block.products_row(), block.products_plane(), phase,
-                                           big + (first + picture) * shape.height * shape.width * shape.C, tiles, zeros);
+                const int64_t *position = order.position + picture * in_picture;
+                T *to = big + (first + picture) * shape.height * shape.width * shape.C;
+                some_are_zero ? input_transform_transposed<T, M, true>(block, position, phase, to, tiles, zeros)
+                              : input_transform_transposed<T, M, false>(block, position, phase, to, tiles, zeros);
             });
         });
     }
@@ -437,16 +539,36 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
 
 // --- Gradient of the weights ------------------------------------------------------------------------------------------
 
-// The transformed tiles of the big side, [4C/PANEL][PRODUCTS][words][PANEL], and of the small side, [PRODUCTS][words][O]:
-// `depth` words of tiles from tile `start` on.
+// Where a chunk's transformed tiles lie, paired to words: [4C/PANEL][PRODUCTS][words][PANEL] of the big side,
+// [PRODUCTS][words][O] of the small side.
+template <int M> struct Chunk {
+    static constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
+    int64_t words, panels, maps;
+    uint32_t *big = nullptr, *small = nullptr;
+
+    int64_t big_plane() const { return (words + GROUP) * PANEL + PAD; }
+    int64_t small_row() const { return maps + PAD; }
+    int64_t small_plane() const { return words * small_row() + PAD; }
+    Chunk in(Scratch &scratch) const {
+        Chunk chunk = *this;
+        const int64_t big_size = panels * PRODUCTS * big_plane();
+        chunk.big = scratch.take<uint32_t>(big_size + PRODUCTS * small_plane());
+        chunk.small = chunk.big + big_size;
+        return chunk;
+    }
+};
+
 template <class T, int M>
-void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, int64_t start, int64_t depth, uint32_t *big_tiles, int64_t big_plane,
-                     uint32_t *small_tiles, int64_t small_row, int64_t small_plane, const T *zeros) {
+void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, const Order<M> &order, const Chunk<M> &chunk, bool together,
+                     const T *zeros) {
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
+    const int64_t depth = (order.first[4] + PER_WORD<T> - 1) / PER_WORD<T>;
     // With an odd number of tiles the last one is paired with zeros.
-    const auto tile_of = [&](int64_t k, int64_t i) INLINED { return start + k * PER_WORD<T> + i; };
-#pragma omp parallel for
-    for (int64_t from = 0; from < depth; from += GROUP) {
+    const auto tile_of = [&](int64_t k, int64_t i) INLINED {
+        const int64_t t = k * PER_WORD<T> + i;
+        return t < order.first[4] ? order.tile[t] : tiles.count();
+    };
+    for_each(together, depth, GROUP, [&](int64_t from) {
         const int64_t until = std::min(depth, from + GROUP);
         Window<T, M> windows[GROUP][PER_WORD<T>];
         for (int64_t k = from; k < until; k++)
@@ -460,7 +582,7 @@ void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, int64_
                         const auto *window = windows[k - from];
                         if (PER_WORD<T> > 1) window[0].input_transform(phase, channel, [&](int p, Vector d) INLINED { first[p] = d; });
                         window[PER_WORD<T> - 1].input_transform(phase, channel, [&](int p, Vector last) INLINED {
-                            store(big_tiles + (n * PRODUCTS + p) * big_plane + k * PANEL + column,
+                            store(chunk.big + (n * PRODUCTS + p) * chunk.big_plane() + k * PANEL + column,
                                   pack_words((const T *)nullptr, PER_WORD<T> > 1 ? first[p] : last, last));
                         });
                     }
@@ -470,57 +592,81 @@ void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, int64_
                 Vector first[PRODUCTS];
                 if (PER_WORD<T> > 1) output_transform_transposed(small, tiles, place, channel, [&](int p, Vector w) INLINED { first[p] = w; });
                 output_transform_transposed(small, tiles, last_place, channel, [&](int p, Vector last) INLINED {
-                    store(small_tiles + p * small_plane + k * small_row + channel,
+                    store(chunk.small + p * chunk.small_plane() + k * chunk.small_row() + channel,
                           pack_words((const T *)nullptr, PER_WORD<T> > 1 ? first[p] : last, last));
                 });
             }
         }
-    }
+    });
+}
+
+// sums[4C/PANEL][PRODUCTS][maps][PANEL] (+)= small^T big, over a chunk's tiles; written where the chunk is the first one.
+template <class T, int M>
+void multiply_tiles(const Tiles<M> &tiles, const Order<M> &order, const Chunk<M> &chunk, bool is_first, bool together, float *sums) {
+    for_each(together, Tiles<M>::PRODUCTS * chunk.panels, 1, [&](int64_t unit) {
+        const int64_t p = unit / chunk.panels, n = unit % chunk.panels; // p outermost: the small side's tiles stay in the L2 cache
+        if (tiles.is_zero(p, n * PANEL / tiles.C)) return;              // matters to the taps that there are none of
+        const int64_t begin = order.begin(p) / PER_WORD<T>, end = (order.end(p) + PER_WORD<T> - 1) / PER_WORD<T>;
+        float *here = sums + (n * Tiles<M>::PRODUCTS + p) * chunk.maps * PANEL;
+        if (is_first && begin >= end) std::memset(here, 0, chunk.maps * PANEL * sizeof(float));
+        for (int64_t k = begin; k < end; k += TILE_SLICE)
+            for (int64_t o = 0; o < tiles.O; o += ROWS) {
+                const uint32_t *A = chunk.small + p * chunk.small_plane() + k * chunk.small_row() + o;
+                const uint32_t *B = chunk.big + (n * Tiles<M>::PRODUCTS + p) * chunk.big_plane() + k * PANEL;
+                const int64_t length = std::min(TILE_SLICE, end - k);
+                if (is_first && k == begin)
+                    product<T, false, true>(length, A, chunk.small_row(), B, PANEL, here + o * PANEL, PANEL);
+                else
+                    product<T, true, true>(length, A, chunk.small_row(), B, PANEL, here + o * PANEL, PANEL);
+            }
+    });
 }
 
 template <class T, int M> void weight_gradient(const T *big, const T *small, float *gradient, const Shape &shape) {
     const Tiles<M> tiles(shape);
-    constexpr int N = M + 1;
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
-    const int64_t C = shape.C, O = shape.O, panels = 4 * C / PANEL, padded = round_up(O, ROWS);
-    const int64_t chunk = std::min(TILE_CHUNK, round_up(tiles.count(), PER_WORD<T>)), most = chunk / PER_WORD<T>;
-    static thread_local Scratch scratch_big, scratch_small, scratch_sums, scratch_zeros;
-    const int64_t big_plane = most * PANEL + GROUP * PANEL + PAD, small_row = padded + PAD, small_plane = most * small_row + PAD;
-    uint32_t *big_tiles = scratch_big.take<uint32_t>(panels * PRODUCTS * big_plane);
-    uint32_t *small_tiles = scratch_small.take<uint32_t>(PRODUCTS * small_plane);
-    float *sums = scratch_sums.take<float>(panels * PRODUCTS * padded * PANEL); // [4C/PANEL][PRODUCTS][O][PANEL]
+    const int64_t C = shape.C, O = shape.O, panels = 4 * C / PANEL, padded = round_up(O, ROWS), threads = omp_get_max_threads();
+    const int64_t sums_size = panels * PRODUCTS * padded * PANEL;
+    // Each thread has a part of the tiles, and sums of its own. Where those would be too large, all work on each chunk of tiles
+    // together: then each reads what the others transformed, which takes longer the further apart their caches are.
+    const bool together = sums_size * threads * int64_t(sizeof(float)) > MOST_SUMS;
+    const int64_t part = together ? tiles.count() : round_up((tiles.count() + threads - 1) / threads, PER_WORD<T>);
+    const int64_t parts = (tiles.count() + part - 1) / part, chunk_tiles = std::min(together ? SHARED_CHUNK : OWN_CHUNK, round_up(part, PER_WORD<T>));
+    const Chunk<M> layout{chunk_tiles / PER_WORD<T>, panels, padded};
+    static thread_local Scratch shared_scratch, scratch_sums, scratch_zeros;
+    const Chunk<M> shared = together ? layout.in(shared_scratch) : layout;
+    float *all_sums = scratch_sums.take<float>(parts * sums_size);
     T *zeros = scratch_zeros.take<T>(std::max(C, O));
     std::memset(zeros, 0, std::max(C, O) * sizeof(T));
-
-    for (int64_t start = 0; start < tiles.count(); start += chunk) {
-        const int64_t count = std::min(chunk, tiles.count() - start), depth = (count + PER_WORD<T> - 1) / PER_WORD<T>;
-        transform_tiles(big, small, tiles, start, depth, big_tiles, big_plane, small_tiles, small_row, small_plane, zeros);
-#pragma omp parallel for collapse(2) schedule(dynamic)
-        for (int p = 0; p < PRODUCTS; p++) // outermost: the small side's tiles stay in the L2 cache
-            for (int64_t n = 0; n < panels; n++)
-                for (int64_t k = 0; k < depth; k += TILE_SLICE)
-                    for (int64_t o = 0; o < O; o += ROWS) {
-                        const uint32_t *A = small_tiles + p * small_plane + k * small_row + o;
-                        const uint32_t *B = big_tiles + (n * PRODUCTS + p) * big_plane + k * PANEL;
-                        float *sum = sums + ((n * PRODUCTS + p) * padded + o) * PANEL;
-                        const int64_t length = std::min(TILE_SLICE, depth - k);
-                        if (start == 0 && k == 0)
-                            product<T, false, true>(length, A, small_row, B, PANEL, sum, PANEL);
-                        else
-                            product<T, true, true>(length, A, small_row, B, PANEL, sum, PANEL);
-                    }
-    }
-#pragma omp parallel for collapse(2)
-    for (int phase = 0; phase < 4; phase++)
-        for (int64_t channel = 0; channel < C; channel += LANES)
-            for (int64_t o = 0; o < O; o++) {
-                const int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
-                interpolate_both<FilterMatrix<M>>(
-                    [&](int k, int l) INLINED { return load(sums + ((n * PRODUCTS + k * N + l) * padded + o) * PANEL + column); },
-                    [&](int i, int j, Vector g) INLINED {
-                        store(gradient + ((o * 4 + 2 * i + phase / 2) * 4 + 2 * j + phase % 2) * C + channel, g);
-                    });
+#pragma omp parallel
+    {
+        static thread_local Scratch scratch, scratch_order;
+        const Chunk<M> chunk = together ? shared : layout.in(scratch);
+        for_each(!together, tiles.count(), part, [&](int64_t first) {
+            const int64_t last = std::min(tiles.count(), first + part);
+            for (int64_t start = first; start < last; start += chunk_tiles) {
+                const Order<M> order(tiles, start, std::min(chunk_tiles, last - start), scratch_order);
+                transform_tiles(big, small, tiles, order, chunk, together, zeros);
+                multiply_tiles<T, M>(tiles, order, chunk, start == first, together, all_sums + first / part * sums_size);
             }
+        });
+#pragma omp for collapse(2)
+        for (int phase = 0; phase < 4; phase++)
+            for (int64_t channel = 0; channel < C; channel += LANES)
+                for (int64_t o = 0; o < O; o++) {
+                    const int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
+                    interpolate_both<FilterMatrix<M>>(
+                        [&](int k, int l) INLINED {
+                            const float *sums = all_sums + ((n * PRODUCTS + k * (M + 1) + l) * padded + o) * PANEL + column;
+                            Vector sum = load(sums);
+                            for (int64_t other = 1; other < parts; other++) sum += load(sums + other * sums_size);
+                            return sum;
+                        },
+                        [&](int i, int j, Vector g) INLINED {
+                            store(gradient + ((o * 4 + 2 * i + phase / 2) * 4 + 2 * j + phase % 2) * C + channel, g);
+                        });
+                }
+    }
 }
 
 } // namespace
