@@ -104,11 +104,11 @@ def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) 
     """In fp32 also where pictures are bf16: the sums are fp32, and the optimizer gets them unrounded."""
     B, C, H, W = big_BCHW.shape
     maps, _, kernel_size, _ = weight_OCKK.shape
-    gradient_OCKK = torch.empty((maps, C, 4, 4), dtype=torch.float32, memory_format=torch.channels_last)
+    gradient_OCKK = torch.empty(weight_OCKK.shape, dtype=torch.float32, memory_format=torch.channels_last)
     tile = _tile(B, H, W, kernel_size, big_BCHW.dtype)
     kernel = native.kernel("winograd_weight_gradient", big_BCHW.dtype, tile)
     kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, maps, H, W))
-    return gradient_OCKK[:, :, :kernel_size, :kernel_size]
+    return gradient_OCKK
 
 
 def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torch.dtype) -> int:
@@ -139,12 +139,9 @@ def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torc
 def _pack(direction: str, weight_OCKK: Tensor, precision: torch.dtype, tile: int) -> Tensor:
     """The transformed weights in a kernel's layout. Not cached: computing them is quick, keeping them takes memory."""
     maps, channels, kernel_size, _ = weight_OCKK.shape
-    taps_OC44 = weight_OCKK.detach()
-    if kernel_size == 3:  # the last taps are zero
-        taps_OC44 = nn.functional.pad(taps_OC44, (0, 1, 0, 1))
     packed = torch.empty(4 * (tile + 1) ** 2 * maps * channels, dtype=precision)
     kernel = native.kernel(f"winograd_pack_{direction}", precision, tile)
-    kernel(taps_OC44.contiguous(memory_format=torch.channels_last), channels, maps, packed)
+    kernel(weight_OCKK.detach().contiguous(memory_format=torch.channels_last), channels, maps, kernel_size, packed)
     return packed
 
 

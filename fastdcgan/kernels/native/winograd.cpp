@@ -63,6 +63,7 @@ struct Shape {
 
     int64_t small_height() const { return (height + 1) / 2; }
     int64_t small_width() const { return (width + 1) / 2; }
+    int64_t kernel() const { return height % 2 ? 3 : 4; }
 };
 
 // Whether a layer's transformed weights, read by each thread, are too many for the caches. `size` is that of a number.
@@ -79,8 +80,6 @@ template <int M> struct Tiles : Shape {
     int64_t rows() const { return (small_height() + M - 1) / M; }
     int64_t columns() const { return (small_width() + M - 1) / M; }
     int64_t in_picture() const { return rows() * columns(); }
-    bool kernel_of_3() const { return height % 2; }
-
     // Whether the last pixels of the a-th tile, or column of tiles, lie beyond the bottom or the right edge.
     bool is_below(int64_t a) const { return M * (a + 1) > small_height(); }
     bool is_right(int64_t b) const { return M * (b + 1) > small_width(); }
@@ -90,8 +89,8 @@ template <int M> struct Tiles : Shape {
     static bool in_last_column(int64_t p) { return p % N == M; }
 
     // Whether such a product of a phase is zero whatever the weights are.
-    bool is_zero_row(int phase) const { return kernel_of_3() && phase / 2; }
-    bool is_zero_column(int phase) const { return kernel_of_3() && phase % 2; }
+    bool is_zero_row(int phase) const { return kernel() == 3 && phase / 2; }
+    bool is_zero_column(int phase) const { return kernel() == 3 && phase % 2; }
     bool is_zero(int64_t p, int phase) const {
         return (in_last_row(p) && is_zero_row(phase)) || (in_last_column(p) && is_zero_column(phase));
     }
@@ -241,12 +240,26 @@ INLINE void output_transform_transposed(const T *small, const Tiles<M> &tiles, c
         [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
 }
 
-// Of one phase's 2 x 2 taps: calls out(product, vector). `weight` is [O, 4, 4, C] in memory.
+// Weights [O, kernel, kernel, C] in memory, or their gradient.
+template <class Float> struct Weights {
+    Float *at;
+    int64_t C, O, kernel; // 4 or 3
+
+    // Tap (i, j) of a phase's 2 x 2, of LANES channels; null where there is none.
+    Float *tap(int64_t o, int phase, int i, int j, int64_t channel) const {
+        const int64_t y = 2 * i + phase / 2, x = 2 * j + phase % 2;
+        return y < kernel && x < kernel ? at + ((o * kernel + y) * kernel + x) * C + channel : nullptr;
+    }
+};
+
+// Of one phase's 2 x 2 taps: calls out(product, vector).
 template <int M, class Out>
-INLINE void filter_transform(const float *weight, int64_t C, int64_t o, int phase, int64_t channel, Out out) {
-    const int py = phase / 2, px = phase % 2;
+INLINE void filter_transform(const Weights<const float> &weights, int64_t o, int phase, int64_t channel, Out out) {
     evaluate_both<FilterMatrix<M>>(
-        [&](int i, int j) INLINED { return load(weight + ((o * 4 + 2 * i + py) * 4 + 2 * j + px) * C + channel); },
+        [&](int i, int j) INLINED {
+            const float *tap = weights.tap(o, phase, i, j, channel);
+            return tap ? load(tap) : Vector{};
+        },
         [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
 }
 
@@ -309,7 +322,8 @@ inline void multiply(const Block<M> &block, const Order<M> &order, const uint32_
 // --- Weights --------------------------------------------------------------------------------------------------------
 
 // For big -> small: panels of small channels, [O/PANEL][PRODUCTS][4C words][PANEL].
-template <class T, int M> void pack_gather(const float *weight, int64_t C, int64_t O, uint32_t *packed) {
+template <class T, int M> void pack_gather(const Weights<const float> &weights, uint32_t *packed) {
+    const int64_t C = weights.C, O = weights.O;
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS, PARTS = PANEL / LANES;
     const int64_t depth = 4 * C / PER_WORD<T>;
     const bool bypass = exceed_caches<M>(C, O, sizeof(T));
@@ -322,7 +336,7 @@ template <class T, int M> void pack_gather(const float *weight, int64_t C, int64
                     Words columns[PARTS][PRODUCTS][LANES]; // of LANES / PER_WORD words
                     for (int64_t part = 0; part < PARTS; part++) {
                         for (int64_t lane = 0; lane < LANES; lane++)
-                            filter_transform<M>(weight, C, n * PANEL + part * LANES + lane, phase, channel, [&](int p, Vector sum) INLINED {
+                            filter_transform<M>(weights, n * PANEL + part * LANES + lane, phase, channel, [&](int p, Vector sum) INLINED {
                                 store(reinterpret_cast<T *>(&columns[part][p][lane]), sum);
                             });
                         for (int p = 0; p < PRODUCTS; p++) transpose(columns[part][p]);
@@ -339,7 +353,8 @@ template <class T, int M> void pack_gather(const float *weight, int64_t C, int64
 }
 
 // For small -> big: panels of (phase, big channel), [4C/PANEL][PRODUCTS][O words][PANEL].
-template <class T, int M> void pack_scatter(const float *weight, int64_t C, int64_t O, uint32_t *packed) {
+template <class T, int M> void pack_scatter(const Weights<const float> &weights, uint32_t *packed) {
+    const int64_t C = weights.C, O = weights.O;
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
     const int64_t depth = O / PER_WORD<T>;
 #pragma omp parallel for collapse(2)
@@ -348,8 +363,8 @@ template <class T, int M> void pack_scatter(const float *weight, int64_t C, int6
             for (int64_t k = 0; k < depth; k++) {
                 Vector first[PRODUCTS];
                 const int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
-                filter_transform<M>(weight, C, k * PER_WORD<T>, phase, channel, [&](int p, Vector sum) INLINED { first[p] = sum; });
-                filter_transform<M>(weight, C, k * PER_WORD<T> + PER_WORD<T> - 1, phase, channel, [&](int p, Vector second) INLINED {
+                filter_transform<M>(weights, k * PER_WORD<T>, phase, channel, [&](int p, Vector sum) INLINED { first[p] = sum; });
+                filter_transform<M>(weights, k * PER_WORD<T> + PER_WORD<T> - 1, phase, channel, [&](int p, Vector second) INLINED {
                     store(packed + ((n * PRODUCTS + p) * depth + k) * PANEL + column,
                           pack_words((const T *)nullptr, first[p], second));
                 });
@@ -500,7 +515,7 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
     const Tiles<M> tiles(shape);
     const int64_t in_picture = tiles.in_picture();
     const bool together = tiles.together(sizeof(T));
-    const bool some_are_zero = tiles.kernel_of_3() || tiles.is_below(tiles.rows() - 1) || tiles.is_right(tiles.columns() - 1);
+    const bool some_are_zero = tiles.kernel() == 3 || tiles.is_below(tiles.rows() - 1) || tiles.is_right(tiles.columns() - 1);
     const int64_t pictures = tiles.block(in_picture, together) / in_picture; // whole ones: tiles share pixels
     const Block<M> layout{round_up(pictures * in_picture, ROWS), shape.O / PER_WORD<T>, 4 * shape.C};
     static thread_local Scratch shared_scratch, scratch_zeros;
@@ -627,6 +642,7 @@ template <class T, int M> void weight_gradient(const T *big, const T *small, flo
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
     const int64_t C = shape.C, O = shape.O, panels = 4 * C / PANEL, padded = round_up(O, ROWS), threads = omp_get_max_threads();
     const int64_t sums_size = panels * PRODUCTS * padded * PANEL;
+    const Weights<float> to{gradient, C, O, shape.kernel()};
     // Each thread has a part of the tiles, and sums of its own. Where those would be too large, all work on each chunk of tiles
     // together: then each reads what the others transformed, which takes longer the further apart their caches are.
     const bool together = sums_size * threads * int64_t(sizeof(float)) > MOST_SUMS;
@@ -663,7 +679,7 @@ template <class T, int M> void weight_gradient(const T *big, const T *small, flo
                             return sum;
                         },
                         [&](int i, int j, Vector g) INLINED {
-                            store(gradient + ((o * 4 + 2 * i + phase / 2) * 4 + 2 * j + phase % 2) * C + channel, g);
+                            if (float *tap = to.tap(o, phase, i, j, channel)) store(tap, g);
                         });
                 }
     }
@@ -673,8 +689,12 @@ template <class T, int M> void weight_gradient(const T *big, const T *small, flo
 
 // M = 4 for fp32 alone: in bf16 its transformed numbers would lose too many bits.
 #define EXPORT(NAME, T, M)                                                                                             \
-    void winograd_pack_gather##NAME(const float *w, int64_t C, int64_t O, uint32_t *packed) { pack_gather<T, M>(w, C, O, packed); } \
-    void winograd_pack_scatter##NAME(const float *w, int64_t C, int64_t O, uint32_t *packed) { pack_scatter<T, M>(w, C, O, packed); } \
+    void winograd_pack_gather##NAME(const float *w, int64_t C, int64_t O, int64_t kernel, uint32_t *packed) {                  \
+        pack_gather<T, M>({w, C, O, kernel}, packed);                                                                  \
+    }                                                                                                                  \
+    void winograd_pack_scatter##NAME(const float *w, int64_t C, int64_t O, int64_t kernel, uint32_t *packed) {                 \
+        pack_scatter<T, M>({w, C, O, kernel}, packed);                                                                 \
+    }                                                                                                                  \
     void winograd_gather##NAME(const T *big, const uint32_t *packed, T *small, const Shape *shape) { gather<T, M>(big, packed, small, *shape); } \
     void winograd_scatter##NAME(const T *small, const uint32_t *packed, T *big, const Shape *shape) { scatter<T, M>(small, packed, big, *shape); } \
     void winograd_weight_gradient##NAME(const T *big, const T *small, float *gradient, const Shape *shape) {                   \
