@@ -247,8 +247,8 @@ def report(samples: Sequence[Sample], judged: Sequence[Sample], steps: int) -> s
     memory, last_memory = at_rest(judged, "memory_mib")
     return "\n".join(
         [
-            f"{ARCH}, width {WIDTH}, batch {BATCH}, faces; a sample grid and a checkpoint every {written_every(steps)} steps, "
-            f"{EVALUATIONS} evaluations.",
+            f"{ARCH}, width {WIDTH}, batch {BATCH}, faces; {steps:,} steps, a sample grid and a checkpoint every "
+            f"{written_every(steps)}, {EVALUATIONS} evaluations.",
             f"{device()}, {cpu_model()}, PyTorch {packages['torch']}, Python {packages['python']}, commit {commit()}",
             "",
             "| step | after s | memory, MiB | file descriptors | threads |",
