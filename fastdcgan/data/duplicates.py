@@ -23,6 +23,9 @@ from fastdcgan.data.source import COPY, ImageSource, Skipped
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 
+FORMAT = 1
+"""Version of what is cached, and of which pictures count as copies."""
+
 
 @dataclass(frozen=True)
 class Copies:
@@ -69,7 +72,8 @@ def find_copies(source: ImageSource, on_progress: OnProgress | None = None) -> C
                 pairs.append((number, original))
             if on_progress is not None:
                 on_progress("looking for copies", done, len(candidates))
-        write_cached(path, json.dumps({"fingerprint": source.fingerprint, "pairs": pairs}).encode())
+        found = {"format": FORMAT, "fingerprint": source.fingerprint, "pairs": pairs}
+        write_cached(path, json.dumps(found).encode())
     table = np.array(pairs, np.int64).reshape(-1, 2)
     return Copies(table[:, 0], table[:, 1], name)
 
@@ -142,9 +146,9 @@ def _load(path: Path, source: ImageSource) -> list[tuple[int, int]] | None:
     """The cached pairs of copies and originals; None where there are none of this source."""
     try:
         found = strict_json.parse(read_cached(path) or b"{}")
-        if found["fingerprint"] != source.fingerprint:
+        if (found.get("format"), found["fingerprint"]) != (FORMAT, source.fingerprint):
             return None
         pairs = [(int(copy), int(original)) for copy, original in found["pairs"]]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         return None
     return pairs if all(0 <= original < copy < len(source) for copy, original in pairs) else None

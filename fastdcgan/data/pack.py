@@ -2,17 +2,18 @@
 
 A pack is a `.npy`, uint8 [N, H, W, C], and a JSON manifest beside it. The manifest is written last, in one step, with
 the fingerprint of the source; a pack without a manifest that fits is not used. One process builds a pack, and others
-that want it at the same time wait. The leftovers of a killed build are overwritten by the next.
+that want it at the same time wait. The next one removes what a killed build has left.
 """
 
 import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,10 @@ RESIZE_RULES: dict[Fit, str] = {
 
 MAX_DISK_SHARE = 0.5
 """With `cache="auto"`: how much of the cache disk's free space a pack may take."""
+
+BUILDS = 3
+"""Times that a pack is built which is gone before it can be opened: the cache folder was removed, with the lock in it,
+or the disk has no locks, and another version of this package builds its own in the same place."""
 
 BATCH = 64
 """Pictures decoded at a time. More are no faster, and DALI keeps several batches of full-size pictures in memory."""
@@ -137,16 +142,24 @@ def open_packed(
             pack.array.parent.mkdir(parents=True, exist_ok=True)
             with _hold_lock(pack.array.with_suffix(".lock"), report) as is_held:
                 pictures_NHWC = _open_finished(pack, verify=verify)
-                if pictures_NHWC is None:
+                for _ in range(BUILDS):
+                    if pictures_NHWC is not None:
+                        break
+                    pack.array.parent.mkdir(parents=True, exist_ok=True)
                     _check_disk_space(pack, share_of_disk)
-                    _build(pack, report, alone=is_held)
+                    with suppress(FileNotFoundError):  # it was removed before it was finished
+                        _build(pack, report, alone=is_held)
                     pictures_NHWC = _open_finished(pack, verify=False)
     except OSError as error:
         raise PackWriteError(
             f"the packed pictures can't be written to {pack.array.parent}: {error.strerror or error}; "
             "set FASTDCGAN_CACHE to a folder that can be written, or train with --data-cache off"
         ) from error
-    assert pictures_NHWC is not None, pack.array
+    if pictures_NHWC is None:
+        raise PackWriteError(
+            f"{pack.array}: another process removes or replaces the packed pictures as soon as they are there; "
+            "set FASTDCGAN_CACHE to a folder of this run's own, or train with --data-cache off"
+        )
     packed = ArraySource(
         pictures_NHWC,
         description=f"{original.description}, packed in {pack.array}",
@@ -224,6 +237,7 @@ def _open_finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
     try:
         pictures_NHWC = map_uint8(pack.array)
         touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
+        _read_ahead(pack.array)
     except (OSError, ValueError):
         return None
     described = (manifest.count, manifest.resolution, manifest.channels)
@@ -231,7 +245,6 @@ def _open_finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
         return None
     if (touched or verify) and array_checksum(pictures_NHWC) != manifest.checksum:
         return None
-    _read_ahead(pack.array)
     return pictures_NHWC
 
 
@@ -249,11 +262,16 @@ def _fits_source(manifest: Manifest, pack: Pack) -> bool:
 def _build(pack: Pack, report: OnProgress, *, alone: bool) -> None:
     """Decode all pictures into a temporary file, flush and rename it, and then write the manifest.
 
-    Not `alone`, another process may do the same: each has a file of its own, and the last one's pack stays.
+    Not `alone`, another process may do the same, and even so if the lock was removed with the cache folder: each has a
+    file of its own, and the last one's pack stays. Its time of modification is drawn, within the second: no manifest
+    fits another one's file, even of the same tick of the disk's clock.
     """
     count, shape = len(pack.original), pack.shape
     pack.manifest.unlink(missing_ok=True)
-    unfinished = pack.array.with_suffix(".unfinished" if alone else f".{os.getpid()}.unfinished")
+    if alone:
+        for left in pack.array.parent.glob(f"{pack.array.stem}.*unfinished"):  # by a build that was killed
+            left.unlink(missing_ok=True)
+    unfinished = pack.array.with_suffix(f".{secrets.token_hex(4)}.unfinished")
     digest = hashlib.sha256(repr(shape).encode())
     try:
         with create(unfinished) as file:
@@ -269,6 +287,9 @@ def _build(pack: Pack, report: OnProgress, *, alone: bool) -> None:
                     report("packing images", done, count)
             file.flush()
             os.fsync(file.fileno())
+        second = time.time_ns() // 10**9 * 10**9
+        os.utime(unfinished, ns=(second, second + secrets.randbelow(10**9)))
+        mtime_ns = unfinished.stat().st_mtime_ns  # as the disk keeps it
         unfinished.replace(pack.array)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -280,7 +301,7 @@ def _build(pack: Pack, report: OnProgress, *, alone: bool) -> None:
         channels=pack.channels,
         rule=RESIZE_RULES[pack.frame.fit],
         checksum=digest.hexdigest(),
-        mtime_ns=pack.array.stat().st_mtime_ns,
+        mtime_ns=mtime_ns,
         skipped=tuple(pack.original.skipped),
     )
     skipped = [_skipped_as_json(skip) for skip in manifest.skipped]

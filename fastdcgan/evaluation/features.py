@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fastdcgan.data.arrays.npy import PARSER_ERRORS
 from fastdcgan.data.source import ImageSource
 from fastdcgan.data.stream import mirror
 from fastdcgan.evaluation.extractors import Extractor
@@ -60,10 +62,8 @@ def real_features(
     numbers = np.sort(rng(0, Stream.EVALUATE_REAL).permutation(len(source))[:count])
     mirrored_N = rng(0, Stream.EVALUATE_REAL, 1).random(count) < 0.5 if flip else np.zeros(count, bool)
     path = cache_folder() / "features" / f"{_cache_key(source, count, extractor, flip=flip)}.npz"
-    body = read_cached(path)
-    if body is not None:
-        found = np.load(io.BytesIO(body), allow_pickle=False)
-        return RealSide(features=found["features"], identity=str(found["identity"]))
+    if (cached := _load(path, count)) is not None:
+        return cached
     starts = range(0, count, BATCH)
     digest = hashlib.sha256()
 
@@ -81,6 +81,17 @@ def real_features(
     np.savez(kept, features=features_NF, identity=np.array(identity))
     write_cached(path, kept.getvalue())
     return RealSide(features=features_NF, identity=identity)
+
+
+def _load(path: Path, count: int) -> RealSide | None:
+    """What is cached; None where there is nothing, or not features of so many pictures."""
+    try:
+        with np.load(io.BytesIO(read_cached(path) or b""), allow_pickle=False) as found:
+            features_NF, identity = found["features"], str(found["identity"])
+    except PARSER_ERRORS:
+        return None
+    sound = features_NF.ndim == 2 and len(features_NF) == count and features_NF.dtype.kind == "f"
+    return RealSide(features=features_NF, identity=identity) if sound else None
 
 
 def _cache_key(source: ImageSource, count: int, extractor: Extractor, *, flip: bool) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from typing import Any, NoReturn
 
 
@@ -17,6 +18,11 @@ def parse(text: bytes) -> Any:
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold, and not true or false. JSON's whole numbers may have any length."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= sys.float_info.max
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

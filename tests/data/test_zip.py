@@ -50,7 +50,8 @@ def names(index: ShardIndex) -> list[str]:
 
 
 def reasons(index: ShardIndex) -> dict[str, str]:
-    return {skipped.path.split(": ", 1)[1]: skipped.reason for skipped in index.skipped}
+    """By the member's name; of the whole file, by its path."""
+    return {skipped.path.removeprefix(f"{index.origin}: "): skipped.reason for skipped in index.skipped}
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -105,6 +106,8 @@ def test_members_that_are_no_plain_files_are_refused_by_name(tmp_path: Path) -> 
         archive.getinfo("secret.jpg").flag_bits |= 1
         archive.writestr("film.jpg", JPEG)
         archive.getinfo("film.jpg").file_size = 3 * 2**30
+        archive.writestr("nameless.jpg", JPEG)
+        archive.getinfo("nameless.jpg").filename = ""
     index = open_shards(str(tmp_path / "s.zip"))
     assert names(index) == ["a.jpg", "in/side.jpg"]
     told = reasons(index)
@@ -115,6 +118,7 @@ def test_members_that_are_no_plain_files_are_refused_by_name(tmp_path: Path) -> 
         "link.jpg": "a link, not a file",
         "secret.jpg": "encrypted",
         "film.jpg": "3.0 GiB is more than the limit of 1 GiB",
+        index.origin: "damaged: a member of it has no name",
     }
 
 

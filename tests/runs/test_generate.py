@@ -233,10 +233,12 @@ def test_the_best_checkpoint_is_the_one_that_an_evaluation_named(tmp_path: Path)
     best.write_text(json.dumps({"step": 6, "metric": "kid", "value": 0.1}))
     with pytest.raises(ValueError, match="its best checkpoint, of step 6, but those of steps 5, 7"):
         generate_from_run(run, checkpoint="best")
-    for damaged in ("{", "[]", '{"step": "5", "metric": "kid", "value": 1}', '{"step": 5}'):
+    long = f'{{"step": 5, "metric": "kid", "value": 1{"0" * 400}}}'  # found by fuzzing: no float holds it
+    for damaged in ("{", "[]", '{"step": "5", "metric": "kid", "value": 1}', '{"step": 5}', long, r'{"\ud800": 5}'):
         best.write_text(damaged)
-        with pytest.raises(ValueError, match=r"best.json can't be read"):
+        with pytest.raises(ValueError, match=r"best.json can't be read") as refused:
             generate_from_run(run, checkpoint="best")
+        assert str(refused.value).isprintable()
 
 
 def test_truncated_latents_are_those_of_the_truncated_normal_distribution() -> None:

@@ -1,6 +1,11 @@
 import pytest
 
-from fastdcgan.storage.strict_json import parse
+from fastdcgan.storage.strict_json import is_number, parse
+
+
+def test_numbers_that_a_float_can_hold() -> None:
+    assert all(is_number(value) for value in (0, -1, 1.5, 10**308))
+    assert not any(is_number(value) for value in (10**400, -(10**400), float("nan"), float("inf"), True, None, "1"))
 
 
 def test_plain_json_is_parsed() -> None:

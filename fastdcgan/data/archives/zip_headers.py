@@ -51,7 +51,7 @@ def list_zip_members(path: str) -> Generator[Member]:
             raise ValueError("not a zip file, or cut off: the list of its members is missing at its end") from error
         overlapping = _overlapping(members)
         for place, info in enumerate(members):
-            if info.is_dir():
+            if info.filename.endswith("/"):  # not is_dir, which fails on a name that is empty
                 continue
             # Backslashes are what some programs on Windows write for slashes.
             name = info.filename.replace("\\", "/")
@@ -89,6 +89,8 @@ def _overlapping(members: Sequence[zipfile.ZipInfo]) -> set[int]:
 
 
 def _problem(info: zipfile.ZipInfo, name: str) -> str:
+    if not name:
+        return "damaged: a member of it has no name"
     # The format forbids such names; Windows' folders have no kind.
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
         return LEADS_OUT

@@ -22,8 +22,7 @@ CHANNELS = (1, 3, 4)
 _MAX_HEADER_BYTES = 2**14
 _MAX_LENGTH = 10**100  # Python refuses to print longer numbers
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-# What NumPy's and zipfile's parsers raise on damaged files.
-_PARSER_ERRORS = (
+PARSER_ERRORS = (
     ValueError,
     TypeError,
     LookupError,
@@ -37,6 +36,7 @@ _PARSER_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""What NumPy's and zipfile's parsers raise on damaged files."""
 
 
 class Header(NamedTuple):
@@ -94,7 +94,7 @@ def header_of(file: IO[bytes], name: str) -> Header:
 
 
 def read_header(file: IO[bytes]) -> Header:
-    """The header of a `.npy`. Raises any of `_PARSER_ERRORS`."""
+    """The header of a `.npy`. Raises any of `PARSER_ERRORS`."""
     # Bounded: the length that a damaged header gives can be anything.
     start = BytesIO(file.read(_MAX_HEADER_BYTES))
     version = np.lib.format.read_magic(start)
@@ -159,8 +159,8 @@ def check_length(header: Header, file_bytes: int, what: str) -> None:
 
 @contextmanager
 def raising_value_error(message: str) -> Generator[None]:
-    """Raise a ValueError with this message instead of `_PARSER_ERRORS`."""
+    """Raise a ValueError with this message instead of `PARSER_ERRORS`."""
     try:
         yield
-    except _PARSER_ERRORS as error:
+    except PARSER_ERRORS as error:
         raise ValueError(message) from error

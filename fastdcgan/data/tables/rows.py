@@ -23,6 +23,9 @@ from fastdcgan.storage.files import create
 from fastdcgan.storage.locks import held
 from fastdcgan.storage.printable import printable
 
+FORMAT = 1
+"""Version of the copy, and part of its name: another version of this package neither reads nor removes it."""
+
 
 class Row(NamedTuple):
     """An encoded picture."""
@@ -59,7 +62,7 @@ def open_rows(
     """
     folder = cache_folder() / "tables"
     begin = "".join(c if c.isalnum() else "-" for c in Path(origin).name)[:40]
-    begin += "-" + hashlib.sha256(os.fsencode(origin)).hexdigest()[:16]
+    begin += f"-{hashlib.sha256(os.fsencode(origin)).hexdigest()[:16]}.{FORMAT}"
     path = folder / f"{begin}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}.tar"
     if not path.exists():
         try:

@@ -13,7 +13,6 @@ There is no other state: noise and the order of the data are functions of the st
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,7 @@ from fastdcgan.runs.checkpoints.tensors import (
 )
 from fastdcgan.storage import checksummed
 from fastdcgan.storage.checksummed import FileDigest
+from fastdcgan.storage.strict_json import is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +223,7 @@ def begin(snap: Snapshot, state: TrainState, *, moments: bool) -> None:
 
 def _check_scaler(path: Path, name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises ValueError."""
-    fits = found.keys() == expected.keys() and all(
-        type(value) in (int, float) and math.isfinite(value) and value >= 0 for value in found.values()
-    )
+    fits = found.keys() == expected.keys() and all(is_number(value) and value >= 0 for value in found.values())
     if not fits or not found["scale"] > 0:
         raise ValueError(f"checkpoint {path} has no usable {name}: it was not trained in fp16")
 

@@ -1,6 +1,5 @@
 """The folder of a run's checkpoints: their names, which is the best, and the newest one that can be read."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import read_json
+from fastdcgan.storage.printable import printable
+from fastdcgan.storage.strict_json import is_number
 
 PREFIX = "step-"
 
@@ -101,8 +102,8 @@ def read_best(run: RunFolder) -> Best:
             f"{run.path} has no best.json: no evaluation has said which checkpoint is the best; name its step"
         ) from error
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{run.best} can't be read: {error}") from error
-    numbers = type(best.step) is int and type(best.value) in (int, float) and math.isfinite(best.value)
+        raise ValueError(f"{run.best} can't be read: {printable(str(error))}") from error
+    numbers = type(best.step) is int and is_number(best.value)
     if not numbers or best.step < 0 or not isinstance(best.metric, str):
         raise ValueError(f"{run.best} can't be read: it names no step, metric and value")
     return best
