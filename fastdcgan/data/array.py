@@ -184,8 +184,7 @@ class ResizedSource:
     def _convert(self, numbers: Sequence[int]) -> Tensor:
         self._source.check_not_truncated()
         batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
-        for pixels, number in zip(batch, numbers, strict=True):
-            original_HWC = self._source.pictures_NHWC[number]
+        for pixels, original_HWC in zip(batch, _one_by_one(self._source.pictures_NHWC, numbers), strict=True):
             if self.value_range is not None:
                 original_HWC = self.value_range.to_bytes(original_HWC)
             picture = Image.fromarray(original_HWC[..., 0] if original_HWC.shape[-1] == 1 else original_HWC)
@@ -233,6 +232,14 @@ class DeviceSource:
         for numbers in batches:
             numbers_B = to_device(torch.as_tensor(numbers, dtype=torch.long), self._pictures_NHWC.device)
             yield self._pictures_NHWC.index_select(0, numbers_B)
+
+
+def _one_by_one(pictures_NHWC: Any, numbers: Sequence[int]) -> Iterable[NDArray[Any]]:
+    """Pictures [H, W, C] in this order, by the method `pictures` of what reads several at once from a file."""
+    if hasattr(pictures_NHWC, "pictures"):
+        several: Iterable[NDArray[Any]] = pictures_NHWC.pictures(numbers)
+        return several
+    return (pictures_NHWC[number] for number in numbers)
 
 
 def make_array_source(

@@ -44,6 +44,7 @@ from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import read_limited
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.settled import wait_out
 
 MAX_BYTES = 2**30
 """Larger files are not read."""
@@ -274,8 +275,13 @@ def _no_pictures_message(index: FolderIndex) -> str:
 def list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
     """Size (bytes) and time of modification (ns) of each regular file by relative path, and why others are skipped.
 
-    Hidden files and those in hidden folders are only counted.
+    Hidden files and those in hidden folders are only counted. Later changes show in the times (see `settled`).
     """
+    listed = _list_files(folder)
+    return _list_files(folder) if wait_out(mtime_ns for _, mtime_ns in listed[0].values()) else listed
+
+
+def _list_files(folder: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str], SkippedCount]:
     hidden = SkippedCount()
     files: dict[str, tuple[int, int]] = {}
     skipped: dict[str, str] = {}

@@ -18,6 +18,7 @@ from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.settled import settled_stat
 
 SUFFIXES = (".npy", ".npz")
 
@@ -59,7 +60,7 @@ def open_numpy_file(
     """
     name = printable(path)
     try:
-        info = path.stat()
+        info = settled_stat(path)
         if not stat.S_ISREG(info.st_mode):
             raise ValueError(f"{name}: not a regular file")
         if path.suffix.lower() == ".npy":

@@ -161,7 +161,7 @@ def with_agreed_batch(
     for_each = f", for each of --d-steps {config.recipe.d_steps}" if config.recipe.d_steps > 1 else ""
     display.say(
         f"batch     {batch} instead of {usual}: the largest power of two in {pictures}{for_each} (--batch-size); "
-        "so few will be memorised: expect copies of them"
+        "so few may be memorised: the report looks for copies of them"
     )
     return replace(config, data=replace(config.data, batch_size=batch))
 

@@ -1,3 +1,7 @@
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from PIL import Image
 from fastdcgan.data.array import ArraySource, DeviceSource, ResizedSource, make_array_source
 from fastdcgan.data.decoding.fitting import Frame, fit
 from fastdcgan.data.decoding.picture import as_channels
+from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
 
 
@@ -92,3 +97,16 @@ def test_pictures_with_channels_first_are_gathered_one_by_one() -> None:
     many_NHWC = np.broadcast_to(pictures, (10**9, 3, 16, 16)).transpose(0, 2, 3, 1)  # a copy of all would take 768 GB
     (read,) = opened(many_NHWC, 16, 3).read([[10**9 - 1, 0]])
     assert torch.equal(read, torch.from_numpy(pictures.transpose(0, 2, 3, 1)).expand(2, 16, 16, 3))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file can't be cut off there")
+@pytest.mark.parametrize("resolution", [16, 8])
+def test_a_mapped_file_that_is_cut_off_is_named_before_it_is_read(resolution: int, tmp_path: Path) -> None:
+    """Its pixels would end the process (SIGBUS)."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((400, 16, 16, 3), np.uint8))
+    found = open_source(str(path), resolution=resolution, channels=3, device="cpu", threads=1, cache="off")
+    assert next(found.read([[399]])).shape[0] == 1
+    os.truncate(path, 5000)
+    with pytest.raises(ValueError, match=r"a\.npy: the file was cut off while training read it$"):
+        next(found.read([[399]]))

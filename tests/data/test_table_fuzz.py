@@ -3,23 +3,27 @@
 Each damaged file is read in a forked process: what its library does to it is seen as how that ends.
 """
 
+import gc
 import os
 import random
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import psutil
 import pytest
 from corrupted import damaged
-from test_table_sources import FILES, MADE, hdf5_encoded, lmdb_folder, pytestmark, source
+from test_table_sources import BYTES, FILES, MADE, everything, hdf5, hdf5_encoded, lmdb_folder, pytestmark, source
 
-from fastdcgan.data.tables import row_process
+from fastdcgan.data.tables import hdf5_process, reader
+from fastdcgan.data.tables.hdf5_process import Hdf5Process
 from fastdcgan.data.tables.row_process import RowProcess
 from fastdcgan.data.tables.rows import Row, Table, open_rows
 
 __all__ = ["pytestmark"]  # where a library is missing
 
-FEW = {"LSUN's LMDB": 6, "encoded HDF5": 6}
+FEW = {"LSUN's LMDB": 6, "encoded HDF5": 6, "HDF5": 6}
 """Damaged files in the quick tests, where each takes a process more."""
 
 SECONDS = 120
@@ -44,7 +48,7 @@ def read_in_a_fork(spec: object, cache: Path) -> Outcome:
 
         signal.alarm(SECONDS)
         os.environ["FASTDCGAN_CACHE"] = str(cache)
-        row_process.PATIENCE = PATIENCE
+        reader.PATIENCE = PATIENCE
         used, said = 0, ""
         try:
             found = source(spec)
@@ -104,10 +108,10 @@ def test_a_truncated_lmdb_ends_its_reader_and_not_us(tmp_path: Path) -> None:
 
 
 def test_a_library_that_comes_to_no_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_process, "PATIENCE", 0.5)
+    monkeypatch.setattr(reader, "PATIENCE", 0.5)
     program = tmp_path / "hangs.py"
     program.write_text("import sys, time\nsys.stdout.buffer.write(bytes(8))\nsys.stdout.flush()\ntime.sleep(60)\n")
-    monkeypatch.setattr(row_process.row_reader, "__file__", str(program))
+    monkeypatch.setattr(reader.row_reader, "__file__", str(program))
     with pytest.raises(ValueError, match=r"damaged.*\(its library does not come to an end\)$"):
         list(RowProcess("lmdb", tmp_path).rows())
 
@@ -117,7 +121,7 @@ def test_who_reads_slowly_is_given_the_time(tmp_path: Path, monkeypatch: pytest.
     """A disk that takes long to write what was read is no fault of the table's."""
     import time
 
-    monkeypatch.setattr(row_process, "PATIENCE", 5.0)
+    monkeypatch.setattr(reader, "PATIENCE", 5.0)
     process = RowProcess("lmdb", lmdb_folder(tmp_path))
     found = []
     for row in process.rows():
@@ -145,3 +149,75 @@ def test_a_length_that_hdf5_believes_takes_no_memory(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"damaged: row \d+ can't be read .*memory"):
         source(path)
+
+
+def test_what_is_damaged_in_an_array_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    """The second chunk of three, of pictures 5 to 9, is compressed bytes that are none."""
+    import h5py
+
+    path = hdf5(tmp_path)
+    with h5py.File(path) as file:
+        chunk = file["set/images"].id.get_chunk_info(1)
+    with path.open("r+b") as opened:
+        opened.seek(chunk.byte_offset + 20)
+        opened.write(bytes(200))
+    process = Hdf5Process(path)
+    (images,) = (found for found in process.datasets if found.key == "set/images")
+    rows, seen = process.rows(images, [11, 3, 7, 4]), []
+    with pytest.raises(ValueError, match=r"a\.hdf5: damaged: picture 7 can't be read \([^\n]+\)$"):
+        seen.extend(rows)
+    assert len(seen) == 2 and np.array_equal(seen, BYTES[[11, 3]])
+    for numbers in ([0, 1, 2, 3, 4], [4, 2, 11]):
+        assert np.array_equal(list(process.rows(images, numbers)), BYTES[numbers])
+
+
+@pytest.mark.parametrize("together", [1, 3000, 2**20])
+def test_rows_come_in_the_order_asked_for(together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5_process, "READ_TOGETHER", together)
+    found = source(hdf5(tmp_path))
+    numbers = [[5, 6, 7, 8, 9], [9, 8, 9], [0], [], [11, 0, 1, 2, 3, 4]]
+    for batch, pictures in zip(numbers, found.read(numbers), strict=True):
+        assert np.array_equal(pictures.numpy(), BYTES[batch])
+
+
+ANSWERS = """
+import json, os, struct, sys, time
+said = json.dumps([["images", "|u1", [12, 16, 16, 3], False]]).encode()
+sys.stdout.buffer.write(struct.pack("<Q", len(said)) + said)
+sys.stdout.flush()
+sys.stdin.buffer.readline()
+sys.stdout.buffer.write(struct.pack("<Q", 16 * 16 * 3) + bytes(16 * 16 * 3))
+sys.stdout.flush()
+sys.stdin.buffer.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [("os.kill(os.getpid(), 11)", "its library crashes: SIGSEGV"), ("time.sleep(60)", "does not come to an end")],
+)
+def test_an_arrays_library_that_crashes_or_hangs_later_ends_its_process_and_not_us(
+    does: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PATIENCE", 0.5)
+    (tmp_path / "program.py").write_text(f"{ANSWERS}{does}\n")
+    monkeypatch.setattr(reader.row_reader, "__file__", str(tmp_path / "program.py"))
+    process = Hdf5Process(tmp_path / "a.h5")
+    (images,) = process.datasets
+    assert not next(process.rows(images, [3])).any()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"damaged: picture 4 can't be read \(.*{said}\)$"):
+            next(process.rows(images, [4]))
+
+
+def test_the_process_ends_with_its_source(tmp_path: Path) -> None:
+    children = psutil.Process().children
+    before = set(children())
+    found = source(hdf5(tmp_path))
+    (reads,) = set(children()) - before
+    assert np.array_equal(everything(found), BYTES)
+    del found
+    gc.collect()
+    psutil.wait_procs([reads], timeout=10)
+    assert not reads.is_running()

@@ -22,6 +22,7 @@ from PIL import Image
 
 from fastdcgan import Generator, Run, cli, train
 from fastdcgan.export.web_page import RUNTIME, fetched_runtime, principal_directions
+from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.interpolate import slerp
 from fastdcgan.runs.sampling import generate_uint8
@@ -36,8 +37,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def trained(folder: Path, arch: str, channels: int) -> Run:
-    side = int(arch[5:])
-    pictures_NHWC = np.random.default_rng(0).integers(0, 2, (16, side, side, channels), np.uint8) * 255
+    shape = (16, *architecture(arch).resolution, channels)
+    pictures_NHWC = np.random.default_rng(0).integers(0, 2, shape, np.uint8) * 255
     np.save(folder / "pictures.npy", pictures_NHWC)
     return trained_on(folder / "pictures.npy", folder, arch, channels)
 
@@ -234,7 +235,7 @@ def slide(shown: "Page", selector: str, value: float) -> None:
 
 @pytest.mark.slow
 @needs_chromium
-@pytest.mark.parametrize(("arch", "channels"), [("dcgan16", 3), ("dcgan28", 1)])
+@pytest.mark.parametrize(("arch", "channels"), [("dcgan16", 3), ("dcgan28", 1), ("dcgan64x32", 3)])
 def test_pictures_in_the_browser_are_those_of_python(
     arch: str, channels: int, runtime: Path, tmp_path: Path, screenshots: Path
 ) -> None:

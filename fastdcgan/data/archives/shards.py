@@ -27,6 +27,7 @@ from fastdcgan.data.folder import NoUsablePictureError, OnProgress, os_error_rea
 from fastdcgan.data.labels import Labels, labels_from_numbers, labels_from_paths
 from fastdcgan.data.source import Skipped, count_files, describe_hidden
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.settled import settled_stat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +139,7 @@ def open_shards(spec: str, on_progress: OnProgress | None = None) -> ShardIndex:
 def _stamp(path: str) -> tuple[int, int]:
     """Size (bytes) and time of modification (ns) of a regular file. Raises ValueError."""
     try:
-        info = os.stat(path)  # noqa: PTH116
+        info = settled_stat(path)
     except OSError as error:
         raise ValueError(f"{printable(path)}: {os_error_reason(error)}") from error
     if stat.S_ISDIR(info.st_mode):

@@ -1,6 +1,8 @@
 """HDF5: an array of pictures, as in a `.npy`, or pictures' encoded bytes; `labels` beside them."""
 
 import hashlib
+import math
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.folder import OnProgress, os_error_reason
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.numpy_file import LABEL_NAMES, PREFERRED_NAMES
+from fastdcgan.data.tables.hdf5_process import Dataset, Hdf5Process
 from fastdcgan.data.tables.row_process import RowProcess
 from fastdcgan.data.tables.rows import Row, Table, needed, open_rows, stamp_of_files
 from fastdcgan.storage.printable import printable
@@ -56,29 +59,31 @@ def open_hdf5(
         ValueError: it is damaged, or holds something else; `h5py` is not installed.
     """
     name = printable(path)
-    h5py: Any = needed("h5py", "hdf5", name)
+    needed("h5py", "hdf5", name)
     try:
-        file = h5py.File(path, "r")
-        key, found = _choose(h5py, file, name)
-        stamp = stamp_of_files([path])
-    except (OSError, RuntimeError, LookupError) as error:
-        raise ValueError(f"{name}: damaged, or not HDF5 ({_reason(error)})") from error
-    labels = _labels(file, len(found))
-    if found.dtype.hasobject:
-        if len(found) * _REFERENCE_BYTES > path.stat().st_size:
-            raise ValueError(f"{name}: damaged; it is too short for the {len(found):,} pictures that it names")
-        file.close()
+        stamp, size = stamp_of_files([path]), path.stat().st_size
+    except OSError as error:
+        raise ValueError(f"{name}: {os_error_reason(error)}") from error
+    process = Hdf5Process(path)
+    found = _choose(process.datasets, name)
+    count, key = found.shape[0], found.key
+    labels = _labels(process, count)
+    if found.is_bytes:
+        process.close()
+        if count * _REFERENCE_BYTES > size:
+            raise ValueError(f"{name}: damaged; it is too short for the {count:,} pictures that it names")
         return open_rows(printable(path.resolve()), stamp, lambda: _encoded_pictures(path, key, labels), on_progress)
-    axes = axes_of_pictures(Header(found.shape, False, found.dtype, 0), f"{name}: {key}")
-    pictures = Hdf5Pictures(found, axes, name)
+    axes = axes_of_pictures(Header(found.shape, False, found.dtype, 0), f"{name}: {printable(key)}")
+    pictures = Hdf5Pictures(process, found, axes)
     taken, remark = settle_range(sample(pictures), value_range, name)  # type: ignore[arg-type]
     count, height, width, _ = pictures.shape
+    what = f"{printable(key)!r} of {name}"
     return ResizedSource(
         pictures,  # type: ignore[arg-type]
         frame=frame,
         channels=channels,
         threads=threads,
-        description=f"{count:,} pictures of {width}x{height} from {key!r} of {name}, with axes [{axes}]{remark}",
+        description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]{remark}",
         origin=printable(path.resolve()),
         fingerprint=hashlib.sha256(stamp.encode()).hexdigest(),
         find_labels=lambda: labels,
@@ -97,14 +102,14 @@ def _encoded_pictures(path: Path, key: str, labels: Labels | None) -> Table:
 class Hdf5Pictures:
     """A dataset as an array [N, H, W, C] of which single pictures are read."""
 
-    def __init__(self, found: Any, axes: str, name: str) -> None:
-        self._found, self._axes, self._name = found, axes, name
+    def __init__(self, process: Hdf5Process, found: Dataset, axes: str) -> None:
+        self._process, self._found, self._axes = process, found, axes
         count, *rest = found.shape
         if axes == "N, C, H, W":
             rest = [*rest[1:], rest[0]]
         self.shape = (count, *rest, 1) if axes == "N, H, W" else (count, *rest)
         self.dtype, self.ndim = found.dtype, 4
-        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * found.dtype.itemsize
+        self.nbytes = math.prod(self.shape) * found.dtype.itemsize
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -112,41 +117,35 @@ class Hdf5Pictures:
 
     def __getitem__(self, number: int) -> NDArray[Any]:
         """A picture [H, W, C]. Raises ValueError where the file is damaged there."""
-        try:
-            values = np.asarray(self._found[int(number)])
-        except (OSError, RuntimeError) as error:
-            raise ValueError(f"{self._name}: picture {number:,} can't be read ({_reason(error)})") from error
-        if self._axes == "N, C, H, W":
-            return np.ascontiguousarray(values.transpose(1, 2, 0))
-        return values[..., None] if self._axes == "N, H, W" else values
+        return next(self.pictures([int(number)]))
+
+    def pictures(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
+        """Several, one after another, some of them read at once. Raises ValueError as for one."""
+        for values in self._process.rows(self._found, numbers):
+            if self._axes == "N, C, H, W":
+                yield np.ascontiguousarray(values.transpose(1, 2, 0))
+            else:
+                yield values[..., None] if self._axes == "N, H, W" else values
 
 
-def _choose(h5py: Any, file: Any, name: str) -> tuple[str, Any]:
-    """The dataset of pictures and its name. Raises ValueError."""
-    found: dict[str, Any] = {}
-    file.visititems(lambda key, item: found.update({key: item}) if isinstance(item, h5py.Dataset) else None)
-    fitting = {
-        key: item
-        for key, item in found.items()
-        if (item.dtype.kind in "uifb" and item.ndim in (3, 4))
-        or (item.dtype.hasobject and item.ndim == 1 and h5py.check_vlen_dtype(item.dtype) == np.uint8)
-    }
-    for keys in (list(fitting), [key for key in fitting if key.rpartition("/")[2].lower() in PREFERRED_NAMES]):
-        if len(keys) == 1:
-            return keys[0], fitting[keys[0]]
-    listed = ", ".join(f"{printable(key)} ({item.dtype}, {item.shape})" for key, item in list(found.items())[:8])
+def _choose(found: Sequence[Dataset], name: str) -> Dataset:
+    """The dataset of pictures. Raises ValueError."""
+    fitting = [
+        item
+        for item in found
+        if (item.dtype.kind in "uifb" and len(item.shape) in (3, 4)) or (item.is_bytes and len(item.shape) == 1)
+    ]
+    preferred = [item for item in fitting if item.key.rpartition("/")[2].lower() in PREFERRED_NAMES]
+    for some in (fitting, preferred):
+        if len(some) == 1:
+            return some[0]
+    listed = ", ".join(f"{printable(item.key)} ({item.dtype}, {item.shape})" for item in found[:8])
     which = "which dataset holds the pictures? Call it images" if fitting else "no dataset of pictures"
     raise ValueError(f"{name}: {which}; there are {listed or 'none'}")
 
 
-def _labels(file: Any, count: int) -> Labels | None:
-    for key, item in file.items():
-        fits = key.lower() in LABEL_NAMES and getattr(item, "shape", None) in ((count,), (count, 1))
-        if fits and item.dtype.kind in "iu":
-            return labels_from_numbers(np.asarray(item).reshape(-1))
+def _labels(process: Hdf5Process, count: int) -> Labels | None:
+    for item in process.datasets:
+        if item.key.lower() in LABEL_NAMES and item.shape in ((count,), (count, 1)) and item.dtype.kind in "iu":
+            return labels_from_numbers(process.whole(item).reshape(-1))
     return None
-
-
-def _reason(error: Exception) -> str:
-    reason = os_error_reason(error) if isinstance(error, OSError) else str(error)
-    return printable(" ".join(reason.split()))[:120]

@@ -1,14 +1,19 @@
-"""A program that writes the rows of an LMDB, or of an HDF5 dataset, to its output; see `row_process.py`.
+"""A program that reads an LMDB or an HDF5 file for its parent; see `row_process.py` and `hdf5_process.py`.
 
     python row_reader.py lmdb PATH
     python row_reader.py hdf5 PATH DATASET
+    python row_reader.py hdf5-answers PATH
 
 Both libraries trust what stands in a file: a damaged one ends the process that reads it, or keeps it for ever.
 
-The output: how many rows there are; of each row the lengths of key and value, key, value; at the end `END` as a length.
-A failure is one line on the standard error, and exit code 2.
+The first two write all rows: how many there are; of each the lengths of key and value, key, value; at the end `END` as
+a length. The third writes a length and the file's datasets (see `described`) as JSON, then answers each line of its
+input, `[DATASET, NUMBERS]` as JSON: a length and these rows' bytes, of the whole dataset where NUMBERS is null; or
+`END`, a length and why they can't be read.
+A failure to open is one line on the standard error, and exit code 2.
 """
 
+import json
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -50,6 +55,58 @@ def hdf5_rows(path: Path, dataset: str) -> Iterator[Any]:
             yield b"", np.asarray(rows[number], np.uint8).tobytes()
 
 
+def described(file: Any) -> list[tuple[str, str, list[int], bool]]:
+    """Of each dataset of an HDF5 file its name, dtype, shape, and whether it is of rows of bytes."""
+    import h5py
+    import numpy as np
+
+    found: list[tuple[str, str, list[int], bool]] = []
+
+    def visit(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            is_bytes = item.dtype.hasobject and h5py.check_vlen_dtype(item.dtype) == np.uint8
+            found.append((key, item.dtype.str, list(item.shape or ()), bool(is_bytes)))
+
+    file.visititems(visit)
+    return found
+
+
+def rows_of(dataset: Any, numbers: list[int] | None) -> Any:
+    """Rows in this order; all where none are named."""
+    import numpy as np
+
+    if numbers is None:
+        return dataset[()]
+    first, count = numbers[0], len(numbers)
+    if numbers == list(range(first, first + count)):
+        return dataset[first : first + count]
+    return np.stack([dataset[number] for number in numbers])
+
+
+def answer(path: Path, requests: BinaryIO, out: BinaryIO) -> None:
+    """Say what is in an HDF5 file, then answer requests until there are none."""
+    import h5py
+    import numpy as np
+
+    with h5py.File(path, "r") as file:
+        datasets = json.dumps(described(file)).encode()
+        out.write(LENGTH.pack(len(datasets)) + datasets)
+        out.flush()
+        opened: dict[str, Any] = {}
+        for request in requests:
+            key, numbers = json.loads(request)
+            try:
+                dataset = opened.get(key) or opened.setdefault(key, file[key])
+                rows = np.ascontiguousarray(rows_of(dataset, numbers))
+            except Exception as error:  # noqa: BLE001 (see below)
+                reason = (str(error) or type(error).__name__).encode()
+                out.write(LENGTH.pack(END) + LENGTH.pack(len(reason)) + reason)
+            else:
+                out.write(LENGTH.pack(rows.nbytes))
+                out.write(rows.reshape(-1).view(np.uint8).data)
+            out.flush()
+
+
 def write_rows(rows: Iterator[Any], out: BinaryIO) -> None:
     """Write all rows."""
     out.write(LENGTH.pack(next(rows)))
@@ -73,8 +130,12 @@ def take_little_memory() -> None:
 if __name__ == "__main__":
     READERS: dict[str, Callable[..., Iterator[Any]]] = {"lmdb": lmdb_rows, "hdf5": hdf5_rows}
     take_little_memory()
+    kind, path, *more = sys.argv[1:]
     try:
-        write_rows(READERS[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:]), sys.stdout.buffer)
+        if kind == "hdf5-answers":
+            answer(Path(path), sys.stdin.buffer, sys.stdout.buffer)
+        else:
+            write_rows(READERS[kind](Path(path), *more), sys.stdout.buffer)
     except Exception as error:  # noqa: BLE001 (libraries raise anything for damage)
         sys.stderr.write(f"{str(error) or type(error).__name__}\n")
         sys.stderr.flush()

@@ -22,6 +22,7 @@ from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import create
 from fastdcgan.storage.locks import held
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.settled import settled_stat
 
 FORMAT = 1
 """Version of the copy, and part of its name: another version of this package neither reads nor removes it."""
@@ -85,7 +86,8 @@ def open_rows(
 
 def stamp_of_files(files: Sequence[Path]) -> str:
     """Names, sizes and times of files. Raises OSError."""
-    return "\n".join(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    infos = [(file, settled_stat(file)) for file in files]
+    return "\n".join(f"{file} {info.st_size} {info.st_mtime_ns}" for file, info in infos)
 
 
 def needed(module: str, extra: str, what: str) -> ModuleType:
