@@ -65,6 +65,7 @@ def noise_left_on_the_host(patch: pytest.MonkeyPatch) -> None:
 
 
 def noise_not_pinned(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer, "pinned_for", lambda tensor, device: tensor)
     patch.setattr(trainer, "to_device", lambda tensor, device: tensor.to(device, non_blocking=True))
 
 

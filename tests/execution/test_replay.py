@@ -1,7 +1,10 @@
 """The replayed step against the same operators run eagerly, bit for bit, through a stand-in for a CUDA graph."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from recorded import RecordedGraph
 from torch import Tensor
 from twins import inputs, narrow
@@ -10,7 +13,7 @@ from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
 from fastdcgan.execution.accumulate import accumulated_train_step
 from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.execution.prepare import prepare
-from fastdcgan.execution.replay import ReplayedStep
+from fastdcgan.execution.replay import ReplayedStep, gradients_averaged
 from fastdcgan.gan import models
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.runs.checkpoints.tensors import moments, restore_moments
@@ -120,13 +123,13 @@ def test_replay_is_asked_for_by_name_where_it_can_be() -> None:
     device = torch.device("cuda")
     plan = choose_plan(ExecutionConfig(compile="replay", precision="bf16"), device)
     assert plan == Plan(precision="bf16", replay=True) and "replayed" in str(plan)
-    for request, where, ranks, words in (
-        (ExecutionConfig(compile="replay"), CPU, 1, "on cpu: use --compile auto"),
-        (ExecutionConfig(compile="replay", precision="fp16"), device, 1, "fp16"),
-        (ExecutionConfig(compile="replay", precision="bf16"), device, 2, "use --compile step"),
+    assert choose_plan(ExecutionConfig(compile="replay", precision="bf16"), device, world_size=2) == plan
+    for request, where, words in (
+        (ExecutionConfig(compile="replay"), CPU, "on cpu: use --compile auto"),
+        (ExecutionConfig(compile="replay", precision="fp16"), device, "fp16"),
     ):
         with pytest.raises(ValueError, match=f"--compile replay .*{words}"):
-            choose_plan(request, where, ranks)
+            choose_plan(request, where)
 
 
 @pytest.mark.gpu
@@ -144,3 +147,28 @@ def test_a_real_graph(accumulate: int) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.testing.assert_close(metrics, take_step(plain, real_BCHW, z_BL), rtol=1e-3, atol=1e-4)
+
+
+def replay_as_rank(rank: int, folder: str) -> None:
+    """One process of two, each with a GPU: replays against eager steps whose gradients are averaged likewise."""
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    plain, other = (made("dcgan64", device=device, replayed=True) for _ in range(2))
+    step = ReplayedStep(other, train_step)
+    for number in range(3):
+        real_BCHW, z_BL = (x.chunk(2)[rank].to(device) for x in inputs(narrow("dcgan64"), number))
+        with gradients_averaged(plain):
+            wanted = train_step(plain, real_BCHW, z_BL)
+        torch.testing.assert_close(step(real_BCHW, z_BL), wanted, rtol=1e-3, atol=1e-4)
+    weights = torch.cat([parameter.detach().flatten() for parameter in other.generator.parameters()])
+    both = [torch.empty_like(weights) for _ in range(2)]
+    dist.all_gather(both, weights)
+    assert torch.equal(*both), "ranks have other weights"
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_real_graph_on_two_gpus(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(replay_as_rank, (str(tmp_path),), 2)
