@@ -8,7 +8,7 @@ all-reduce a network. DDP would have to be built on the stream that records, and
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -65,6 +65,40 @@ class CudaGraph:
         self._graph.replay()
 
 
+class Replayed:
+    """A function of tensors, recorded once. Each call overwrites the last one's result.
+
+    Args:
+        function: what it returns depends on its inputs and on tensors that stay where they are.
+        inputs: of the shapes of all later calls.
+        make_graph: records and repeats.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        inputs: Sequence[Tensor | None],
+        make_graph: Callable[[], Graph] = CudaGraph,
+    ) -> None:
+        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+        call = partial(function, *self._inputs)
+        self._graph = make_graph()
+        for _ in range(WARM_UP_STEPS):
+            self._graph.warm_up(call)
+        self._result = self._graph.record(call)
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        """The function's result."""
+        for static, current in zip(self._inputs, inputs, strict=True):
+            if static is None or current is None:
+                assert static is current, "recorded for other inputs"
+                continue
+            assert static.shape == current.shape, "recorded for another shape"
+            static.copy_(current, non_blocking=True)
+        self._graph.replay()
+        return self._result
+
+
 class ReplayedStep:
     """A step of a state, recorded at the first call, and again after an optimizer's state was replaced.
 
@@ -88,38 +122,27 @@ class ReplayedStep:
         self._take_step = take_step
         self._make_graph = make_graph
         self._optimizers = (state.optimizer_g, state.optimizer_d)
-        self._graph: Graph | None = None
+        self._replayed: Replayed | None = None
 
     def __call__(self, *inputs: Tensor | None) -> StepMetrics:
         """As `train_step`."""
         # Loading a checkpoint replaces all tensors of an optimizer; those of networks stay.
-        if self._graph is None or any(map(operator.is_not, self._of_adam, self._current_of_adam())):
-            self._graph = self._record(*inputs)
-        for static, current in zip(self._inputs, inputs, strict=True):
-            if static is None or current is None:
-                assert static is current, "recorded for other inputs"
-                continue
-            assert static.shape == current.shape, "recorded for another shape"
-            static.copy_(current, non_blocking=True)
-        self._graph.replay()
-        return StepMetrics(*self._metrics.clone().unbind())  # the next replay overwrites them
+        if self._replayed is None or any(map(operator.is_not, self._of_adam, self._current_of_adam())):
+            self._replayed = self._record(*inputs)
+        return StepMetrics(*self._replayed(*inputs).clone().unbind())  # the next replay overwrites them
 
-    def _record(self, *inputs: Tensor | None) -> Graph:
-        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+    def _record(self, *inputs: Tensor | None) -> Replayed:
         before = {id(tensor): tensor.clone() for tensor in self._tensors()}
-        graph = self._make_graph()
-        for _ in range(WARM_UP_STEPS):
-            graph.warm_up(self._iteration)
-        self._metrics = graph.record(self._iteration)
+        replayed = Replayed(self._iteration, inputs, self._make_graph)
         with torch.no_grad():
             for tensor in self._tensors():  # Adam's, if the warm-up made them, begin at 0
                 tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
         self._of_adam = self._current_of_adam()
-        return graph
+        return replayed
 
-    def _iteration(self) -> Tensor:
+    def _iteration(self, *inputs: Tensor | None) -> Tensor:
         with gradients_averaged(self._state):
-            return torch.stack([metric.float() for metric in self._take_step(self._state, *self._inputs)])
+            return torch.stack([metric.float() for metric in self._take_step(self._state, *inputs)])
 
     def _tensors(self) -> Iterator[Tensor]:
         """All that a step changes, in place."""

@@ -17,6 +17,7 @@ from fastdcgan.distributed.collectives import gather_objects
 from fastdcgan.distributed.rank_log import rank_log
 from fastdcgan.distributed.roll_call import lost_ranks_as_one_line
 from fastdcgan.execution.prepare import TakeStep, step_function
+from fastdcgan.execution.replay import Replayed
 from fastdcgan.gan import augment, ranges
 from fastdcgan.gan.randomness import Stream, latents, uniform
 from fastdcgan.gan.ranges import profiler_range
@@ -174,7 +175,8 @@ def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
         flip=run.config.data.flip,
     )
     where, start = run.accelerator.device, run.start.step
-    with closing(real_batches(run.source, batching, where, start)) as pictures:
+    record = Replayed if run.plan.replay else None
+    with closing(real_batches(run.source, batching, where, start, record)) as pictures:
         if run.labels is None:
             yield from zip(pictures)
         else:

@@ -80,7 +80,7 @@ def numbers_left_on_the_host(patch: pytest.MonkeyPatch) -> None:
 def indexed_from_the_host(patch: pytest.MonkeyPatch) -> None:
     def read(self: Any, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         for numbers in batches:
-            yield self._pictures_NHWC[torch.as_tensor(numbers)]
+            yield self.pictures_NHWC[torch.as_tensor(numbers)]
 
     patch.setattr(array.DeviceSource, "read", read)
 

@@ -1,7 +1,9 @@
 """The replayed step against the same operators run eagerly, bit for bit, through a stand-in for a CUDA graph."""
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,10 +12,12 @@ from torch import Tensor
 from twins import inputs, narrow
 
 from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
+from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.execution.accumulate import accumulated_train_step
 from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.execution.prepare import prepare
-from fastdcgan.execution.replay import ReplayedStep, gradients_averaged
+from fastdcgan.execution.replay import Replayed, ReplayedStep, gradients_averaged
 from fastdcgan.gan import models
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.runs.checkpoints.tensors import moments, restore_moments
@@ -172,3 +176,26 @@ def replay_as_rank(rank: int, folder: str) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_real_graph_on_two_gpus(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(replay_as_rank, (str(tmp_path),), 2)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_of_pictures_on_the_device_are_recorded(flip: bool, ranks: int) -> None:
+    """The same pictures bit for bit, in the same layout, over more than an epoch."""
+    pictures_NHWC = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
+    source = ArraySource(pictures_NHWC, description="", origin="", fingerprint="")
+    graphs: list[RecordedGraph] = []
+
+    def make_graph() -> RecordedGraph:
+        graphs.append(RecordedGraph())
+        return graphs[-1]
+
+    batching = Batching(seed=3, global_batch=16, rank=ranks - 1, world_size=ranks, flip=flip)
+    plain = real_batches(source, batching, CPU, 2)
+    record = partial(Replayed, make_graph=make_graph)
+    recorded = real_batches(DeviceSource(source, CPU), batching, CPU, 2, record)
+    for number in range(7):
+        found_BCHW, wanted_BCHW = next(recorded), next(plain)
+        assert torch.equal(found_BCHW, wanted_BCHW), number
+        assert found_BCHW.stride() == wanted_BCHW.stride()
+    assert len(graphs) == 1, "recorded anew"
