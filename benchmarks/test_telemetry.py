@@ -29,6 +29,7 @@ from benchmarks.measure import InProcess, take_turns
 from benchmarks.results import throughput
 from fastdcgan.config import DataConfig, ExecutionConfig, ModelConfig, RunConfig, TrainConfig
 from fastdcgan.data.stream import Batching, real_batches
+from fastdcgan.device import to_device
 from fastdcgan.distributed.accelerator import join
 from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.gan.architecture import architecture
@@ -89,7 +90,8 @@ class Training:
             self.taken += 1
             with self.telemetry.waiting_for_data():
                 real_BCHW = next(self.batches)
-            self.telemetry.add(self.take_step(real_BCHW, noise(self.run, self.taken)))
+            z_BL = to_device(noise(self.run, self.taken), self.run.accelerator.device)
+            self.telemetry.add(self.take_step(real_BCHW, z_BL))
         self.telemetry.tick(self.taken)
 
 
@@ -172,7 +174,8 @@ def test_telemetry(benchmark: BenchmarkFixture, case: Case, tmp_path: Path, name
                 most_pairs=PAIRS,
             )
             case.say("timing it on its own")
-            figures, refreshing = counted(run, recorder, display, lambda: take_step(next(batches), noise(run, 1)))
+            z_BL = to_device(noise(run, 1), run.accelerator.device)
+            figures, refreshing = counted(run, recorder, display, lambda: take_step(next(batches), z_BL))
     between = measured.against("reference").reference_seconds
     benchmark.extra_info.update(
         throughput(

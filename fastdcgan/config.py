@@ -235,7 +235,7 @@ class ExecutionConfig:
     compile: Literal["auto", "on", "step", "replay", "off"] = field(default="auto", metadata=FREE)
     """on: torch.compile both networks. step: the whole iteration, optimizers included, as one graph, replayed without
     launches on CUDA (not for fp16): predicted to be the fastest on GPUs, but not measured there yet. replay: nothing is
-    compiled; the iteration's launches are recorded as a CUDA graph and repeated (one process, not fp16). auto: on for
+    compiled; the iteration's launches are recorded as a CUDA graph and repeated (not fp16). auto: on for
     CUDA only; on CPUs Inductor's BatchNorm measured slower than eager's."""
 
     compress_gradients: Literal["off", "bf16"] = "off"

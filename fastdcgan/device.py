@@ -15,9 +15,14 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     A device reads only pinned memory by itself. To copy from other memory the host may wait until all work that was
     queued before is done. PyTorch keeps a pinned block until the copy out of it is done.
     """
-    if has_own_memory(device) and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
+    if tensor.device.type == "cpu":
+        tensor = pinned_for(tensor, device)
     return tensor.to(device, non_blocking=True)
+
+
+def pinned_for(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor in host memory that the device can read by itself. Any thread may prepare it for `to_device`."""
+    return tensor.pin_memory() if has_own_memory(device) else tensor
 
 
 def free_memory(device: torch.device) -> int:

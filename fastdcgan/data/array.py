@@ -208,10 +208,10 @@ class DeviceSource:
         self.description = f"{source.description}, kept on {device}"
         self.origin, self.skipped, self.value_range = source.origin, source.skipped, source.value_range
         self._source = source
-        self._pictures_NHWC = torch.empty(source.pictures_NHWC.shape, dtype=torch.uint8, device=device)
+        self.pictures_NHWC = torch.empty(source.pictures_NHWC.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(source), _CHUNK):
             chunk = np.array(source.pictures_NHWC[start : start + _CHUNK])  # PyTorch warns of a read-only map
-            self._pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
+            self.pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
 
     @property
     def labels(self) -> Labels | None:
@@ -230,8 +230,8 @@ class DeviceSource:
     def read(self, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         """See `ImageSource.read`."""
         for numbers in batches:
-            numbers_B = to_device(torch.as_tensor(numbers, dtype=torch.long), self._pictures_NHWC.device)
-            yield self._pictures_NHWC.index_select(0, numbers_B)
+            numbers_B = to_device(torch.as_tensor(numbers, dtype=torch.long), self.pictures_NHWC.device)
+            yield self.pictures_NHWC.index_select(0, numbers_B)
 
 
 def _one_by_one(pictures_NHWC: Any, numbers: Sequence[int]) -> Iterable[NDArray[Any]]:

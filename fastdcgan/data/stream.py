@@ -1,6 +1,6 @@
 """An endless stream of training batches on the device, from a source of pictures."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastdcgan.data.array import DeviceSource
 from fastdcgan.data.order import batch_numbers, flip_mask
 from fastdcgan.data.source import ImageSource
 from fastdcgan.device import to_device
@@ -16,6 +17,9 @@ from fastdcgan.device import to_device
 _CHUNK = 32_000
 """Values scaled at a time on the CPU: too few for PyTorch to divide among threads. A decoder that works on the next
 batch keeps the cores busy, and each operation would wait for its slowest thread."""
+
+Recorder = Callable[[Callable[..., Tensor], Sequence[Tensor | None]], Callable[..., Tensor]]
+"""(function, inputs of the shapes of all its calls) to the function, as one launch (`execution/replay.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,33 +38,64 @@ class Batching:
 
 
 def real_batches(
-    source: ImageSource, batching: Batching, device: torch.device, start_step: int = 0
+    source: ImageSource,
+    batching: Batching,
+    device: torch.device,
+    start_step: int = 0,
+    record: Recorder | None = None,
 ) -> Generator[Tensor]:
     """Yield this rank's share of each batch from `start_step` (counted from 0) on, endlessly.
 
     Pictures are copied to the device as uint8, a quarter of the bytes, and mirrored and scaled there.
 
+    Args:
+        source: of the pictures.
+        batching: which are taken.
+        device: where they are needed.
+        start_step: see above.
+        record: makes batches of pictures that are kept on the device one launch each; the next overwrites the last.
+
     Yields:
         real_BCHW in [-1, 1], fp32, channels-last.
     """
-    b = batching
     numbers = _numbers(len(source), batching, start_step)
+    if record and isinstance(source, DeviceSource):
+        yield from _recorded_batches(source.pictures_NHWC, numbers, batching, start_step, record)
+        return
     # Closed with this generator, so that a run that ends leaves no decoder running.
     with closing(source.read(numbers)) as pictures:
         for step, pictures_BHWC in enumerate(pictures, start_step):
             pictures_BHWC = to_device(pictures_BHWC, device)
-            if b.flip:
-                mirrored_B = flip_mask(
-                    seed=b.seed,
-                    step=step,
-                    global_batch=b.global_batch,
-                    rank=b.rank,
-                    world_size=b.world_size,
-                    parts=b.parts,
-                )
-                numbers_M = torch.from_numpy(np.flatnonzero(mirrored_B))
+            if batching.flip:
+                numbers_M = torch.from_numpy(np.flatnonzero(_mirrored(batching, step)))
                 pictures_BHWC = mirror(pictures_BHWC, to_device(numbers_M, device))
             yield normalise(pictures_BHWC)
+
+
+def _recorded_batches(
+    pictures_NHWC: Tensor, numbers: Iterator[list[int]], batching: Batching, start_step: int, record: Recorder
+) -> Generator[Tensor]:
+    """`real_batches`, of pictures on the device."""
+
+    def gather(numbers_B: Tensor, mirrored_B: Tensor | None) -> Tensor:
+        pictures_BHWC = pictures_NHWC.index_select(0, numbers_B)
+        if mirrored_B is not None:  # by a mask: the shapes of a graph don't depend on numbers
+            pictures_BHWC = torch.where(mirrored_B[:, None, None, None], pictures_BHWC.flip(2), pictures_BHWC)
+        return normalise(pictures_BHWC)
+
+    gathered, device = None, pictures_NHWC.device
+    for step, numbers_of_step in enumerate(numbers, start_step):
+        numbers_B = to_device(torch.as_tensor(numbers_of_step, dtype=torch.long), device)
+        mirrored_B = to_device(torch.from_numpy(_mirrored(batching, step)), device) if batching.flip else None
+        gathered = gathered or record(gather, (numbers_B, mirrored_B))
+        yield gathered(numbers_B, mirrored_B)
+
+
+def _mirrored(batching: Batching, step: int) -> NDArray[np.bool_]:
+    b = batching
+    return flip_mask(
+        seed=b.seed, step=step, global_batch=b.global_batch, rank=b.rank, world_size=b.world_size, parts=b.parts
+    )
 
 
 def label_batches(

@@ -125,7 +125,7 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
     if capture and precision == "fp16":
         raise ValueError("--compile step has no gradient scaler, which fp16 needs: use --precision bf16 or fp32")
     replay = request.compile == "replay"
-    if replay and (why := _why_not_replay(precision, device, world_size)):
+    if replay and (why := _why_not_replay(precision, device)):
         raise ValueError(f"--compile replay {why}")
     return Plan(
         precision=precision,
@@ -139,12 +139,12 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
     )
 
 
-def _why_not_replay(precision: Precision, device: torch.device, world_size: int) -> str:
+def _why_not_replay(precision: Precision, device: torch.device) -> str:
     if device.type != "cuda":
         return f"records a CUDA graph, and this run is on {device.type}: use --compile auto"
     if precision == "fp16":
         return "has no gradient scaler, which fp16 needs: use --precision bf16 or fp32"
-    return "is for one process: use --compile step for several" if world_size > 1 else ""
+    return ""
 
 
 def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:

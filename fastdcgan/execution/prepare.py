@@ -63,9 +63,9 @@ def prepare(
         discriminator: likewise.
         recipe: objective, optimizer, and number of micro-batches.
         device: where to run.
-        wrap: applied to the networks as a step calls them, outside of the compiled module: for DDP. A captured step
-            averages gradients by itself and is not wrapped.
-        all_reduce_dtype: to which a captured step casts gradients for the all-reduce; None: not cast.
+        wrap: applied to the networks as a step calls them, outside of the compiled module: for DDP. A captured or
+            replayed step averages gradients by itself and is not wrapped.
+        all_reduce_dtype: to which such a step casts gradients for the all-reduce; None: not cast.
     """
     _configure_process(plan)
     for network in (generator, discriminator):
@@ -77,7 +77,7 @@ def prepare(
         penalty = GradientPenalty(discriminator, optimizer_d, recipe.r1, recipe.r2, recipe.r1_every, reduce)
     _install_layers(plan, generator, parts=recipe.accumulate)
     _install_layers(plan, discriminator)
-    if plan.capture:
+    if plan.capture or plan.replay:
         wrap = _identity
     called_generator, called_discriminator = _compiled(plan, generator), _compiled(plan, discriminator)
     if recipe.accumulate > 1 and not plan.shares:  # exact layers take the parts in one call

@@ -2,19 +2,26 @@
 
 A CUDA graph repeats the same operators on the same addresses. So inputs are copied to static tensors, and weights,
 BatchNorm's statistics and Adam's state must stay where they were when the graph was recorded.
+
+Where several processes have joined, gradients are averaged in the graph as in a captured step: one bucket and one
+all-reduce a network. DDP would have to be built on the stream that records, and warmed up for 11 iterations.
 """
 
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from fastdcgan.execution.capture import all_reduce_mean
 from fastdcgan.gan.step import StepMetrics, TrainState
 
 WARM_UP_STEPS = 3
-"""Before recording: libraries choose algorithms and reserve memory, and networks are compiled."""
+"""Before recording: libraries choose algorithms and reserve memory, networks are compiled, and processes meet."""
 
 Record = Callable[[], Tensor]
 
@@ -48,7 +55,8 @@ class CudaGraph:
 
     def record(self, call: Record) -> Tensor:
         """See `Graph`."""
-        # Threads that load pictures may allocate pinned memory meanwhile, which the global mode takes for an error.
+        # The global mode takes what other threads do meanwhile for errors: pinned memory allocated for pictures and
+        # noise, and NCCL's events looked after.
         with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
             return call()
 
@@ -57,14 +65,48 @@ class CudaGraph:
         self._graph.replay()
 
 
+class Replayed:
+    """A function of tensors, recorded once. Each call overwrites the last one's result.
+
+    Args:
+        function: what it returns depends on its inputs and on tensors that stay where they are.
+        inputs: of the shapes of all later calls.
+        make_graph: records and repeats.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        inputs: Sequence[Tensor | None],
+        make_graph: Callable[[], Graph] = CudaGraph,
+    ) -> None:
+        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+        call = partial(function, *self._inputs)
+        self._graph = make_graph()
+        for _ in range(WARM_UP_STEPS):
+            self._graph.warm_up(call)
+        self._result = self._graph.record(call)
+
+    def __call__(self, *inputs: Tensor | None) -> Tensor:
+        """The function's result."""
+        for static, current in zip(self._inputs, inputs, strict=True):
+            if static is None or current is None:
+                assert static is current, "recorded for other inputs"
+                continue
+            assert static.shape == current.shape, "recorded for another shape"
+            static.copy_(current, non_blocking=True)
+        self._graph.replay()
+        return self._result
+
+
 class ReplayedStep:
-    """A step of a state, recorded at the first call, and again after a tensor of the state was replaced.
+    """A step of a state, recorded at the first call, and again after an optimizer's state was replaced.
 
     Recording leaves the state as it was: the first call is one step of training, like any other. Shapes and
     hyperparameters are constants of the graph.
 
     Args:
-        state: changed in place by each call. Its gradients must not be scaled.
+        state: changed in place by each call. Its networks must not be wrapped in DDP, nor its gradients scaled.
         take_step: `train_step` or `accumulated_train_step`.
         make_graph: called for each recording.
     """
@@ -79,46 +121,60 @@ class ReplayedStep:
         self._state = state
         self._take_step = take_step
         self._make_graph = make_graph
-        self._graph: Graph | None = None
+        self._optimizers = (state.optimizer_g, state.optimizer_d)
+        self._replayed: Replayed | None = None
 
     def __call__(self, *inputs: Tensor | None) -> StepMetrics:
         """As `train_step`."""
-        # Loading a checkpoint replaces tensors of the optimizers.
-        if self._graph is None or self._addresses != self._current_addresses():
-            self._graph = self._record(*inputs)
-        for static, current in zip(self._inputs, inputs, strict=True):
-            if static is None or current is None:
-                assert static is current, "recorded for other inputs"
-                continue
-            assert static.shape == current.shape, "recorded for another shape"
-            static.copy_(current, non_blocking=True)
-        self._graph.replay()
-        return StepMetrics(*self._metrics.clone().unbind())  # the next replay overwrites them
+        # Loading a checkpoint replaces all tensors of an optimizer; those of networks stay.
+        if self._replayed is None or any(map(operator.is_not, self._of_adam, self._current_of_adam())):
+            self._replayed = self._record(*inputs)
+        return StepMetrics(*self._replayed(*inputs).clone().unbind())  # the next replay overwrites them
 
-    def _record(self, *inputs: Tensor | None) -> Graph:
-        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+    def _record(self, *inputs: Tensor | None) -> Replayed:
         before = {id(tensor): tensor.clone() for tensor in self._tensors()}
-        graph = self._make_graph()
-        for _ in range(WARM_UP_STEPS):
-            graph.warm_up(self._iteration)
-        self._metrics = graph.record(self._iteration)
+        replayed = Replayed(self._iteration, inputs, self._make_graph)
         with torch.no_grad():
             for tensor in self._tensors():  # Adam's, if the warm-up made them, begin at 0
                 tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
-        self._addresses = self._current_addresses()
-        return graph
+        self._of_adam = self._current_of_adam()
+        return replayed
 
-    def _iteration(self) -> Tensor:
-        return torch.stack([metric.float() for metric in self._take_step(self._state, *self._inputs)])
+    def _iteration(self, *inputs: Tensor | None) -> Tensor:
+        with gradients_averaged(self._state):
+            return torch.stack([metric.float() for metric in self._take_step(self._state, *inputs)])
 
     def _tensors(self) -> Iterator[Tensor]:
         """All that a step changes, in place."""
         state = self._state
         for network in (state.generator, state.discriminator):
             yield from chain(network.parameters(), network.buffers())
-        for optimizer in (state.optimizer_g, state.optimizer_d):
+        for optimizer in self._optimizers:
             for of_parameter in list(optimizer.state.values()):
                 yield from of_parameter.values()
 
-    def _current_addresses(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in self._tensors()]
+    def _current_of_adam(self) -> list[Tensor | None]:
+        """One tensor of each optimizer's state, by which a replaced state is known: to compare all costs time."""
+        states = ((optimizer.state, optimizer.param_groups[0]["params"][0]) for optimizer in self._optimizers)
+        return [state[first].get("exp_avg") for state, first in states]
+
+
+@contextmanager
+def gradients_averaged(state: TrainState) -> Iterator[None]:
+    """In it each update is by the mean of all processes' gradients."""
+    average = partial(_average_gradients, dtype=state.all_reduce_dtype)
+    hooks = [optimizer.register_step_pre_hook(average) for optimizer in (state.optimizer_g, state.optimizer_d)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any, dtype: torch.dtype | None) -> None:
+    parameters = optimizer.param_groups[0]["params"]
+    gradients = [parameter.grad for parameter in parameters]
+    means = all_reduce_mean(gradients, dtype)
+    if means is not gradients:  # else there is one process
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean)  # which keeps its layout: fused Adam takes numbers in the order in which they lie

@@ -71,7 +71,7 @@ class TrainState:
     objective: Objective
 
     all_reduce_dtype: torch.dtype | None = None
-    """To which gradients are cast for the all-reduce of a captured step; None: not cast. DDP has a hook for it."""
+    """To which gradients are cast for the all-reduce of a captured or replayed step; None: not cast. DDP has a hook."""
 
     accumulate: int = 1
     """Micro-batches of a batch (`accumulate.py`)."""

@@ -1,6 +1,6 @@
 """A whole run, from the request to the last checkpoint: resolve, join, validate, open, build, fit."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from fastdcgan.config import TrainConfig
+from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.order import rank_share
 from fastdcgan.data.stream import Batching, label_batches, real_batches
-from fastdcgan.device import to_device
+from fastdcgan.device import pinned_for, to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
 from fastdcgan.distributed.collectives import gather_objects
 from fastdcgan.distributed.rank_log import rank_log
 from fastdcgan.distributed.roll_call import lost_ranks_as_one_line
 from fastdcgan.execution.prepare import TakeStep, step_function
+from fastdcgan.execution.replay import Replayed
 from fastdcgan.gan import augment, ranges
 from fastdcgan.gan.randomness import Stream, latents, uniform
 from fastdcgan.gan.ranges import profiler_range
@@ -35,6 +37,9 @@ from fastdcgan.training.starting.begin import with_ancestors_choices
 from fastdcgan.training.stopping.last_save import end_together, save_after_error
 from fastdcgan.training.stopping.vote import StopVote
 from fastdcgan.training.validate import validate
+
+DRAWN_TOGETHER = 16
+"""Steps whose random numbers are handed over at once from the thread that draws them: it is seldom waited for."""
 
 
 def train(request: TrainConfig, caller: Caller | None = None) -> RunFolder:
@@ -108,12 +113,17 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
     """
     step, signal = run.start.step, 0
     vote = StopVote(run.accelerator, stop, step)
-    with closing(Recorder(run, display)) as recorder, closing(batches_of(run)) as batches:
+    with (
+        closing(Recorder(run, display)) as recorder,
+        closing(batches_of(run)) as batches,
+        closing(random_inputs(run)) as drawn,
+    ):
         try:
             while step < run.schedule.total and not signal:
                 real_BCHW, *of_class = recorder.next_batch(batches, step)
                 with profiler_range(ranges.NOISE):
-                    z_BL, others = noise(run, step + 1), (*draws(run, step + 1), *of_class)
+                    z_BL, of_augmentation = next(drawn)
+                others = (*of_augmentation, *of_class)
                 recorder.add(take_step(real_BCHW, z_BL, *others))
                 step += 1
                 penalise(run.state, step, real_BCHW, z_BL, *others)
@@ -165,15 +175,33 @@ def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
         flip=run.config.data.flip,
     )
     where, start = run.accelerator.device, run.start.step
-    with closing(real_batches(run.source, batching, where, start)) as pictures:
+    record = Replayed if run.plan.replay else None
+    with closing(real_batches(run.source, batching, where, start, record)) as pictures:
         if run.labels is None:
             yield from zip(pictures)
         else:
             yield from zip(pictures, label_batches(run.labels.numbers, batching, where, start), strict=True)
 
 
+def random_inputs(run: Run) -> Generator[tuple[Tensor, tuple[Tensor | None, ...]]]:
+    """What `noise` and `draws` give for each step that is left, on the device.
+
+    A thread draws for the next steps while one is taken. What it draws depends on the step alone.
+    """
+    left, device = range(run.start.step + 1, run.schedule.total + 1), run.accelerator.device
+    groups = (left[first : first + DRAWN_TOGETHER] for first in range(0, len(left), DRAWN_TOGETHER))
+
+    def drawn(steps: Sequence[int]) -> list[tuple[Tensor, tuple[Tensor | None, ...]]]:
+        return [(noise(run, step), draws(run, step)) for step in steps]
+
+    with closing(prefetch_map(drawn, groups, threads=1, depth=1)) as drawn_ahead:
+        for of_steps in drawn_ahead:
+            for z_BL, others in of_steps:
+                yield to_device(z_BL, device), tuple(x if x is None else to_device(x, device) for x in others)
+
+
 def noise(run: Run, step: int) -> Tensor:
-    """This rank's share of a step's noise: z_BL on the device. It is another one after each time a run went back."""
+    """This rank's share of a step's noise: z_BL, on the host. It is another one after each time a run went back."""
     seed, images = run.config.run.seed, run.config.images_a_step
     return _own_share(run, latents(seed, Stream.NOISE, _place_in_stream(run, step), images, run.arch.latent_dim))
 
@@ -195,11 +223,11 @@ def _place_in_stream(run: Run, step: int) -> int:
 
 
 def _own_share(run: Run, drawn_B: Tensor) -> Tensor:
-    """This rank's rows, on the device."""
+    """This rank's rows, ready to be copied to the device."""
     ranks, parts = run.accelerator.num_processes, run.config.parts_a_step
     mine = rank_share(len(drawn_B), run.accelerator.process_index, ranks, parts)
     # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
-    return to_device(torch.from_numpy(drawn_B.numpy()[mine]), run.accelerator.device)
+    return pinned_for(torch.from_numpy(drawn_B.numpy()[mine]), run.accelerator.device)
 
 
 @contextmanager

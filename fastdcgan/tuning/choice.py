@@ -77,7 +77,7 @@ def choose_plan_for_run(
     default = choose_plan(request, device, world_size)
     if request.plan == "default":
         return Choice(plan=default, why="by the rules, as asked for")
-    plans = [plan for plan in candidate_plans(request, device) if world_size == 1 or not plan.replay]
+    plans = candidate_plans(request, device)
     changed = ""
     if previous_plan is not None:
         if (plan := find_plan(plans, previous_plan)) is not None:

@@ -65,6 +65,7 @@ def noise_left_on_the_host(patch: pytest.MonkeyPatch) -> None:
 
 
 def noise_not_pinned(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer, "pinned_for", lambda tensor, device: tensor)
     patch.setattr(trainer, "to_device", lambda tensor, device: tensor.to(device, non_blocking=True))
 
 
@@ -79,7 +80,7 @@ def numbers_left_on_the_host(patch: pytest.MonkeyPatch) -> None:
 def indexed_from_the_host(patch: pytest.MonkeyPatch) -> None:
     def read(self: Any, batches: Iterable[Sequence[int]]) -> Generator[Tensor]:
         for numbers in batches:
-            yield self._pictures_NHWC[torch.as_tensor(numbers)]
+            yield self.pictures_NHWC[torch.as_tensor(numbers)]
 
     patch.setattr(array.DeviceSource, "read", read)
 

@@ -1,16 +1,23 @@
 """The replayed step against the same operators run eagerly, bit for bit, through a stand-in for a CUDA graph."""
 
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from recorded import RecordedGraph
 from torch import Tensor
 from twins import inputs, narrow
 
 from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
+from fastdcgan.data.array import ArraySource, DeviceSource
+from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.execution.accumulate import accumulated_train_step
 from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.execution.prepare import prepare
-from fastdcgan.execution.replay import ReplayedStep
+from fastdcgan.execution.replay import Replayed, ReplayedStep, gradients_averaged
 from fastdcgan.gan import models
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.runs.checkpoints.tensors import moments, restore_moments
@@ -120,13 +127,13 @@ def test_replay_is_asked_for_by_name_where_it_can_be() -> None:
     device = torch.device("cuda")
     plan = choose_plan(ExecutionConfig(compile="replay", precision="bf16"), device)
     assert plan == Plan(precision="bf16", replay=True) and "replayed" in str(plan)
-    for request, where, ranks, words in (
-        (ExecutionConfig(compile="replay"), CPU, 1, "on cpu: use --compile auto"),
-        (ExecutionConfig(compile="replay", precision="fp16"), device, 1, "fp16"),
-        (ExecutionConfig(compile="replay", precision="bf16"), device, 2, "use --compile step"),
+    assert choose_plan(ExecutionConfig(compile="replay", precision="bf16"), device, world_size=2) == plan
+    for request, where, words in (
+        (ExecutionConfig(compile="replay"), CPU, "on cpu: use --compile auto"),
+        (ExecutionConfig(compile="replay", precision="fp16"), device, "fp16"),
     ):
         with pytest.raises(ValueError, match=f"--compile replay .*{words}"):
-            choose_plan(request, where, ranks)
+            choose_plan(request, where)
 
 
 @pytest.mark.gpu
@@ -144,3 +151,51 @@ def test_a_real_graph(accumulate: int) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.testing.assert_close(metrics, take_step(plain, real_BCHW, z_BL), rtol=1e-3, atol=1e-4)
+
+
+def replay_as_rank(rank: int, folder: str) -> None:
+    """One process of two, each with a GPU: replays against eager steps whose gradients are averaged likewise."""
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    plain, other = (made("dcgan64", device=device, replayed=True) for _ in range(2))
+    step = ReplayedStep(other, train_step)
+    for number in range(3):
+        real_BCHW, z_BL = (x.chunk(2)[rank].to(device) for x in inputs(narrow("dcgan64"), number))
+        with gradients_averaged(plain):
+            wanted = train_step(plain, real_BCHW, z_BL)
+        torch.testing.assert_close(step(real_BCHW, z_BL), wanted, rtol=1e-3, atol=1e-4)
+    weights = torch.cat([parameter.detach().flatten() for parameter in other.generator.parameters()])
+    both = [torch.empty_like(weights) for _ in range(2)]
+    dist.all_gather(both, weights)
+    assert torch.equal(*both), "ranks have other weights"
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_real_graph_on_two_gpus(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(replay_as_rank, (str(tmp_path),), 2)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_of_pictures_on_the_device_are_recorded(flip: bool, ranks: int) -> None:
+    """The same pictures bit for bit, in the same layout, over more than an epoch."""
+    pictures_NHWC = np.random.default_rng(0).integers(0, 256, (50, 6, 5, 3), np.uint8)
+    source = ArraySource(pictures_NHWC, description="", origin="", fingerprint="")
+    graphs: list[RecordedGraph] = []
+
+    def make_graph() -> RecordedGraph:
+        graphs.append(RecordedGraph())
+        return graphs[-1]
+
+    batching = Batching(seed=3, global_batch=16, rank=ranks - 1, world_size=ranks, flip=flip)
+    plain = real_batches(source, batching, CPU, 2)
+    record = partial(Replayed, make_graph=make_graph)
+    recorded = real_batches(DeviceSource(source, CPU), batching, CPU, 2, record)
+    for number in range(7):
+        found_BCHW, wanted_BCHW = next(recorded), next(plain)
+        assert torch.equal(found_BCHW, wanted_BCHW), number
+        assert found_BCHW.stride() == wanted_BCHW.stride()
+    assert len(graphs) == 1, "recorded anew"

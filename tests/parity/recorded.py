@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._dynamo import register_backend
-from torch._functorch.aot_autograd import aot_module_simplified
-from torch._inductor.compile_fx import compile_fx_inner
-from torch._inductor.decomposition import select_decomp_table
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
@@ -60,6 +57,10 @@ class RecordedGraph(TorchDispatchMode):
             for func, args, kwargs, recorded in self._calls:
                 given = {storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
                 results = func(*args, **kwargs)
+                if func is torch.ops._c10d_functional.all_reduce.default:
+                    results = torch.ops._c10d_functional.wait_tensor(
+                        results
+                    )  # the operator that waits knows the old one
                 for old, new in zip(tree_leaves(recorded), tree_leaves(results), strict=True):
                     if isinstance(old, Tensor) and storage(old) not in given:  # no view, not changed in place
                         old.detach().copy_(new)
@@ -72,6 +73,9 @@ def storage(tensor: Tensor) -> int:
 @register_backend(name=COMPILED)  # type: ignore[arg-type]
 def recorded_inductor(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
     """A forward or a backward pass is one call in the record."""
+    from torch._functorch.aot_autograd import aot_module_simplified
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
 
     def compiled(graph: torch.fx.GraphModule, example: list[Tensor], **of_pass: Any) -> Any:
         inner: Any = compile_fx_inner(graph, example, **of_pass)

@@ -350,12 +350,12 @@ def shard(tensor: Tensor, rank: int) -> Tensor:
     return tensor.double().chunk(RANKS)[rank]
 
 
-def train_as_rank(rank: int, folder: str) -> None:
-    """One process of a group: captured steps on its share of each batch; leaves its numbers in a file."""
+def train_as_rank(rank: int, folder: str, plan: Plan) -> None:
+    """One process of a group: steps on its share of each batch; leaves its numbers in a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     twin = doubled(reference_twin(TINY))
-    fast = doubled(plan_twin(TINY, twin, LOWERED))
+    fast = doubled(plan_twin(TINY, twin, plan))
     for number in range(STEPS):
         real_BCHW, z_BL = inputs(TINY, number)
         fast.step(shard(real_BCHW, rank), shard(z_BL, rank))
@@ -365,10 +365,11 @@ def train_as_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes")
-def test_gradients_are_averaged_over_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [LOWERED, Plan(replay=True)], ids=str)
+def test_gradients_are_averaged_over_processes(tmp_path: Path, plan: Plan) -> None:
     """As one process that computes the ranks' gradients in turn and takes their mean; BatchNorm's numbers are local."""
     forked.start_server()
-    torch.multiprocessing.start_processes(train_as_rank, (str(tmp_path),), RANKS, start_method="forkserver")
+    torch.multiprocessing.start_processes(train_as_rank, (str(tmp_path), plan), RANKS, start_method="forkserver")
 
     twins = [doubled(reference_twin(TINY)) for _ in range(RANKS)]
     adams = [(reference.adam(twin.G), reference.adam(twin.D)) for twin in twins]
