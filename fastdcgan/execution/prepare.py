@@ -14,7 +14,7 @@ from fastdcgan.execution.accumulate import MicroBatched, accumulated_train_step
 from fastdcgan.execution.allocator import keep_freed_memory
 from fastdcgan.execution.capture import CapturedStep, all_reduce_mean
 from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
-from fastdcgan.execution.replay import ReplayedStep
+from fastdcgan.execution.replay import CudaGraph, Graph, ReplayedStep
 from fastdcgan.execution.stacked import StackedDiscriminator
 from fastdcgan.gan.gradient_penalty import GradientPenalty
 from fastdcgan.gan.lecam import LeCamObjective
@@ -107,13 +107,16 @@ def prepare(
     )
 
 
-def step_function(plan: Plan, state: TrainState) -> TakeStep:
-    """The step of a state that `prepare` made from the same plan: as one graph, or operator by operator."""
+def step_function(plan: Plan, state: TrainState, make_graph: Callable[[], Graph] = CudaGraph) -> TakeStep:
+    """The step of a state that `prepare` made from the same plan: as one graph, or operator by operator.
+
+    `make_graph` records and repeats a replayed step.
+    """
     if plan.capture:
         assert plan.backend is not None, plan
         return CapturedStep(state, plan.backend)
     take_step = train_step if state.accumulate == 1 else accumulated_train_step
-    return ReplayedStep(state, take_step) if plan.replay else partial(take_step, state)
+    return ReplayedStep(state, take_step, make_graph) if plan.replay else partial(take_step, state)
 
 
 def _configure_process(plan: Plan) -> None:

@@ -1,10 +1,11 @@
 """What a run writes while it trains: metrics, sample grids, checkpoints, plots; and how long it trained."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NoReturn, cast
 
 import numpy as np
@@ -13,13 +14,7 @@ from torch import Tensor, distributed
 
 from fastdcgan.config import flat
 from fastdcgan.data.stream import normalise
-from fastdcgan.distributed.collectives import (
-    all_reduce_max,
-    broadcast_object,
-    first_difference,
-    gather_objects,
-    patient_group,
-)
+from fastdcgan.distributed.collectives import all_reduce_max, first_difference, patient_group
 from fastdcgan.evaluation.best import known_best, write_best
 from fastdcgan.evaluation.records import describe_evaluation, forget_later_steps
 from fastdcgan.execution.finite import loss_scales, non_finite_tensors, overflowing_network, weight_norms
@@ -49,7 +44,7 @@ from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.telemetry.watch import Watch
 from fastdcgan.training.evaluation import Evaluator
 from fastdcgan.training.run import Due, Run
-from fastdcgan.training.stopping.fault import Fault, agree
+from fastdcgan.training.stopping.own_fault import OwnFault, blank_batch
 from fastdcgan.tuning.choice import plan_fields
 
 
@@ -66,13 +61,11 @@ class Recorder:
 
     def __init__(self, run: Run, display: Display) -> None:
         self._run, self._display = run, display
-        self.fault: Fault | None = None
-        """What keeps this process from going on, of which the others don't know yet."""
-        self._whole: Snapshot | None = None
-        """What was learned before pictures were lost."""
+        self.fault = OwnFault(run)
+        self.saved_step = run.start.step
+        """Of the last checkpoint."""
         self._is_main_process = run.accelerator.is_main_process
         self._metrics_buffer = MetricsBuffer(run.schedule.log_every, run.accelerator.device)
-        self._saved_step = run.start.step
         self._rows = classes_shown(run.labels.counts()) if run.labels else []
         self._columns = grid_columns(SAMPLES, run.arch.resolution) if self._rows else None
         samples = len(self._rows) * self._columns if self._columns else SAMPLES
@@ -132,37 +125,15 @@ class Recorder:
         Raises:
             DataLostError: they are lost, and there is no other process.
         """
-        if self.fault is None or self.fault.whole_step is None:
+        if not self.fault.lacks_pictures:
             try:
                 with self.waiting_for_data():
                     return next(batches)
             except DataLostError as error:
-                self._keep_from_the_others(error, whole_step=step)
+                self.fault.keep(error, whole_step=step)
             if not any(non_finite_tensors(self._run.state)):
-                self._whole = self._snapshot(step)
-        run = self._run
-        each = run.config.images_a_step // run.accelerator.num_processes
-        blank_BHWC = torch.zeros(each, *run.arch.resolution, run.arch.channels, device=run.accelerator.device)
-        blank_BCHW = blank_BHWC.permute(0, 3, 1, 2)  # channels-last, as others are
-        if run.labels is None:
-            return (blank_BCHW,)
-        return blank_BCHW, torch.zeros(each, dtype=torch.int64, device=run.accelerator.device)
-
-    @contextmanager
-    def _kept_from_the_others(self) -> Iterator[None]:
-        """An error of writing is remembered until all processes vote. A single one raises it."""
-        try:
-            yield
-        except WriteError as error:
-            self._keep_from_the_others(error)
-
-    def _keep_from_the_others(self, error: ValueError, whole_step: int | None = None) -> None:
-        if self._run.accelerator.num_processes == 1:
-            raise error
-        if self.fault is None:
-            self.fault = Fault(message=str(error), whole_step=whole_step)
-        elif whole_step is not None:
-            self.fault = replace(self.fault, whole_step=whole_step)
+                self.fault.whole = self._snapshot(step)
+        return blank_batch(self._run)
 
     def add(self, metrics: StepMetrics) -> None:
         """Buffer a step's metrics on the device."""
@@ -181,12 +152,12 @@ class Recorder:
         if due.save:
             self.check_state(step)
         if due.sample:
-            with self._kept_from_the_others():
+            with self.fault.kept():
                 self.sample(step)
         if due.evaluate:
             self.evaluate(step)
         if due.save:
-            with self._kept_from_the_others():
+            with self.fault.kept():
                 self.save(step)
         self.advance_profiler(step)
 
@@ -209,7 +180,7 @@ class Recorder:
             NotFiniteError: they, or the weights, are no numbers any more.
             WriteError: they can't be written, or the last checkpoint could not be.
         """
-        with self._kept_from_the_others():
+        with self.fault.kept():
             self._checkpoint_writer.check()
         if step > self._last_tick_step:
             metrics, norms, scales = self._fetch_metrics()
@@ -224,7 +195,7 @@ class Recorder:
         record = self._make_record(step, metrics, unprofiled)
         self._last_tick_step = step
         if self._is_main_process:
-            with self._kept_from_the_others(), converting_write_errors(self._run.folder.metrics):
+            with self.fault.kept(), converting_write_errors(self._run.folder.metrics):
                 self._metrics_file.write(record)
             self._trackers.write(record)
             self._display.train(record, step, self._run.schedule.total)
@@ -274,7 +245,7 @@ class Recorder:
         """
         with self._untimed():
             if self._evaluator is not None:
-                with self._kept_from_the_others():
+                with self.fault.kept():
                     self._evaluate(self._evaluator, step)
             if self._waiting is not None:
                 distributed.barrier(self._waiting)
@@ -317,60 +288,17 @@ class Recorder:
 
     def wait_for_checkpoint(self) -> None:
         """Wait for the checkpoint under way. Raises WriteError as `save` does, if there is no other process."""
-        with self._kept_from_the_others():
+        with self.fault.kept():
             self._checkpoint_writer.wait()
 
-    def end_together(self, step: int) -> NoReturn:
-        """Save what all processes have learned, once they know that one of them can't go on. All call it.
-
-        Args:
-            step: the last step; all steps may have been taken with blank pictures since one lost its own.
-
-        Raises:
-            EndedTogetherError: which process, what it met, and where the run stands.
-        """
-        accelerator = self._run.accelerator
-        agreed = agree(gather_objects(accelerator, self.fault))
-        if agreed.whole_step is None:
-            where = self.save_after_error(step)
-        else:
-            whole = broadcast_object(accelerator, self._whole, source=agreed.keeper)
-            where = self.save_after_error(agreed.whole_step, partial(self._save_whole, whole))
-        accelerator.wait_for_everyone()  # a launcher ends all when the first one leaves
-        raise EndedTogetherError(f"{agreed.message}; {where}")
-
-    def save_after_error(self, step: int, save: Callable[[int], None] | None = None) -> str:
-        """Save what was learned since the last checkpoint, if possible, after an error that isn't training's own.
-
-        Args:
-            step: the last step.
-            save: how it is saved, if not as ever.
-
-        Returns:
-            for people: where the run stands.
-        """
-        # Another checkpoint may be under way, or have failed as well.
-        with suppress(ValueError):
-            self.wait_for_checkpoint()
-        try:
-            if broadcast_object(self._run.accelerator, step > self._saved_step):
-                (save or self._save_last)(step)
-        except ValueError:  # it can't be; nor the plot, when all else is
-            pass
-        with suppress(ValueError):
-            self.wait_for_checkpoint()
-        where = f"{self._describe_last_checkpoint()}; the same command goes on from there"
-        if 0 < step == self._saved_step:
-            where = f"what was learned until step {step:,} is saved; the same command goes on from there"
-        return broadcast_object(self._run.accelerator, where)
-
-    def _save_last(self, step: int) -> None:
+    def save_last(self, step: int) -> None:
+        """Look at all that was learned, write the figures and save. Raises as `tick`, `check_state` and `save` do."""
         self.tick(step)
         self.check_state(step)
-        with self._kept_from_the_others():
+        with self.fault.kept():
             self.save(step)
 
-    def _save_whole(self, whole: Snapshot | None, step: int) -> None:
+    def save_whole(self, whole: Snapshot | None, step: int) -> None:
         """Save a copy of what was learned until `step`, and the figures until there; later ones are thrown away.
 
         Raises:
@@ -459,8 +387,8 @@ class Recorder:
             )
         except ValueError as error:
             raise WriteError(str(error)) from error
-        self._saved_step = snap.progress.step
-        if best is not None and best.step == self._saved_step:
+        self.saved_step = snap.progress.step
+        if best is not None and best.step == self.saved_step:
             with converting_write_errors(self._run.folder.best):
                 write_best(self._run.folder, best)
         if options.track_checkpoints:
@@ -508,16 +436,24 @@ class Recorder:
             of_network.setdefault(name.partition(".")[0], []).append(name)
         named = [f"{first}{f' and {len(more):,} more' if more else ''}" for first, *more in of_network.values()]
         where = f" (not finite by now: {', '.join(named)})" if named else ""
+        advice = "Begin anew with a lower --lr, or"
+        if self.last_checkpoint():
+            advice = "Go on with --on-nan rollback, or with --from-step latest and a lower --lr, or anew"
         raise NotFiniteError(
             f"{what} at step {step:,}{where}: training has failed; {self._describe_last_checkpoint()}. "
-            "Go on with --on-nan rollback, or with --from-step latest and a lower --lr, or anew with --precision fp32"
+            f"{advice} with --precision fp32"
         )
 
-    def _describe_last_checkpoint(self) -> str:
+    def last_checkpoint(self) -> Path | None:
+        """The newest that is whole, once the one under way is written; None if there is none."""
         with suppress(ValueError):  # the one under way could not be written: then it isn't there
             self._checkpoint_writer.wait()
         good = list_checkpoints(self._run.folder.checkpoints)
-        return f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+        return good[-1] if good else None
+
+    def _describe_last_checkpoint(self) -> str:
+        last = self.last_checkpoint()
+        return f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
 
     def _warn(self, sign: str | None) -> None:
         if sign:

@@ -32,6 +32,7 @@ from fastdcgan.training.recorder import DataLostError, NotFiniteError, Recorder
 from fastdcgan.training.run import Run
 from fastdcgan.training.setup import load_last_checkpoint, memory_demand, setup
 from fastdcgan.training.starting.begin import with_ancestors_choices
+from fastdcgan.training.stopping.last_save import end_together, save_after_error
 from fastdcgan.training.stopping.vote import StopVote
 from fastdcgan.training.validate import validate
 
@@ -119,15 +120,15 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
                 if run.state.average is not None:
                     run.state.average.update(step)
                 due = run.schedule.due(step)
-                signal, fault = vote(step, meeting=due.log, fault=recorder.fault is not None)
+                signal, fault = vote(step, meeting=due.log, fault=recorder.fault.met is not None)
                 if fault:
-                    recorder.end_together(step)
+                    end_together(recorder, run.accelerator, step)
                 recorder.record(step, due.before_stopping() if signal else due)
             recorder.wait_for_checkpoint()
-            if any(gather_objects(run.accelerator, recorder.fault is not None)):
-                recorder.end_together(step)
+            if any(gather_objects(run.accelerator, recorder.fault.met is not None)):
+                end_together(recorder, run.accelerator, step)
         except (DataLostError, WriteError) as error:
-            raise ValueError(f"{error}; {recorder.save_after_error(step)}") from error
+            raise ValueError(f"{error}; {save_after_error(recorder, run.accelerator, step)}") from error
     return step, signal
 
 

@@ -127,7 +127,11 @@ def check(kind: Kind, rank: int, ended: list[Sitting], moment: str) -> None:
         assert said == [], moment
         return
     assert len(said) == 1, (moment, said)
-    line = r"fastdcgan: (error: )?" + kind.line.replace("{rank}", str(rank)) + "(; the same command goes on from .*)?"
+    line = (
+        r"fastdcgan: (error: )?"
+        + kind.line.replace("{rank}", str(rank))
+        + "(; the same command (goes on from .*|begins anew))?"
+    )
     assert re.fullmatch(line, said[0]), (moment, said)
 
 

@@ -10,6 +10,7 @@ from statistics import median
 
 import pytest
 import torch
+from recorded import COMPILED
 from twins import (
     ARCHITECTURES,
     BATCH,
@@ -26,7 +27,7 @@ from twins import (
 )
 
 from fastdcgan.config import ObjectiveName, RecipeConfig
-from fastdcgan.execution.plan import Plan, has_cpp_compiler
+from fastdcgan.execution.plan import Plan, Precision, has_cpp_compiler
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 
@@ -38,6 +39,7 @@ CHANNELS_LAST = Plan()
 STACKED = Plan(stacked=True)
 TRACED = Plan(backend="aot_eager")  # the compiler's front end: graph breaks fail here, cheaply
 INDUCTOR = Plan(backend="inductor")
+REPLAYED = Plan(replay=True)
 
 needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="Inductor needs a C++ compiler")
 
@@ -131,6 +133,17 @@ def test_fused_adam_after_one_step(name: str) -> None:
     assert worst(errors(found, run(twin, arch, 1)))[0] <= 1e-5
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_replay_is_bit_for_bit_what_it_recorded(name: str, precision: Precision) -> None:
+    """By the stand-in for a CUDA graph. What it recorded is held to the reference in the rungs below."""
+    arch, twin = narrow(name), reference_twin(narrow(name))
+    replayed, eager = (plan_twin(arch, twin, Plan(precision=precision, replay=replay)) for replay in (True, False))
+    found, wanted = run(replayed, arch, 3), run(eager, arch, 3)
+    compared = [key for key in wanted if not key.startswith("grad")]  # of a replay Adam's running means tell them
+    assert all(torch.equal(found[key], wanted[key]) for key in compared), worst(errors(found, wanted))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_full_width_is_bit_for_bit_the_reference(name: str) -> None:
@@ -149,7 +162,7 @@ def check_in_fp64(arch: Architecture, plan: Plan, steps: int = 20, recipe: Recip
     twin = doubled(reference_twin(arch, recipe))
     found = run(doubled(plan_twin(arch, twin, plan, recipe)), arch, steps, double=True)
     wanted = run(twin, arch, steps, double=True)
-    if plan.capture and recipe.d_steps > 1:
+    if (plan.capture or plan.replay) and recipe.d_steps > 1:
         wanted = {key: value for key, value in wanted.items() if not key.startswith("grad.D.")}
     metrics = {"loss_d", "loss_g", "d_real", "d_fake"}  # probabilities are reported in fp32
     assert worst(errors({k: found[k] for k in metrics}, {k: wanted[k] for k in metrics}))[0] <= 1e-6
@@ -188,6 +201,11 @@ def test_other_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_stacked_call_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), STACKED)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_replayed_in_fp64(name: str) -> None:
+    check_in_fp64(narrow(name), REPLAYED, steps=5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -231,6 +249,13 @@ def test_inductor_in_fp32(name: str) -> None:
 @pytest.mark.parametrize("name", ["dcgan28", "dcgan32"])  # compiling takes its time; both layouts are among them
 def test_inductor_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), INDUCTOR)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("name", ["dcgan28", "dcgan32"])
+def test_inductor_replayed_in_fp64(name: str) -> None:
+    check_in_fp64(narrow(name), Plan(backend=COMPILED, replay=True), steps=5)
 
 
 # --- bf16 and fp16 -------------------------------------------------------------------------------------------------

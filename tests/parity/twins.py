@@ -6,6 +6,7 @@ from functools import cache
 from itertools import count
 
 import torch
+from recorded import RecordedGraph
 from torch import Tensor, nn
 
 from fastdcgan.config import RecipeConfig
@@ -108,17 +109,20 @@ def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig 
     state = prepare(plan, G, D, recipe, CPU)
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     taken = count(1)
-    take_step = cache(lambda: step_function(plan, state))  # only when called: a test may change the precision first
+    take_step = cache(
+        lambda: step_function(plan, state, RecordedGraph)
+    )  # only when called: a test may change the precision first
     networks = (("G", G, state.optimizer_g), ("D", D, state.optimizer_d))
-    gradients = {} if plan.capture else watch(*networks)
+    whole = plan.capture or plan.replay
+    gradients = {} if whole else watch(*networks)
 
     def step(real_BCHW: Tensor, z_BL: Tensor) -> dict[str, Tensor]:
-        before = moments(*networks) if plan.capture else {}
+        before = moments(*networks) if whole else {}
         drawn = z_BL, draws(z_BL) if recipe.augmentation() else None, labels(arch, z_BL)
         real_BCHW = real_BCHW.contiguous(memory_format=layout)
         metrics = take_step()(real_BCHW, *drawn)
         penalise(state, next(taken), real_BCHW, *drawn)
-        if plan.capture:  # there is no .grad: what Adam's running mean took in
+        if whole:  # no optimizer's hook runs: what Adam's running mean took in
             # Of several updates of D the running mean doesn't tell the last one's gradient.
             for name, mean in moments(*(networks if recipe.d_steps == 1 else networks[:1])).items():
                 beta1 = state.optimizer_g.param_groups[0]["betas"][0]

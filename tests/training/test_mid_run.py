@@ -296,6 +296,7 @@ def test_a_run_that_fails_again_and_again_ends(
     bad_noise(monkeypatch, lambda step, rollbacks: step == 3)
     complaint = refusal(capsys, pictures, tmp_path / "young", "--on-nan", "rollback")
     assert "nothing to roll back to" in complaint
+    assert "Begin anew with a lower --lr" in complaint and "--from-step" not in complaint
 
 
 def test_noise_is_another_one_after_each_time_a_run_went_back() -> None:
@@ -372,6 +373,14 @@ def test_what_can_not_be_written_is_named_and_the_same_command_goes_on(
         assert saved(out)[-1] == last and f"until step {last} is saved" in complaint
     train(pictures, out, "--sample-every", 3)
     assert_same(out, undisturbed)
+
+
+def test_where_nothing_could_be_saved_the_same_command_begins_anew(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*WRITES["checkpoints"], full)
+    complaint = refusal(capsys, pictures, tmp_path / "out")
+    assert complaint.endswith("; no checkpoint was written yet; the same command begins anew")
 
 
 def test_an_output_that_is_full_from_the_start(
