@@ -392,7 +392,7 @@ class Recorder:
             with converting_write_errors(self._run.folder.best):
                 write_best(self._run.folder, best)
         if options.track_checkpoints:
-            self._trackers.write_checkpoint(path, self._saved_step, best)
+            self._trackers.write_checkpoint(path, self.saved_step, best)
 
     def _make_profiler(self) -> StepProfiler:
         run = self._run
