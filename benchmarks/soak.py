@@ -1,8 +1,8 @@
 """Does a long run grow? `python -m benchmarks.soak [--steps 20000]`.
 
-Trains a narrow dcgan28 on the embedded faces by the command line, on a terminal that nobody sees: with sample grids,
-checkpoints, figures, evaluations (pip install 'fastdcgan[metrics]'), a moving average, TensorBoard and the live view
-far more often than by default. The process is watched from outside.
+Trains the smallest network on the embedded faces by the command line, on a terminal that nobody sees: with sample
+grids, checkpoints, figures, evaluations (pip install 'fastdcgan[metrics]'), a moving average, TensorBoard and the live
+view far more often than by default. The process is watched from outside.
 What is judged is the second half of the steps: in the first one caches fill up.
 
 Exits with 1 if memory, open files or threads grow.
@@ -29,13 +29,13 @@ import tyro
 from benchmarks.conditions import ROOT, commit, device, versions
 from fastdcgan.limits.hardware import cpu_model
 
-WIDTH, BATCH = 8, 8
+ARCH, WIDTH, BATCH = "dcgan16", 4, 4
 """So small that 20,000 steps are minutes: what grows, grows by the step and by what is written, not by the picture."""
 
-EVERY = 200
-"""Steps between sample grids, and between checkpoints."""
+WRITTEN, EVERY = 100, 200
+"""Sample grids, and checkpoints, of a run, and the fewest steps between two."""
 
-EVALUATIONS, EVALUATED = 50, 50
+EVALUATIONS, EVALUATED = 10, 50
 """Of a run, and pictures in each: as few as can be measured."""
 
 ALLOWED_MIB = 0.05
@@ -113,9 +113,6 @@ def at_rest(samples: Sequence[Sample], name: str) -> tuple[float, float]:
 
 def growths(samples: Sequence[Sample]) -> list[str]:
     """What grows, in words; nothing if all is flat.
-
-    After an evaluation the allocator sometimes keeps hundreds of MiB and sometimes doesn't: the standard error is then
-    large, and only a long run tells.
 
     Args:
         samples: of the part of a run that is judged, in order.
@@ -211,17 +208,23 @@ def terminal() -> Iterator[int]:
         os.close(screen)
 
 
+def written_every(steps: int) -> int:
+    """Steps between sample grids, and between checkpoints."""
+    return max(EVERY, steps // WRITTEN)
+
+
 def train_command(steps: int, out: Path) -> list[str]:
     """The run that is watched."""
     options = {
-        "--arch": "dcgan28",
+        "--arch": ARCH,
         "--width": WIDTH,
         "--data": "faces",
         "--batch-size": BATCH,
         "--images": steps * BATCH,
         "--plan": "default",
-        "--sample-every": EVERY,
-        "--checkpoint-every": EVERY,
+        "--precision": "fp32",
+        "--sample-every": written_every(steps),
+        "--checkpoint-every": written_every(steps),
         "--evaluate-every": max(EVERY, steps // EVALUATIONS),
         "--evaluate-images": EVALUATED,
         "--log-every": 10,
@@ -231,8 +234,8 @@ def train_command(steps: int, out: Path) -> list[str]:
     return [sys.executable, "-m", "fastdcgan", "train", *(str(word) for option in options.items() for word in option)]
 
 
-def report(samples: Sequence[Sample], judged: Sequence[Sample]) -> str:
-    """Markdown: what was seen, and the slope."""
+def report(samples: Sequence[Sample], judged: Sequence[Sample], steps: int) -> str:
+    """Markdown: what was seen of a run of so many steps, and the slope."""
     training = [sample for sample in samples if sample.step]
     quarters = [training[len(training) * part // 4] for part in range(4)] + [judged[-1]]
     rows = [
@@ -244,8 +247,8 @@ def report(samples: Sequence[Sample], judged: Sequence[Sample]) -> str:
     memory, last_memory = at_rest(judged, "memory_mib")
     return "\n".join(
         [
-            f"dcgan28, width {WIDTH}, batch {BATCH}, faces; a sample grid and a checkpoint every {EVERY} steps, "
-            f"{EVALUATIONS} evaluations.",
+            f"{ARCH}, width {WIDTH}, batch {BATCH}, faces; {steps:,} steps, a sample grid and a checkpoint every "
+            f"{written_every(steps)}, {EVALUATIONS} evaluations.",
             f"{device()}, {cpu_model()}, PyTorch {packages['torch']}, Python {packages['python']}, commit {commit()}",
             "",
             "| step | after s | memory, MiB | file descriptors | threads |",
@@ -277,7 +280,7 @@ def main(steps: int = 20_000, interval: float = 1.0, samples: Path | None = None
             table.writeheader()
             table.writerows(asdict(sample) for sample in seen)
     judged = second_half(seen, steps)
-    print(report(seen, judged))
+    print(report(seen, judged, steps))
     found = growths(judged)
     print("\n".join(found) if found else "Nothing grows.")
     sys.exit(bool(found))

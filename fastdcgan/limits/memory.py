@@ -27,7 +27,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
         elif device.type == "cpu" and sys.platform == "linux":
-            _return_free_memory()
+            return_free_memory()  # its reuse would not be counted
             try:
                 _CLEAR_REFS.write_text("5")  # resets the peak
             except OSError:
@@ -44,8 +44,10 @@ class PeakMemory:
         return None if peak is None else max(0, peak - self._before) / 2**10
 
 
-def _return_free_memory() -> None:
-    """Return freed memory to the system: it is still resident, and its reuse would not be counted."""
+def return_free_memory() -> None:
+    """Return freed memory to the system, where the allocator is glibc's: until then it is still resident."""
+    if not sys.platform.startswith("linux"):
+        return
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:  # not glibc

@@ -22,6 +22,7 @@ from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import StepMetrics
+from fastdcgan.limits.memory import return_free_memory
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.checkpoint import Snapshot
 from fastdcgan.runs.checkpoints.folder import Best, list_checkpoints
@@ -247,6 +248,7 @@ class Recorder:
             if self._evaluator is not None:
                 with self.fault.kept():
                     self._evaluate(self._evaluator, step)
+                return_free_memory()  # what it took, some hundred MiB, would otherwise stay until the next one
             if self._waiting is not None:
                 distributed.barrier(self._waiting)
 

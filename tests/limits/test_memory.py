@@ -29,6 +29,34 @@ def test_the_peak_counts_from_the_start_of_measuring() -> None:
     assert float(said) == pytest.approx(200, abs=20)
 
 
+RETURNED = """
+import psutil
+from fastdcgan.execution.allocator import keep_freed_memory
+from fastdcgan.limits.memory import return_free_memory
+import torch
+
+def resident():
+    return psutil.Process().memory_info().rss / 2**20
+
+keep_freed_memory()
+before = resident()
+taken = [torch.ones(2**20) for _ in range(50)]  # 200 MiB
+held = torch.ones(2**18)  # above them: without being asked the allocator returns only what is at the end
+del taken
+kept = resident() - before
+return_free_memory()
+print(kept, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator alone can be told")
+def test_freed_memory_is_returned_also_where_it_is_kept_for_training() -> None:
+    said = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True).stdout
+    kept, left = map(float, said.split())
+    assert kept > 190
+    assert left < 20
+
+
 class Ring:
     """Refers to itself."""
 

@@ -132,6 +132,20 @@ def test_time_of_evaluations_is_not_training_time(tmp_path: Path, data: Path, mo
     assert last.seconds < 1000
 
 
+def test_memory_that_an_evaluation_took_is_returned(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time, and after it: what that is worth is tested in tests/limits/test_memory.py."""
+    from fastdcgan.training import recorder
+
+    happened = []
+    measure = module.measure
+    monkeypatch.setattr(module, "measure", lambda *a, **k: happened.append("measured") or measure(*a, **k))
+    monkeypatch.setattr(recorder, "return_free_memory", lambda: happened.append("returned"))
+    trained(tmp_path / "run", data)
+    assert happened == 4 * ["measured", "returned"]
+
+
 def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_kernels(monkeypatch, {3: 0.5, 6: 0.1, 9: 0.4, 12: 0.3})
     run = trained(tmp_path / "run", data)
