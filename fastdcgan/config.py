@@ -325,6 +325,10 @@ class RunConfig:
     """Where figures and sample grids also go, joined by commas: tensorboard (event files in the run's folder), wandb,
     trackio (which need the extras of these names; neither needs a network or an account). none: nowhere."""
 
+    track_checkpoints: bool = field(default=False, metadata=FREE)
+    """Also send each checkpoint to wandb or trackio, as a version of the run's model: weights and moments, as large as
+    in the run's folder, of which older ones are not removed there."""
+
     quiet: bool = field(default=False, metadata=FREE)
     """Say only how it ended, and what went wrong. All else is in the run's run.log, as always."""
 
@@ -464,7 +468,11 @@ class TrainConfig:
         parse_value_range(self.data.value_range)
         self.execution.check_device()
         self._check_exactness()
-        self.run.trackers()
+        trackers = self.run.trackers()
+        if self.run.track_checkpoints and not {"wandb", "trackio"} & {*trackers}:
+            raise ValueError(
+                f"--track-checkpoints: needs what keeps them, as with --track {','.join((*trackers, 'wandb'))}"
+            )
         self.model.architecture()
 
     def _check_exactness(self) -> None:

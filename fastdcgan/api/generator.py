@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-import numpy as np
 import safetensors.torch
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -24,11 +23,11 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.checkpoints.folder import Named
 from fastdcgan.runs.checkpoints.tensors import cpu_copies, weights
 from fastdcgan.runs.classes import class_numbers, labels_in_turn
-from fastdcgan.runs.generate import check_request, load_generator
+from fastdcgan.runs.generate import check_request, load_generator, pictures_of
 from fastdcgan.runs.interpolate import closed_path, waypoints
 from fastdcgan.runs.pictures.latents import SeedLatents
-from fastdcgan.runs.pictures.stream import batch_size, picture_batches
-from fastdcgan.runs.pictures.writers import Pictures, tiled
+from fastdcgan.runs.pictures.stream import picture_batches
+from fastdcgan.runs.pictures.writers import tiled
 from fastdcgan.runs.sampling import generate_uint8
 from fastdcgan.storage.files import replacing
 
@@ -191,19 +190,7 @@ class Generator(
         check_request(count, seed, None, None, truncation)
         classes = class_numbers(_names(label), self.arch)
         latents = SeedLatents(seed=seed, count=count, latent_dim=self.arch.latent_dim)
-        pictures = Pictures(
-            count=count,
-            size=self.arch.resolution,
-            channels=self.arch.channels,
-            batch=batch_size(self.arch),
-            batches=lambda start: picture_batches(
-                self, self.arch, latents, truncation=truncation, start=start, classes=classes
-            ),
-            dtype=np.dtype(np.uint8),
-            name=latents.name,
-            request={},
-            classes=len(classes),
-        )
+        pictures = pictures_of(self, self.arch, latents, truncation=truncation, classes=classes)
         return cast(Image.Image, _as("pil", tiled(pictures)))
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -81,28 +82,13 @@ def generate_from_run(
     check_request(count, seed, seeds, latents, truncation)
     out, kind = _file_and_kind(out, format)
     generator, arch, progress, skipped = load_generator(run, raw=raw, checkpoint=checkpoint)
-    chosen: Latents
-    if latents is not None:
-        chosen = LatentsOfFile(latents, arch.latent_dim)
-    elif seeds is not None:
-        chosen = LatentOfEachSeed.parsed(seeds, arch.latent_dim)
-    else:
-        chosen = SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
+    chosen = _chosen_latents(arch, count, seed, seeds, latents)
     in_turn = class_numbers(classes, arch)
-    at_once = batch_size(arch)
     value_range = value_range_of(RunFolder(run))
     as_values = value_range if kind in ("npy", "npz") else None
-    what = Pictures(
-        count=len(chosen),
-        size=arch.resolution,
-        channels=arch.channels,
-        batch=at_once,
-        batches=lambda start: picture_batches(
-            *(generator, arch, chosen), truncation=truncation, start=start, value_range=as_values, classes=in_turn
-        ),
-        dtype=np.dtype(np.float32 if as_values else np.uint8),
-        name=lambda number: named_by_class(chosen.name(number), number, in_turn, arch),
-        classes=len(in_turn),
+    pictures = pictures_of(generator, arch, chosen, truncation=truncation, classes=in_turn, value_range=as_values)
+    pictures = replace(
+        pictures,
         request={
             "step": progress.step,
             "weights": _digest(generator),
@@ -112,10 +98,11 @@ def generate_from_run(
             "device": next(generator.parameters()).device.type,  # another one rounds in another way
             **({"value_range": list(value_range)} if value_range else {}),
         },
-        on_progress=lambda done: on_progress("making pictures", done, len(chosen)) if len(chosen) > at_once else None,
     )
+    if pictures.count > pictures.batch:
+        pictures = replace(pictures, on_progress=lambda done: on_progress("making pictures", done, pictures.count))
     try:
-        WRITERS[kind](what, out)
+        WRITERS[kind](pictures, out)
     except OSError as error:
         raise ValueError(
             f"can't write to {out}: {error.strerror or error}; the same command goes on from there"
@@ -124,6 +111,42 @@ def generate_from_run(
     if as_values:
         said += ", as float32 of {:g} to {:g}, the data's own values".format(*as_values)
     return with_skipped(skipped, said)
+
+
+def pictures_of(
+    generator: nn.Module,
+    arch: Architecture,
+    latents: Latents,
+    *,
+    truncation: float | None = None,
+    classes: Sequence[int] = (),
+    value_range: tuple[float, float] | None = None,
+) -> Pictures:
+    """What there is to write of latents: see `picture_batches`. `request` is empty, and nobody is told of progress."""
+    return Pictures(
+        count=len(latents),
+        size=arch.resolution,
+        channels=arch.channels,
+        batch=batch_size(arch),
+        batches=lambda start: picture_batches(
+            *(generator, arch, latents), truncation=truncation, start=start, value_range=value_range, classes=classes
+        ),
+        dtype=np.dtype(np.float32 if value_range else np.uint8),
+        name=lambda number: named_by_class(latents.name(number), number, classes, arch),
+        classes=len(classes),
+        request={},
+    )
+
+
+def _chosen_latents(
+    arch: Architecture, count: int | None, seed: int | None, seeds: str | None, file: Path | None
+) -> Latents:
+    """Raises ValueError where what is given is none."""
+    if file is not None:
+        return LatentsOfFile(file, arch.latent_dim)
+    if seeds is not None:
+        return LatentOfEachSeed.parsed(seeds, arch.latent_dim)
+    return SeedLatents(seed=seed or 0, count=count or DEFAULT_COUNT, latent_dim=arch.latent_dim)
 
 
 def _counted(count: int, in_turn: Sequence[int], arch: Architecture) -> str:

@@ -1,10 +1,11 @@
-"""Trackers of a run's figures and sample grids: TensorBoard, Weights & Biases, Trackio.
+"""Trackers of a run's figures, sample grids and checkpoints: TensorBoard, Weights & Biases, Trackio.
 
 A failing tracker doesn't end a run: one that can't start, or fails later, is reported in a line and dropped.
 """
 
 import io
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from fastdcgan.distributed.accelerator import start_tracker
 from fastdcgan.evaluation.records import Evaluation
+from fastdcgan.runs.checkpoints.folder import Best
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.tensorboard import TAGS, TensorBoard, quality_figures
 
@@ -30,6 +32,9 @@ PROJECT = "fastdcgan"
 
 WANDB_SETTINGS = {"console": "off", "silent": True, "init_timeout": 30.0, "finish_timeout": 60.0}
 """No output on the terminal, and timeouts (seconds) for a network that doesn't answer."""
+
+MAX_NAME_IN_ARTIFACT = 80
+"""Characters of the folder's name in an artifact's: W&B takes 128."""
 
 TRACKIO_SETTINGS = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
 """No threads that read hardware counters while steps are taken."""
@@ -67,6 +72,11 @@ class TrackedRun:
         """The name of the run's folder."""
         return self.folder.absolute().name
 
+    @property
+    def artifact(self) -> str:
+        """The name of what its checkpoints are versions of, in the letters that services take."""
+        return f"{re.sub('[^A-Za-z0-9._-]+', '-', self.name)[:MAX_NAME_IN_ARTIFACT]}-{self.run_id}"
+
 
 class Trackers:
     """The trackers that were asked for and have not failed."""
@@ -75,7 +85,7 @@ class Trackers:
         self, names: Sequence[str], run: TrackedRun, *, say: Callable[[str], None], warn: Callable[[str], None]
     ) -> None:
         """Start the trackers. `say` gets a line on where each keeps the run, `warn` one on each that fails."""
-        self._say, self._warn = say, warn
+        self._run, self._say, self._warn = run, say, warn
         self._active: dict[str, Tracker] = {}
         for name in names:
             self._drop_on_error(name, partial(self._start, name, run))
@@ -94,6 +104,18 @@ class Trackers:
         """Add a sample grid, in [0, 1]."""
         for name, tracker in list(self._active.items()):
             self._drop_on_error(name, partial(tracker.write_grid, grid_CHW, step))
+
+    def write_checkpoint(self, path: Path, step: int, best: Best | None) -> None:
+        """Send a checkpoint to the services. Any thread may call it, and has to wait for the network.
+
+        Args:
+            path: of the checkpoint.
+            step: its.
+            best: which one is the best so far.
+        """
+        for name, tracker in list(self._active.items()):
+            if isinstance(tracker, ServiceTracker):
+                self._drop_on_error(name, partial(tracker.write_checkpoint, self._run, path, step, best))
 
     def close(self) -> None:
         """Send or write what is still in memory."""
@@ -138,6 +160,20 @@ class ServiceTracker:
         # Not a tracker's log_images: Trackio's has none.
         picture = to_pil_image(grid_CHW[:3].clamp(0, 1))
         self.tracker.log({"samples": self._package.Image(picture)}, step=step)
+
+    def write_checkpoint(self, run: TrackedRun, path: Path, step: int, best: Best | None) -> None:
+        """Send a checkpoint as a version of the run's model, known as `step-...`, and as `best` where it is.
+
+        It is a run's folder, with config.json and this checkpoint alone: what takes a run takes it, once downloaded.
+        """
+        is_best = best is not None and best.step == step
+        metadata = {"step": step} | ({"metric": best.metric, "value": best.value} if best and is_best else {})
+        artifact = self._package.Artifact(run.artifact, type="model", metadata=metadata)
+        artifact.add_dir(str(path), name=f"{path.parent.name}/{path.name}")
+        artifact.add_file(str(run.folder / "config.json"), name="config.json")
+        aliases = ["latest", path.name, *(["best"] if is_best else [])]
+        # Not the package's own function: Trackio's knows the run in the thread that has started it alone.
+        self.tracker.tracker.log_artifact(artifact, aliases=aliases)
 
     def close(self) -> None:
         """Send what is still in memory."""

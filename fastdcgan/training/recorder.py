@@ -380,7 +380,7 @@ class Recorder:
         with converting_write_errors(self._run.folder.metrics):
             flush(self._run.folder.metrics)  # going on from a checkpoint needs the lines before it
         try:
-            checkpoint.write(
+            path = checkpoint.write(
                 self._run.folder.checkpoints,
                 snap,
                 keep=options.keep_checkpoints,
@@ -393,6 +393,8 @@ class Recorder:
         if best is not None and best.step == self.saved_step:
             with converting_write_errors(self._run.folder.best):
                 write_best(self._run.folder, best)
+        if options.track_checkpoints:
+            self._trackers.write_checkpoint(path, self.saved_step, best)
 
     def _make_profiler(self) -> StepProfiler:
         run = self._run

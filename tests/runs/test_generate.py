@@ -1,5 +1,6 @@
 """Pictures by the thousand: which they are, the files they come in, and going on after a kill."""
 
+import io
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import VALUE_RANGE, RunFolder, create, write_config
 from fastdcgan.runs.generate import generate_from_run, load_generator
+from fastdcgan.runs.pictures import writers
 from fastdcgan.runs.pictures.latents import LatentOfEachSeed, LatentsOfFile, SeedLatents, truncate
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
 from fastdcgan.runs.pictures.writers import MAX_GRID_BYTES, png_bytes
@@ -472,6 +474,23 @@ def test_a_disk_that_is_full_ends_it_in_one_line_and_it_goes_on(run: Path, monke
             generate_from_run(run, count=200, format="png", out=Path("out"))
     generate_from_run(run, count=200, format="png", out=Path("out"))
     assert whole(Path("out")) == whole(Path("undisturbed"))
+
+
+@pytest.mark.parametrize("with_codec", [True, False])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pngs_hold_the_pictures_exactly(with_codec: bool, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if with_codec:
+        pytest.importorskip("imagecodecs", reason="needs the extra png")
+    else:
+        monkeypatch.setattr(writers, "_fast_codec", lambda: None)
+    noise_HWC = np.random.default_rng(0).integers(0, 256, (24, 40, channels), dtype=np.uint8)
+    made_BHWC = np.stack([noise_HWC, np.full_like(noise_HWC, 200)])
+    for picture_HWC in (*made_BHWC, made_BHWC.transpose(0, 2, 1, 3)[0]):  # the last is not contiguous
+        encoded = png_bytes(picture_HWC)
+        with Image.open(io.BytesIO(encoded)) as image:
+            assert image.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+            assert np.array_equal(np.asarray(image).reshape(picture_HWC.shape), picture_HWC)
+    assert len(png_bytes(made_BHWC[1])) < 400, "flat areas take hardly any room"
 
 
 @pytest.mark.parametrize("name", ["out.npy", ".out.npy.unfinished", ".out.npy.journal"])

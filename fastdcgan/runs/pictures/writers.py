@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,11 +77,25 @@ def png_bytes(picture_HWC: NDArray[np.uint8]) -> bytes:
     """A PNG of a picture of 1, 3 or 4 channels: greyscale, RGB, or RGB and alpha.
 
     Runs alone are looked for (Z_RLE): for pictures as small as these a PNG is as large as at zlib's usual level 6, in
-    half the time.
+    half the time. Pillow spends most of the rest on trying five filters a row; with imagecodecs (the extra `png`) the
+    differences from the row above are taken, for at most 20 % more bytes in a third of the time.
     """
+    pixels = np.ascontiguousarray(picture_HWC[..., 0] if picture_HWC.shape[-1] == 1 else picture_HWC)
+    if (codec := _fast_codec()) is not None:
+        return bytes(codec.png_encode(pixels, level=1, strategy=codec.PNG.STRATEGY.RLE, filter=codec.PNG.FILTER.UP))
     file = io.BytesIO()
-    _as_image(picture_HWC).save(file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return file.getvalue()
+
+
+@cache
+def _fast_codec() -> Any:
+    """The module imagecodecs; None where it is missing, or was built without PNG."""
+    try:
+        import imagecodecs
+    except ImportError:
+        return None
+    return imagecodecs if imagecodecs.PNG.available else None
 
 
 def write_grid(pictures: Pictures, path: Path) -> None:
