@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -213,6 +213,16 @@ def written_every(steps: int) -> int:
     return max(EVERY, steps // WRITTEN)
 
 
+def evaluated_every(steps: int) -> int:
+    """Steps between evaluations."""
+    return max(EVERY, steps // EVALUATIONS)
+
+
+def between_evaluations(samples: Iterable[Sample], steps: int) -> list[Sample]:
+    """Those of a run of so many steps that see no evaluation: it takes hundreds of MiB for as long as it lasts."""
+    return [sample for sample in samples if sample.step % evaluated_every(steps)]
+
+
 def train_command(steps: int, out: Path) -> list[str]:
     """The run that is watched."""
     options = {
@@ -225,7 +235,7 @@ def train_command(steps: int, out: Path) -> list[str]:
         "--precision": "fp32",
         "--sample-every": written_every(steps),
         "--checkpoint-every": written_every(steps),
-        "--evaluate-every": max(EVERY, steps // EVALUATIONS),
+        "--evaluate-every": evaluated_every(steps),
         "--evaluate-images": EVALUATED,
         "--log-every": 10,
         "--track": "tensorboard",
@@ -255,8 +265,8 @@ def report(samples: Sequence[Sample], judged: Sequence[Sample], steps: int) -> s
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"Second half, {len(judged)} looks: {slope(judged)}; from {min(s.memory_mib for s in judged):.1f} to "
-            f"{max(s.memory_mib for s in judged):.1f} MiB.",
+            f"Second half, {len(judged)} looks between evaluations: {slope(judged)}; from "
+            f"{min(s.memory_mib for s in judged):.1f} to {max(s.memory_mib for s in judged):.1f} MiB.",
             f"At rest, in its first fifth and its last: {memory:.1f} and {last_memory:.1f} MiB, {fds} and {last_fds} "
             f"file descriptors, {threads} and {last_threads} threads.",
         ]
@@ -279,7 +289,7 @@ def main(steps: int = 20_000, interval: float = 1.0, samples: Path | None = None
             table = csv.DictWriter(file, [field.name for field in fields(Sample)])
             table.writeheader()
             table.writerows(asdict(sample) for sample in seen)
-    judged = second_half(seen, steps)
+    judged = second_half(between_evaluations(seen, steps), steps)
     print(report(seen, judged, steps))
     found = growths(judged)
     print("\n".join(found) if found else "Nothing grows.")

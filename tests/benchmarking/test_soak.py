@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak import Sample, growths, last_step, second_half, slope, watch
+from benchmarks.soak import EVALUATIONS, Sample, between_evaluations, growths, last_step, second_half, slope, watch
 
 TOTAL = 20_000
 
@@ -62,6 +62,15 @@ def test_what_fills_up_in_the_first_half_and_the_report_at_the_end_do_not_count(
         fds=lambda step: 12 + (step > 200) + round(report(step)),
     )
     assert judged(samples) == []
+
+
+def test_an_evaluation_hides_nothing() -> None:
+    every = TOTAL // EVALUATIONS
+    samples = run(lambda thousand: 500 + 0.3 * thousand + 200 * (round(1000 * thousand) % every == 0))
+    assert judged(samples) == []
+    assert judged(between_evaluations(samples, TOTAL)) == [
+        "memory grows by +0.300 +- 0.000 MiB per 1,000 steps, more than 0.2"
+    ]
 
 
 def test_memory_that_grows_is_named_with_its_slope() -> None:

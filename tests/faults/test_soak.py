@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.soak import at_rest, growths, second_half, slope, train_command, watch
+from benchmarks.soak import at_rest, between_evaluations, growths, second_half, slope, train_command, watch
 from faults.conftest import Figure
 
 STEPS = int(os.environ.get("FASTDCGAN_SOAK", "1000"))
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts descriptors and threads as Linux does")
 def test_a_long_run_does_not_grow(tmp_path: Path, figure: Figure) -> None:
     samples = watch(train_command(STEPS, tmp_path / "run"), tmp_path / "run", interval=0.05 if STEPS < 20_000 else 1)
-    judged = second_half(samples, STEPS)
+    judged = second_half(between_evaluations(samples, STEPS), STEPS)
     first, last = at_rest(judged, "memory_mib")
     figure(f"a long run: {slope(judged)}", {"steps": STEPS, "MiB at rest": round(first), "at the end": round(last)})
     assert growths(judged) == []
