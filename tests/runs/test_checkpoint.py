@@ -18,7 +18,8 @@ from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import list_checkpoints, read_newest
-from fastdcgan.runs.checkpoints.record import Progress
+from fastdcgan.runs.checkpoints.record import STATE_FILE, Progress
+from fastdcgan.storage import checksummed
 
 FILES = ("generator.safetensors", "discriminator.safetensors", "optimizer.safetensors", "state.json")
 
@@ -535,3 +536,17 @@ def test_fp16_without_any_update_yet_is_resumed(tmp_path: Path) -> None:
     for each in (state, resumed):
         train(each, 2, 3, 4, 5)
     assert_same(resumed, state)
+
+
+@pytest.mark.parametrize("field", ["run", "architecture"])
+def test_names_in_a_record_drive_no_terminal(field: str, of_two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Found by fuzzing, with the checksums made anew."""
+    path = shutil.copytree(of_two_runs[0], tmp_path / "step-00000002")
+    record = json.loads((path / STATE_FILE).read_text())
+    record[field] = "\x1b[31m\n" if field == "run" else record[field] | {"name": "\x1b[31m\n"}
+    (path / STATE_FILE).write_text(json.dumps(record))
+    (path / checksummed.MANIFEST).unlink()
+    checksummed._write_manifest(path)
+    with pytest.raises(ValueError, match=f"of another {field}") as refusal:
+        load(path, fresh(), ARCH, run="ours")
+    assert str(refusal.value).isprintable()

@@ -8,6 +8,7 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.runs.checkpoints.folder import step_in_name
 from fastdcgan.storage import checksummed, strict_json
 from fastdcgan.storage.checksummed import FileDigest
+from fastdcgan.storage.printable import printable
 
 FORMATS = 1, 2, 3
 """That this version reads; it writes the last.
@@ -105,7 +106,7 @@ def read_record(path: Path, run: str | None) -> tuple[dict[str, Any], dict[str, 
     if step_in_name(path) not in (None, record["step"]):
         raise ValueError(f"checkpoint {path} is not what its name says: it is of step {record['step']:,}")
     if run is not None and record.get("run") not in (run, None):
-        raise ValueError(f"checkpoint {path} is of another run ({record['run']}, this is {run})")
+        raise ValueError(f"checkpoint {path} is of another run ({printable(str(record['run']))}, this is {run})")
     return record, manifest
 
 
@@ -124,7 +125,7 @@ def check_architecture(path: Path, record: dict[str, Any], arch: Architecture) -
 
 def _shown(value: object) -> str:
     """A number as it is; of classes their names, the first ones of many."""
-    return shortened(", ".join(map(str, value))) if isinstance(value, list) else f"{value}"
+    return printable(shortened(", ".join(map(str, value))) if isinstance(value, list) else f"{value}")
 
 
 def shortened(value: object) -> str:
