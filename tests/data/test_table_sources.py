@@ -219,6 +219,8 @@ def test_what_is_wrong_is_said_in_one_line(what: str, tmp_path: Path) -> None:
 
 def test_what_is_not_there_by_name_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a test asks no network
     with pytest.raises(ValueError, match=r"^hub:nobody/nothing: datasets can't load it \([^\n]+\)$"):
         source("hub:nobody/nothing")
 
