@@ -21,7 +21,7 @@ from conftest import ROOT
 from fastdcgan.kernels.native.build import compiler, is_supported_machine
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(40),
     pytest.mark.skipif(sys.platform != "linux", reason="the images are Linux's"),
 ]
 

@@ -28,6 +28,7 @@ from fastdcgan.runs.generate import generate_from_run, load_generator
 from fastdcgan.runs.pictures import writers
 from fastdcgan.runs.pictures.latents import LatentOfEachSeed, LatentsOfFile, SeedLatents, truncate
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
+from fastdcgan.runs.pictures.unfinished import refuse_another_request
 from fastdcgan.runs.pictures.writers import MAX_GRID_BYTES, png_bytes
 from fastdcgan.runs.sampling import generate, grid
 
@@ -390,6 +391,12 @@ def test_another_request_does_not_go_on_with_it(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"\(step 5, now 7; weights .*\): --checkpoint 5 goes on with it"):
             generate_from_run(run, count=200, format=format)  # type: ignore[arg-type]
         assert "200 pictures from step 5" in generate_from_run(run, count=200, format=format, checkpoint=5)  # type: ignore[arg-type]
+
+
+def test_a_damaged_journal_is_refused_in_printable_words() -> None:
+    with pytest.raises(ValueError, match="the same options go on with it") as refused:
+        refuse_another_request(Path("some.npy"), {"step": "\x1f", "seed": 0}, {"step": 2, "seed": 0}, 2)
+    assert str(refused.value).isprintable()
 
 
 def test_a_folder_of_somebody_elses_pictures_is_left_alone(run: Path) -> None:

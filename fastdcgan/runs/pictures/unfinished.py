@@ -140,8 +140,9 @@ def refuse_another_request(place: Path, found: dict[str, Any], wanted: dict[str,
     named = "; ".join(
         f"{printable(name)} {shortened(found.get(name))}, now {shortened(wanted.get(name))}" for name in differing
     )
-    only_another_step = set(differing) <= {"step", "weights"}
-    goes_on = f"--checkpoint {found.get('step')} goes" if only_another_step else "the same options go"
+    step = found.get("step")
+    only_another_step = set(differing) <= {"step", "weights"} and type(step) is int
+    goes_on = f"--checkpoint {step} goes" if only_another_step else "the same options go"
     raise ValueError(
         f"{place} holds {done:,} pictures of another request ({named}): {goes_on} on with it; "
         "or remove it, or choose another --out"
