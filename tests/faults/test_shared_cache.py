@@ -3,8 +3,6 @@
 import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,23 +23,19 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def shared(photographs: Path) -> Iterator[Path]:
-    """A folder that other users can reach into, which those of pytest are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        (Path(folder) / "pictures").mkdir()
-        for picture in pictures(photographs):
-            shutil.copy(picture, Path(folder) / "pictures")
-        yield Path(folder)
+def shared(photographs: Path, tmp_path: Path) -> Path:
+    """A folder of pictures, and one for each run."""
+    (tmp_path / "pictures").mkdir()
+    for picture in pictures(photographs):
+        shutil.copy(picture, tmp_path / "pictures")
+    return tmp_path
 
 
-def begun(shared: Path, name: str, fault: Fault | None = None, uid: int | None = None) -> begin:
+def begun(shared: Path, name: str, fault: Fault | None = None, *, powerless: bool = False) -> begin:
     run = shared / name / "run"
     run.parent.mkdir()
-    if uid is not None:
-        os.chown(run.parent, uid, uid)
     command = train(shared / "pictures", run, "--data-cache", "on", "--decoder", "pillow")
-    return begin(command, fault, environment={"FASTDCGAN_CACHE": str(shared / "cache")}, uid=uid)
+    return begin(command, fault, environment={"FASTDCGAN_CACHE": str(shared / "cache")}, powerless=powerless)
 
 
 def learned(shared: Path, name: str) -> list[bytes]:
@@ -75,16 +69,18 @@ def test_that_is_removed_below_a_run(shared: Path, figure: Figure) -> None:
     figure("cache removed under a run", {"runs": 1, "ended as undisturbed": 1})
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="gives files away")
 def test_of_another_user(shared: Path, figure: Figure) -> None:
     """Who may only read it uses the pack that is there, and where there is none is told in one line."""
-    fine(begun(shared, "ours").wait())
+    fine(begun(shared, "theirs").wait())
+    for path in (shared / "cache", *(shared / "cache").rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
     before = {path: path.stat().st_mtime_ns for path in (shared / "cache").rglob("*") if path.is_file()}
-    fine(begun(shared, "theirs", uid=NOBODY).wait())
+    fine(begun(shared, "ours", powerless=True).wait())
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert learned(shared, "theirs") == learned(shared, "ours")
     shutil.rmtree(shared / "cache" / "packs")
-    refused = begun(shared, "without", uid=NOBODY).wait()
+    refused = begun(shared, "without", powerless=True).wait()
     assert refused.code == 2 and refused.error.count("\n") == 1, refused.error
     assert "packed pictures can't be written" in refused.error and "FASTDCGAN_CACHE" in refused.error
     figure("another user's cache", {"runs": 2, "used": 1, "refused in one line where it is empty": 1})
