@@ -31,7 +31,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts descriptors and threads as Linux does")
-@pytest.mark.xfail(reason="memory grows by 4.8 MiB per 1,000 steps, seen between evaluations; the cause is not found")
 def test_a_long_run_does_not_grow(tmp_path: Path, figure: Figure) -> None:
     samples = watch(train_command(STEPS, tmp_path / "run"), tmp_path / "run", interval=0.05 if STEPS < 20_000 else 1)
     judged = second_half(between_evaluations(samples, STEPS), STEPS)

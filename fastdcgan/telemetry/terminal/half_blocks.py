@@ -108,7 +108,7 @@ def half_blocks(pixels_HWC: NDArray[np.uint8], colours: ColorSystem) -> list[str
     return lines
 
 
-@lru_cache(maxsize=2**16)
+@lru_cache(maxsize=2**12)  # the colours of a picture or two: of more, a run fills 20 MiB
 def _code(red: int, green: int, blue: int, colours: ColorSystem, foreground: bool) -> str:
     colour = Color.from_triplet(ColorTriplet(red, green, blue)).downgrade(colours)
     return ";".join(colour.get_ansi_codes(foreground))
