@@ -110,9 +110,10 @@ class Judge:
         pictures: int,
         extractor: ExtractorName = "efficientnet-lite0",
         device: torch.device = CPU,
+        weights: Path | None = None,
     ) -> "Judge":
-        """So many pictures of a source."""
-        network = open_extractor(extractor, device)
+        """So many pictures of a source, by an extractor; Inception's weights are downloaded where none are named."""
+        network = open_extractor(extractor, device, weights)
         return cls(extractor=network, real=real_features(source, pictures, network, flip=False))
 
 
