@@ -237,6 +237,8 @@ def test_records_are_ranked_by_their_seconds_and_what_is_not_shown_has_no_place(
     for seed, (theirs, ours) in enumerate(zip(WORSE, BETTER, strict=True)):  # a quicker machine has places of its own
         append_line(log := tmp_path / "slow.jsonl", line(*records["slow"], "reference", seed, theirs, 2.0, cpu="Zen"))
         append_line(log, line(*records["slow"], "record", seed, ours, 1.0, cpu="Zen"))
+    for kind, seed in (("reference", 0), ("record", 1), ("reference", 1), ("record", 2)):  # no pair of one seed
+        append_line(tmp_path / "quick.jsonl", line(*records["quick"], kind, seed, 0.1, 0.5, cpu="Alder"))
     for kind in ("reference", "record"):  # and a single pair says nothing, nor is it added to another machine's
         append_line(tmp_path / "quick.jsonl", line(*records["quick"], kind, 0, 0.1, 0.5, cpu="Alder"))
     rows = [[cell.strip() for cell in row.split("|")[1:8]] for row in ranking.ranking(tmp_path).splitlines()[2:]]
