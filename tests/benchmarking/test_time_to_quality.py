@@ -115,25 +115,26 @@ def test_an_attempt_from_end_to_end(
 
 def test_trials_are_a_function_of_their_fields_and_not_repeated(pictures: str, tmp_path: Path) -> None:
     out, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    few = replace(TINY, pictures=30, recipe=RecipeConfig(augment="colour"))
-    run_trials([TINY, few], out, data=pictures, judged=60)
+    tiny = replace(TINY, data=pictures)
+    few = replace(tiny, pictures=30, recipe=RecipeConfig(augment="colour"))
+    run_trials([tiny, few], out, judged=60)
     before = out.read_bytes()
-    run_trials([TINY, few], out, data=pictures, judged=60)
+    run_trials([tiny, few], out, judged=60)
     assert out.read_bytes() == before
-    run_trials([few, TINY], other, data=pictures, judged=60)
+    run_trials([few, tiny], other, judged=60)
     ours, theirs = ({line["trial"]["pictures"]: line["points"] for line in read_lines(path)} for path in (out, other))
     figures = ("images", "kernel", "loss_d")
-    for pictures in (None, 30):
-        assert [[p[f] for f in figures] for p in ours[pictures]] == [[p[f] for f in figures] for p in theirs[pictures]]
+    for few in (None, 30):
+        assert [[p[f] for f in figures] for p in ours[few]] == [[p[f] for f in figures] for p in theirs[few]]
     assert [point["images"] for point in ours[None]] == [16, 40]
     assert ours[None][1]["cpu_seconds"] >= ours[None][0]["cpu_seconds"]
 
 
 def test_images_to_a_quality() -> None:
-    assert batch_size.images_to({1000: [0.8], 4000: [0.2]}, 0.4) == pytest.approx(2000), "half way by logarithms"
-    assert batch_size.images_to({1000: [0.8], 4000: [0.2]}, 0.1) is None
-    assert batch_size.images_to({1000: [0.3, 0.5], 4000: [0.2]}, 0.4) == 1000
-    assert batch_size.images_to({1000: [0.3], 2000: [0.8], 4000: [0.2]}, 0.4) == pytest.approx(2000 * 2**0.5)
+    assert batch_size.images_to({1000: 0.8, 4000: 0.2}, 0.4) == pytest.approx(2000), "half way by logarithms"
+    assert batch_size.images_to({1000: 0.8, 4000: 0.2}, 0.1) is None
+    assert batch_size.images_to({1000: 0.4, 4000: 0.2}, 0.4) == 1000
+    assert batch_size.images_to({1000: 0.3, 2000: 0.8, 4000: 0.2}, 0.4) == pytest.approx(2000 * 2**0.5)
 
 
 @pytest.mark.parametrize("experiment", [batch_size, small_data])
