@@ -78,7 +78,7 @@ def copied(photographs: Path, mount: Mount) -> Path:
     return mount.place / "photos"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 def test_a_mount_that_lacks_much_serves_and_what_it_cannot_promise_is_said(
     shim: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_mount_that_lacks_much_serves_and_what_it_cannot_promise_is_said(
     assert again.returncode == 0 and "packing" not in again.stdout + again.stderr, "the pack is found again"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 @pytest.mark.parametrize("cache", ["on", "off"])
 def test_after_a_mount_was_away_the_same_command_goes_on_exactly(
     cache: str, shim: Path, photographs: Path, tmp_path: Path
@@ -120,7 +120,7 @@ def test_after_a_mount_was_away_the_same_command_goes_on_exactly(
     assert last and [name for name in last if found[name] != wanted[name]] == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 def test_where_only_the_pack_goes_away_all_that_was_learned_is_saved(
     shim: Path, photographs: Path, tmp_path: Path
 ) -> None:
