@@ -202,9 +202,9 @@ def two_at_a_time(cases: Iterable[Case[T]]) -> Iterator[T]:
 
 
 def filled(disk: Path) -> Path:
-    """Take all the space that is left on a small disk. Returns the file that does."""
+    """Take all the space that is left on a small disk, as others may do at once. Returns the file that does."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
+    with filler.open("ab", buffering=0) as file:
         try:
             while file.write(bytes(4096)):
                 pass
