@@ -19,10 +19,10 @@ from typing import Any
 
 import forked
 import pytest
+from figures import Figure
 from left_behind import STEPS
 from torch.distributed import TCPStore
 
-from faults.conftest import Figure
 from faults.sitting import GROUP, LONG, Fault, Sitting, begin, sit, train
 from faults.test_disk import small_disk
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures import Figure
 from left_behind import pictures
 
-from faults.conftest import Figure
 from faults.sitting import LONG, Fault, Sitting, begin, train
 from faults.test_disk import small_disk
 
