@@ -1,5 +1,6 @@
 """Builds the C++ kernels into the package, a library for each instruction set, where there is a compiler."""
 
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import module_from_spec, spec_from_file_location
@@ -29,8 +30,14 @@ class BuildKernels(build_ext):
         """As `extension.name` says: the package and the library's name, which ends with its instruction set."""
         library = Path(self.get_ext_fullpath(extension.name))
         library.parent.mkdir(parents=True, exist_ok=True)
+        instruction_set = library.stem.removeprefix("kernels_")
+        built = kernels.library_path(instruction_set)
+        if kernels.is_current(built):  # by an installation of this checkout
+            if built.resolve() != library.resolve():
+                shutil.copy(built, library)
+            return
         try:
-            kernels.build(kernels.compiler(), library.stem.removeprefix("kernels_"), library)
+            kernels.build(kernels.compiler(), instruction_set, library)
         except (OSError, subprocess.SubprocessError) as error:
             self.warn(f"{library.name} is left out: {error}\n{getattr(error, 'stderr', '') or ''}")
 

@@ -2,7 +2,7 @@
 
 Once with the pictures of the data, mirrored, and once with one batch that is ready, again and again: the loop beside
 the pictures, with its noise, figures, metrics file and run.log. Sample grids and checkpoints are left out. The pictures
-are mapped from a file as a pack's are, and in the page cache.
+are read from a file as a pack's are, and in the page cache.
 """
 
 import subprocess

@@ -23,6 +23,7 @@ from benchmarks.measure import take_turns
 from benchmarks.photographs import link_photographs
 from benchmarks.results import cost, throughput
 from fastdcgan.data.array import ArraySource
+from fastdcgan.data.arrays.npy_pictures import open_npy
 from fastdcgan.data.order import batch_numbers
 from fastdcgan.data.stream import Batching, real_batches
 from fastdcgan.execution.allocator import keep_freed_memory
@@ -57,15 +58,15 @@ def one_core() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """A file like a pack's, mapped as packs are: uint8 [N, 64, 64, 3] of noise."""
-    path = tmp_path_factory.mktemp("mapped") / "pictures.npy"
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file like a pack's: uint8 [N, 64, 64, 3] of noise."""
+    path = tmp_path_factory.mktemp("packed") / "pictures.npy"
     rng = np.random.default_rng(0)
     pictures_NHWC = np.lib.format.open_memmap(path, "w+", np.uint8, (PICTURES, 64, 64, 3))
     for start in range(0, PICTURES, 4000):
         pictures_NHWC[start : start + 4000] = rng.integers(0, 256, pictures_NHWC[start : start + 4000].shape, np.uint8)
     del pictures_NHWC
-    yield np.load(path, mmap_mode="r")
+    yield path
     path.unlink()
 
 
@@ -75,14 +76,17 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray[Any,
 def test_packed(
     benchmark: BenchmarkFixture,
     case: Case,
-    mapped: np.ndarray[Any, np.dtype[np.uint8]],
+    pack: Path,
     kind: Literal["fp32", "uint8"],
     batch: int,
 ) -> None:
-    """The file is in the page cache: no disk is read. Freed memory is kept for both, as training on CPUs does."""
+    """The file is in the page cache: no disk is read. Freed memory is kept for both, as training on CPUs does.
+
+    The DataLoader has it mapped, as is usual.
+    """
     keep_freed_memory()
-    source = ArraySource(mapped, description="", origin="", fingerprint="")
-    loader = iter(array_batches(mapped, batch, normalised=kind == "fp32"))
+    source = ArraySource(open_npy(pack, str(pack)), description="", origin="", fingerprint="")
+    loader = iter(array_batches(np.load(pack, mmap_mode="r"), batch, normalised=kind == "fp32"))
     numbers = batch_numbers(seed=0, count=PICTURES, global_batch=batch, rank=0, world_size=1, start_step=0)
     batches = (
         real_batches(source, Batching(seed=0, global_batch=batch), torch.device("cpu"))
@@ -91,7 +95,7 @@ def test_packed(
     )
     with one_core(), closing(batches):
         case.doing("reading all once")
-        for _ in range(2 * PICTURES // batch):  # pages are mapped into the process when they are first read
+        for _ in range(2 * PICTURES // batch):
             next(batches)
         measured = take_turns(
             benchmark,

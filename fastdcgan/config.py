@@ -8,12 +8,13 @@ import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fastdcgan.gan.architecture import Architecture, architecture
 
 ObjectiveName = Literal["bce", "minimax", "hinge", "lsgan", "rpgan"]
 RecipeName = Literal["dcgan", "fast", "small-data", "large-batch"]
+MetricName = Literal["kernel", "frechet", "precision", "recall"]
 AugmentName = Literal["colour", "translation", "cutout"]
 PrecisionRequest = Literal["auto", "fp32", "bf16", "fp16"]
 Fit = Literal["crop", "pad", "stretch"]
@@ -23,6 +24,11 @@ MAX_DATA_THREADS = 1024
 
 FEWEST_EVALUATED = 50
 """Pictures whose quality can be measured: of fewer every figure is noise."""
+
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+
+DEFAULT_METRIC: MetricName = "kernel"
+"""Unbiased, so that few pictures will do."""
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
@@ -308,6 +314,11 @@ class RunConfig:
     evaluate_images: int = field(default=1000, metadata=FREE)
     """Pictures that are measured then, against as many real ones."""
 
+    metric: MetricName | None = field(default=None, metadata=FREE)
+    """Which of the measured figures says which checkpoint is the best: kernel or frechet, distances of which the least
+    counts; precision or recall, of which the greatest. frechet needs more than 1,280 pictures. Default: kernel; for a
+    run that goes on, what it had."""
+
     keep_checkpoints: int = field(default=3, metadata=FREE)
     """How many of the newest checkpoints to keep. Damaged ones don't count."""
 
@@ -344,6 +355,11 @@ class RunConfig:
 
     profile_active: int = field(default=5, metadata=FREE)
     """Steps that are recorded: 1 to 2 MB each, 0.1 MB compressed."""
+
+    @property
+    def best_by(self) -> MetricName:
+        """The figure that says which checkpoint is the best."""
+        return self.metric or DEFAULT_METRIC
 
     def trackers(self) -> tuple[str, ...]:
         """The names in `track`. Raises ValueError if there are others."""
@@ -621,7 +637,7 @@ def _is_of(value: object, kind: Any) -> bool:
     """Whether a value is what a field is declared to be; whole numbers will do for others."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is UnionType:
+    if get_origin(kind) in UNIONS:
         return any(_is_of(value, one) for one in get_args(kind))
     if kind is Path:
         return isinstance(value, Path)
@@ -631,7 +647,7 @@ def _is_of(value: object, kind: Any) -> bool:
 
 def _described(kind: Any) -> str:
     """What a field is declared to be, for people."""
-    if get_origin(kind) in (Literal, UnionType):
+    if get_origin(kind) in (Literal, *UNIONS):
         parts = [one if get_origin(kind) is Literal else _described(one) for one in get_args(kind)]
         return f"{', '.join(parts[:-1])} or {parts[-1]}"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", Path: "a path"}
@@ -642,6 +658,9 @@ def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]} ..."
 
+
+UNIONS = (UnionType, Union)
+"""What `int | None` is of, and what `Literal[...] | None` is of before Python 3.14."""
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,

@@ -1,14 +1,14 @@
 """How do learning rate and images go with the batch? `python -m benchmarks.experiments.batch_size` finds out.
 
-The embedded faces at 32x32, networks of width 16, batches from 16 to 1,024. A batch B gets the learning rates that the
-known rules would give it (constant; times the square root of B / 16; times B / 16), and those between. For each the
-images are counted that it takes to come to the quality of a batch of 16: the kernel distance on EfficientNet-Lite0, of
-G's average, whose half-life is held in images.
-
-What is done already is not done again: the results are lines of a file.
+The embedded faces and scikit-learn's digits at 32x32, networks of width 16, batches from 16 to 1,024. A batch B gets
+the learning rates that the known rules would give it: in proportion to B / 16, and by its square root; then others,
+other betas, more updates of D, and another average. For each the images are counted that it takes to come to the
+quality of a batch of 16: the kernel distance on EfficientNet-Lite0, of G's average, whose half-life is held in images.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.trials import Trial, read_lines, run_command
+from benchmarks.experiments.trials import HALF_LIFE, Trial, as_table, read_trials, run_command
 from fastdcgan.config import RecipeConfig
 
 BASE = 2e-4
@@ -26,76 +26,135 @@ BASE = 2e-4
 AIM = 32_000
 """Images of a batch of 16 at the paper's rate whose quality the others are to come to."""
 
-MEASURED_AT = {16: (16_000, 32_000), 64: (32_000, 64_000), 256: (64_000, 128_000), 1024: (128_000,)}
+MEASURED_AT = {16: (16_000, 32_000), 64: (32_000, 64_000), 256: (64_000, 128_000), 1024: (128_000, 256_000)}
 """Images, by batch: a larger one is trained for longer."""
 
-FACTORS = (
-    *((16, 1), (64, 2), (256, 4)),  # by the square root
-    *((64, 4), (16, 2), (256, 16)),  # linearly; 16 itself with more
-    *((16, 4), (256, 8), (64, 8), (64, 1), (256, 1), (1024, 16)),
-)
-"""(batch, rate / BASE) of the first seed, those that tell most first."""
 
-REPEATED = ((16, 1), (64, 2), (64, 4), (256, 8))
-"""What is repeated from other seeds."""
+def trial(batch: int, factor: float, half_life: int = HALF_LIFE, **recipe: Any) -> Trial:
+    """One training of faces: its batch, its rate over `BASE`, and of the recipe what else isn't the paper's.
 
-
-def trial(batch: int, factor: float, beta1: float = 0.5, seed: int = 0) -> Trial:
-    """One training."""
-    recipe = RecipeConfig(lr=BASE * factor, beta1=beta1)
-    return Trial(name=f"batch {batch}", recipe=recipe, batch_size=batch, measured_at=MEASURED_AT[batch], seed=seed)
+    With more updates of D a step takes more pictures: the batch is that of an update.
+    """
+    return Trial(
+        name=f"batch {batch}",
+        recipe=replace(RecipeConfig(lr=BASE * factor), **recipe),
+        batch_size=batch,
+        measured_at=MEASURED_AT[batch],
+        half_life=half_life,
+    )
 
 
-def trials() -> list[Trial]:
-    """All of them, those that tell most first."""
-    first = [trial(*one) for one in FACTORS]
-    betas = [trial(64, 4, beta1=0.0)]
-    return first + [trial(*one, seed=seed) for seed in (1, 2) for one in REPEATED] + betas
+RULES = [
+    trial(16, 1),
+    *(trial(batch, batch // 16) for batch in (64, 256, 1024)),  # in proportion
+    *(trial(batch, (batch // 16) ** 0.5) for batch in (64, 256, 1024)),  # by the square root
+    trial(16, 2),
+]
+"""What the rules of learning rates are about, and the recipe `fast`."""
+
+OTHERS = [
+    *(trial(16, factor) for factor in (4, 0.5)),
+    *(trial(64, factor) for factor in (1, 8)),
+    *(trial(256, factor) for factor in (1, 8, 32)),
+    trial(1024, 32),
+    *(trial(batch, batch // 16, beta1=beta1) for batch in (16, 256) for beta1 in (0.0, 0.9)),
+    *(trial(batch, batch // 16, beta2=0.99) for batch in (16, 256)),
+    *(trial(batch, batch // 16, d_steps=2) for batch in (16, 256)),
+    *(trial(batch, batch // 16, half_life=500) for batch in (16, 256)),
+]
+"""Rates between and beyond; betas, updates of D and the average, by batch."""
 
 
-Curve = dict[int, list[float]]
-"""Of a batch, a rate and a beta1: images to the kernel distances then, one a seed."""
+def trials(seeds: int = 3) -> list[Trial]:
+    """All of them: the rules for both kinds of pictures, then the others; small batches, the quicker ones, first."""
+    return [
+        replace(one, data=data, seed=seed)
+        for cells, data in ((RULES, "faces"), (RULES, "digits"), (OTHERS, "faces"))
+        for batch in MEASURED_AT
+        for seed in range(seeds)
+        for one in cells
+        if one.batch_size == batch
+    ]
 
 
-def curves(lines: list[dict[str, Any]]) -> dict[tuple[int, float, float], Curve]:
-    """By batch, learning rate and beta1; of these, images in rising order."""
-    found: dict[tuple[int, float, float], Curve] = defaultdict(lambda: defaultdict(list))
-    for line in lines:
-        recipe = line["trial"]["recipe"]
-        key = line["trial"]["batch_size"], recipe.get("lr", BASE), recipe.get("beta1", 0.5)
-        for point in line["points"]:
-            found[key][round(point["images"], -3)].append(point["kernel"])
-    return {key: dict(sorted(curve.items())) for key, curve in sorted(found.items())}
+Curve = dict[int, dict[int, float]]
+"""Of trials that differ in nothing but the seed: images to the kernel distances then, by seed."""
 
 
-def images_to(curve: Curve, kernel: float) -> float | None:
-    """Images at which the mean falls to this for good, between points by logarithms; None: it doesn't."""
-    means = {images: fmean(kernels) for images, kernels in curve.items()}
-    above = [images for images, mean in means.items() if mean > kernel]
-    below = [images for images in means if images > max(above, default=0)]
+def curves(trials: Sequence[tuple[Trial, Sequence[Mapping[str, Any]]]]) -> dict[Trial, Curve]:
+    """By trial, of seed 0, in the order of data, batch and rate; of these, images in rising order."""
+    found: dict[Trial, Curve] = defaultdict(lambda: defaultdict(dict))
+    for one, points in trials:
+        for point in points:
+            same = replace(one, seed=0, measured_at=MEASURED_AT[one.batch_size])
+            found[same][round(point["images"], -3)][one.seed] = point["kernel"]
+    order = sorted(found, key=lambda one: (one.data != "faces", one.batch_size, one.recipe.lr, _more(one)))
+    return {one: dict(sorted(found[one].items())) for one in order}
+
+
+def images_to(kernel_at: Mapping[int, float], kernel: float) -> float | None:
+    """Images at which a curve falls to this for good, between points by logarithms; None: it doesn't.
+
+    Args:
+        kernel_at: kernel distances by images, which rise.
+        kernel: above 0.
+    """
+    above = [images for images, found in kernel_at.items() if found > kernel]
+    below = [images for images in kernel_at if images > max(above, default=0)]
     if not below or not above:
         return float(below[0]) if below else None
-    (a, b), (mean_a, mean_b) = (above[-1], below[0]), (means[above[-1]], max(means[below[0]], 1e-6))
-    return float(a * (b / a) ** (log(mean_a / kernel) / log(mean_a / mean_b)))
+    (a, b), (kernel_a, kernel_b) = (above[-1], below[0]), (kernel_at[above[-1]], max(kernel_at[below[0]], 1e-6))
+    return float(a * (b / a) ** (log(kernel_a / kernel) / log(kernel_a / kernel_b)))
+
+
+def critical_batch(batch: int, share: float) -> float | None:
+    """C, where a batch B takes 1 + B / C times the images of a tiny one, from its share of those of a batch of 16.
+
+    None: the share is one that no C explains.
+    """
+    return (batch - 16 * share) / (share - 1) if 1 < share < batch / 16 else None
 
 
 def show(out: Path) -> None:
     """Print a table of what a file holds."""
-    by_key = curves(read_lines(out))
-    table = Table("batch", "lr", "beta1", "images: kernel distance (least to greatest of n seeds)", "")
-    aim = fmean(by_key.get((16, BASE, 0.5), {}).get(AIM, [0.0]))
-    table.columns[-1].header = f"images to {aim:.3f}"
-    for (batch, lr, beta1), curve in by_key.items():
-        points = ", ".join(f"{images // 1000}k: {_spread(kernels)}" for images, kernels in curve.items())
-        needed = images_to(curve, aim)
-        table.add_row(str(batch), f"{lr:.1e}", f"{beta1:g}", points, f"{needed:,.0f}" if needed else "more")
-    Console(width=140).print(table)
+    by_trial = curves(read_trials(out))
+    table = Table("pictures", "batch", "lr", "else", "n", "kernel distance after images: mean (least to greatest)")
+    table.add_column("images to the aim, of the batch of 16's")
+    table.add_column("critical batch")
+    aims = {data: _aim(by_trial, data) for data in ("faces", "digits")}
+    for one, curve in by_trial.items():
+        points = ", ".join(f"{images // 1000}k: {_spread(list(seeds.values()))}" for images, seeds in curve.items())
+        needed = images_to({images: fmean(seeds.values()) for images, seeds in curve.items()}, aims[one.data])
+        critical = critical_batch(one.batch_size, needed / AIM) if needed else None
+        table.add_row(
+            *(one.data, str(one.batch_size), f"{one.recipe.lr:.1e}", _more(one)),
+            *(str(min(len(seeds) for seeds in curve.values())), points),
+            f"{needed / AIM:.2f}" if needed else f"more than {max(curve) / AIM:g}",
+            f"{critical:.0f}" if critical and not _more(one) else "",
+        )
+    console = Console(width=160)
+    console.print(table)
+    for data, aim in aims.items():
+        if aim:
+            console.print(f"aim for {data}: {aim:.3f}, of the batch of 16 at {BASE:g} after {AIM:,} images")
+
+
+def _aim(by_trial: Mapping[Trial, Curve], data: str) -> float:
+    """0 where the trial that it is of is missing: nothing comes to that."""
+    seeds = by_trial.get(replace(trial(16, 1), data=data), {}).get(AIM)
+    return fmean(seeds.values()) if seeds else 0.0
+
+
+def _more(one: Trial) -> str:
+    """What of a trial isn't its batch, its rate or as usual, in words."""
+    recipe = {name: value for name, value in as_table(one)["recipe"].items() if name != "lr"}
+    more = recipe | ({"half-life": one.half_life} if one.half_life != HALF_LIFE else {})
+    return ", ".join(f"{name} {value:g}" for name, value in more.items())
 
 
 def _spread(kernels: list[float]) -> str:
-    mean, count = fmean(kernels), len(kernels)
-    return f"{mean:.3f}" + (f" ({min(kernels):.3f} to {max(kernels):.3f}, n = {count})" if count > 1 else "")
+    return f"{fmean(kernels):.3f}" + (f" ({min(kernels):.3f} to {max(kernels):.3f})" if len(kernels) > 1 else "")
 
 
 if __name__ == "__main__":
-    run_command(trials(), show, Path("batch_size.jsonl"))
+    run_command(trials, show, Path("batch_size.jsonl"))

@@ -1,7 +1,7 @@
 """What helps where pictures are few? `python -m benchmarks.experiments.small_data` tries it with few embedded faces.
 
 Measured against faces that weren't trained on, too: the kernel distance to 256 of all 8,000. So knowing a few by heart
-isn't best. What is done already is not done again: the results are lines of a file.
+isn't best.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.trials import Trial, read_lines, run_command
+from benchmarks.experiments.trials import Trial, read_trials, run_command
 from fastdcgan.config import RecipeConfig
 
 PICTURES = (400, 100)
@@ -32,11 +32,11 @@ RECIPES = {
 REPEATED = ("dcgan", "DiffAugment", "translation, cutout")
 
 
-def trials() -> list[Trial]:
+def trials(seeds: int = 3) -> list[Trial]:
     """All of them: each once, then those that are repeated."""
     return [
         Trial(name=name, recipe=RECIPES[name], measured_at=MEASURED_AT, pictures=pictures, seed=seed)
-        for seed in (0, 1, 2)
+        for seed in range(seeds)
         for pictures in PICTURES
         for name in (RECIPES if seed == 0 else REPEATED)
     ]
@@ -45,9 +45,9 @@ def trials() -> list[Trial]:
 def show(out: Path) -> None:
     """Print a table of what a file holds."""
     kernels: dict[tuple[int, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in read_lines(out):
-        for point in line["points"]:
-            kernels[line["trial"]["pictures"], line["trial"]["name"]][point["images"]].append(point["kernel"])
+    for trial, points in read_trials(out):
+        for point in points:
+            kernels[trial.pictures or 0, trial.name][point["images"]].append(point["kernel"])
     table = Table("pictures", "recipe", *(f"{images:,} images" for images in MEASURED_AT), "seeds", "of dcgan's")
     for (pictures, name), found in sorted(kernels.items()):
         columns = [found[images] for images in MEASURED_AT]
@@ -59,4 +59,4 @@ def show(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_command(trials(), show, Path("small_data.jsonl"))
+    run_command(trials, show, Path("small_data.jsonl"))

@@ -1,5 +1,8 @@
 """Trials: short trainings in this process, each measured after so many images; and a file of them that grows.
 
+A file of lines is all there is to it: a killed process loses the trial under way, the same command goes on with what is
+missing, and lines of several machines may be joined (`cat there.jsonl >> here.jsonl`).
+
 A trial is a function of its fields: data, noise and weights are drawn as `fastdcgan train` draws them. What is measured
 is what `fastdcgan evaluate` measures, of the moving average of G.
 """
@@ -7,7 +10,9 @@ is what `fastdcgan evaluate` measures, of the moving average of G.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +22,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from benchmarks.conditions import conditions
+from benchmarks.experiments.digits import digits
 from fastdcgan.config import RecipeConfig
 from fastdcgan.data.array import ArraySource
 from fastdcgan.data.open import open_source
@@ -28,7 +34,7 @@ from fastdcgan.evaluation.extractors import Extractor, ExtractorName, open_extra
 from fastdcgan.evaluation.features import RealSide, generated_features, real_features
 from fastdcgan.execution.plan import Plan, own_kernels
 from fastdcgan.execution.prepare import prepare, step_function
-from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.architecture import Size, architecture
 from fastdcgan.gan.augment import NUMBERS
 from fastdcgan.gan.average import MovingAverage
 from fastdcgan.gan.randomness import Stream, latents, uniform
@@ -40,7 +46,8 @@ from fastdcgan.tuning.implementations import reference_implementation
 CPU = torch.device("cpu")
 
 HALF_LIFE = 11_000
-"""Images after which the average has forgotten half; at most a twentieth of those so far (`gan/average.py`)."""
+"""Images after which the average has forgotten half, if not said; at most a twentieth of those so far
+(`gan/average.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,9 @@ class Trial:
 
     name: str
     """Of the recipe, in tables."""
+
+    data: str = "faces"
+    """What is trained on: as `fastdcgan train --data` has it; or digits (`digits.py`)."""
 
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     batch_size: int = 16
@@ -61,6 +71,9 @@ class Trial:
     """Of the data only the first so many are trained on; None: all."""
 
     flip: bool = False
+    half_life: int = HALF_LIFE
+    """Of G's average, in images."""
+
     seed: int = 0
 
 
@@ -97,9 +110,10 @@ class Judge:
         pictures: int,
         extractor: ExtractorName = "efficientnet-lite0",
         device: torch.device = CPU,
+        weights: Path | None = None,
     ) -> "Judge":
-        """So many pictures of a source."""
-        network = open_extractor(extractor, device)
+        """So many pictures of a source, by an extractor; Inception's weights are downloaded where none are named."""
+        network = open_extractor(extractor, device, weights)
         return cls(extractor=network, real=real_features(source, pictures, network, flip=False))
 
 
@@ -108,7 +122,7 @@ def points_of(
 ) -> Iterator[Point]:
     """Train, and measure on the way. Without a plan: our kernels in fp32, in one thread."""
     arch = architecture(trial.arch, width=trial.width)
-    recipe = replace(trial.recipe, ema=0.5 ** (trial.batch_size / HALF_LIFE))
+    recipe = replace(trial.recipe, ema=0.5 ** (trial.batch_size * trial.recipe.d_steps / trial.half_life))
     plan = plan or Plan(kernels=own_kernels(CPU, "fp32"), keep_memory=True, threads=1)
     state = prepare(plan, *build_for(recipe, arch, trial.seed), recipe, device)
     average = MovingAverage(state.generator, recipe.ema)
@@ -190,27 +204,31 @@ def first_of(source: ImageSource, count: int | None) -> ImageSource:
     return ArraySource(few, description=f"the first {count:,} of {source.description}", origin=source.origin)
 
 
-def run_trials(trials: Sequence[Trial], out: Path, *, data: str = "faces", judged: int = 256) -> None:
+def run_trials(trials: Sequence[Trial], out: Path, *, judged: int = 256) -> None:
     """Take the trials that a file doesn't hold yet, in order, and add a line of JSON for each.
 
     Args:
         trials: all that are wanted.
         out: the file.
-        data: what is trained on.
         judged: pictures that are measured each time, against as many real ones. Of few pictures trained on, those of
             the whole data: else learning them by heart would be best.
     """
     torch.set_num_threads(1)
-    done = [line["trial"] for line in read_lines(out)]
-    resolution = architecture(trials[0].arch).resolution
-    source = open_source(data, resolution=resolution, channels=3, device="cpu", threads=1, cache="auto")
-    judge = Judge.of(source, judged)
-    where = conditions()
+    done = [as_table(trial) for trial, _ in read_trials(out)]
+    opened = cache(partial(_open, judged=judged))
     for trial in track([one for one in trials if as_table(one) not in done], description=out.name):
+        source, judge = opened(trial.data, architecture(trial.arch).resolution)
         points = [asdict(point) for point in points_of(trial, first_of(source, trial.pictures), judge)]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a") as file:
-            file.write(json.dumps({"trial": as_table(trial), "points": points, "conditions": where}) + "\n")
+        append_line(out, {"trial": as_table(trial), "points": points, "conditions": conditions()})
+
+
+def _open(data: str, size: Size, *, judged: int) -> tuple[ImageSource, Judge]:
+    source = (
+        digits(size)
+        if data == "digits"
+        else open_source(data, resolution=size, channels=3, device="cpu", threads=1, cache="auto")
+    )
+    return source, Judge.of(source, judged)
 
 
 def as_table(trial: Trial) -> dict[str, Any]:
@@ -220,23 +238,46 @@ def as_table(trial: Trial) -> dict[str, Any]:
     return {**asdict(trial), "recipe": recipe, "measured_at": list(trial.measured_at)}
 
 
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a file, which is made where there is none. What a kill left of a line stays invalid."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cut_off = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * cut_off + json.dumps(line) + "\n")
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What a file of trials holds; nothing where there is none."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """What a file of lines of JSON holds, without what a kill left half written; nothing where there is none."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
-def run_command(trials: Sequence[Trial], show: Callable[[Path], None], default: Path) -> None:
-    """The command line of an experiment."""
+def read_trials(path: Path) -> list[tuple[Trial, list[dict[str, Any]]]]:
+    """The trials in a file and their points. What a line doesn't name is as it was before it could be named."""
+    return [(_trial_of(line["trial"]), line["points"]) for line in read_lines(path)]
 
-    def main(out: Annotated[Path, tyro.conf.Positional] = default, show_only: bool = False) -> None:
+
+def _trial_of(table: Mapping[str, Any]) -> Trial:
+    recipe, measured_at = RecipeConfig(**table["recipe"]), tuple(table["measured_at"])
+    return Trial(**{**table, "recipe": recipe, "measured_at": measured_at})
+
+
+def run_command(trials_of: Callable[[int], Sequence[Trial]], show: Callable[[Path], None], default: Path) -> None:
+    """The command line of an experiment, whose trials go with the number of seeds."""
+
+    def main(out: Annotated[Path, tyro.conf.Positional] = default, seeds: int = 3, show_only: bool = False) -> None:
         """Train what is missing, and print a table.
 
         Args:
-            out: the file of results.
+            out: the file of results. What it holds is not done again.
+            seeds: of training, from 0.
             show_only: only print.
         """
         if not show_only:
-            run_trials(trials, out)
+            run_trials(trials_of(seeds), out)
         show(out)
 
     tyro.cli(main)

@@ -169,6 +169,7 @@ def evaluate(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="(required)")],
     images: int = 10_000,
     checkpoint: Literal["latest", "best", "all"] | int = "latest",
+    metric: Literal["kernel", "frechet", "precision", "recall"] | None = None,
     weights: Literal["both", "average", "last"] = "both",
     extractor: Literal["auto", "efficientnet-lite0", "inception"] = "auto",
     inception_weights: Path | None = None,
@@ -184,6 +185,7 @@ def evaluate(
         images: How many pictures are compared with as many real ones; all real ones where there are fewer.
         checkpoint: latest: the newest that is whole. best: by the evaluations so far. all: each that there is, and the
             best of them becomes the run's best. Or a step.
+        metric: With --checkpoint all: the figure that the best is told by. Default: as the run was trained with.
         weights: average: those of G's moving average. last: as the last step left them. both.
         extractor: The network whose features are compared: efficientnet-lite0, or inception, which is FID's. auto:
             inception where --inception-weights are given, else efficientnet-lite0.
@@ -200,6 +202,7 @@ def evaluate(
     request = Request(
         images=images,
         checkpoint=checkpoint,
+        metric=metric,
         weights=weights,
         extractor=extractor,
         inception_weights=inception_weights,

@@ -1,7 +1,6 @@
-"""Sources over an array of decoded pictures: in memory, in a mapped file, or in a GPU's memory."""
+"""Sources over an array of decoded pictures: in memory, in a file, or in a GPU's memory."""
 
 import hashlib
-import mmap
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fastdcgan.data.arrays.npy_pictures import NpyPictures
+from fastdcgan.data.arrays.picture_array import PictureArray
 from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.decoding.fitting import Frame, fit
 from fastdcgan.data.decoding.picture import as_channels
@@ -37,7 +38,7 @@ class ArraySource:
     """An `ImageSource` over an array, on the CPU.
 
     Args:
-        pictures_NHWC: uint8, C of 1, 3 or 4. May be a memory map; it is never written to.
+        pictures_NHWC: uint8, C of 1, 3 or 4. It is never written to.
         description: see `ImageSource`.
         origin: see `ImageSource`.
         fingerprint: see `ImageSource`; without it, made from the pixels.
@@ -59,7 +60,7 @@ class ArraySource:
 
     def __init__(
         self,
-        pictures_NHWC: NDArray[Any],
+        pictures_NHWC: PictureArray,
         *,
         description: str,
         origin: str,
@@ -67,19 +68,11 @@ class ArraySource:
         skipped: Sequence[Skipped] = (),
         find_labels: FindLabels = no_labels,
     ) -> None:
-        assert pictures_NHWC.ndim == 4, pictures_NHWC.shape
+        assert len(pictures_NHWC.shape) == 4, pictures_NHWC.shape
         self.description, self.origin, self.skipped = description, origin, skipped
         self.pictures_NHWC = pictures_NHWC
         self._fingerprint = fingerprint
         self._find_labels = find_labels
-        self._map = _mapped_file(pictures_NHWC)
-        self._size = self._map.size() if self._map else 0
-
-    def check_not_truncated(self) -> None:
-        """Raises ValueError where the mapped file was truncated: reading beyond its end kills a process (SIGBUS)."""
-        if self._map is not None and self._map.size() < self._size:
-            file = getattr(self.pictures_NHWC, "filename", None) or self.origin
-            raise ValueError(f"{file}: the file was cut off while training read it")
 
     @property
     def labels(self) -> Labels | None:
@@ -105,16 +98,19 @@ class ArraySource:
         return (self._gather(numbers) for numbers in batches)
 
     def _gather(self, numbers: Sequence[int]) -> Tensor:
-        self.check_not_truncated()
         shape = (len(numbers), *self.pictures_NHWC.shape[1:])
         batch_BHWC = torch.empty(shape, dtype=torch.uint8, pin_memory=self.prefetch and torch.cuda.is_available())
-        if len(numbers):
+        out_BHWC = batch_BHWC.numpy()
+        if isinstance(self.pictures_NHWC, NpyPictures):
+            self.pictures_NHWC.take(numbers, out_BHWC)
+            return batch_BHWC
+        assert isinstance(self.pictures_NHWC, np.ndarray), self.pictures_NHWC
+        if len(numbers) and self.pictures_NHWC.flags.c_contiguous:
             # "clip" copies straight into `out`; "raise" would go through a buffer. NumPy copies in this thread alone,
             # where PyTorch would start a second set of threads beside the training step's.
-            if self.pictures_NHWC.flags.c_contiguous:
-                np.take(self.pictures_NHWC, numbers, axis=0, out=batch_BHWC.numpy(), mode="clip")
-            else:  # of an array that isn't contiguous, take would copy all of it first
-                batch_BHWC.numpy()[:] = self.pictures_NHWC[list(numbers)]
+            np.take(self.pictures_NHWC, numbers, axis=0, out=out_BHWC, mode="clip")
+        elif len(numbers):  # of an array that isn't contiguous, take would copy all of it first
+            out_BHWC[:] = self.pictures_NHWC[list(numbers)]
         return batch_BHWC
 
 
@@ -139,7 +135,7 @@ class ResizedSource:
 
     def __init__(
         self,
-        pictures_NHWC: NDArray[Any],
+        pictures_NHWC: PictureArray,
         *,
         frame: Frame,
         channels: int,
@@ -169,7 +165,7 @@ class ResizedSource:
         return f"Pillow {PIL.__version__}{values}: {self._source.fingerprint}"
 
     @property
-    def pictures_NHWC(self) -> NDArray[Any]:
+    def pictures_NHWC(self) -> PictureArray:
         """The array, before conversion."""
         return self._source.pictures_NHWC
 
@@ -182,7 +178,6 @@ class ResizedSource:
         return prefetch_map(self._convert, batches, threads=self._threads, depth=self._threads + 1)
 
     def _convert(self, numbers: Sequence[int]) -> Tensor:
-        self._source.check_not_truncated()
         batch = np.empty(self._frame.shape(len(numbers), self._channels), np.uint8)
         for pixels, original_HWC in zip(batch, _one_by_one(self._source.pictures_NHWC, numbers), strict=True):
             if self.value_range is not None:
@@ -210,7 +205,7 @@ class DeviceSource:
         self._source = source
         self.pictures_NHWC = torch.empty(source.pictures_NHWC.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(source), _CHUNK):
-            chunk = np.array(source.pictures_NHWC[start : start + _CHUNK])  # PyTorch warns of a read-only map
+            chunk = np.array(source.pictures_NHWC[start : start + _CHUNK])  # PyTorch warns of a read-only array
             self.pictures_NHWC[start : start + _CHUNK] = torch.from_numpy(chunk).to(device)
 
     @property
@@ -243,7 +238,7 @@ def _one_by_one(pictures_NHWC: Any, numbers: Sequence[int]) -> Iterable[NDArray[
 
 
 def make_array_source(
-    pictures_NHWC: NDArray[Any],
+    pictures_NHWC: PictureArray,
     *,
     frame: Frame,
     channels: int,
@@ -272,14 +267,7 @@ def make_array_source(
     )
 
 
-def _mapped_file(array: object) -> mmap.mmap | None:
-    """The memory map behind an array; None if there is none."""
-    while array is not None and not isinstance(array, mmap.mmap):
-        array = getattr(array, "base", None)
-    return array
-
-
-def array_checksum(pictures_NHWC: NDArray[Any]) -> str:
+def array_checksum(pictures_NHWC: PictureArray) -> str:
     """SHA-256 of shape and pixels, hexadecimal."""
     digest = hashlib.sha256(repr(pictures_NHWC.shape).encode())
     for start in range(0, len(pictures_NHWC), _CHUNK):

@@ -1,4 +1,4 @@
-"""Pictures in NumPy files: a `.npy` is mapped into memory, an array of a `.npz` is read into it."""
+"""Pictures in NumPy files: those of a `.npy` are read when asked for, an array of a `.npz` is read into memory."""
 
 import hashlib
 import os
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdcgan.data.array import make_array_source, no_labels
-from fastdcgan.data.arrays.npy import Header, axes_of_pictures, check_length, map_npy, raising_value_error, read_header
+from fastdcgan.data.arrays.npy import Header, axes_of_pictures, check_length, raising_value_error, read_header
+from fastdcgan.data.arrays.npy_pictures import open_npy
+from fastdcgan.data.arrays.picture_array import PictureArray, channels_last
 from fastdcgan.data.arrays.value_range import ValueRange, sample, settle_range
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.labels import Labels, labels_from_numbers
@@ -64,16 +66,17 @@ def open_numpy_file(
         if not stat.S_ISREG(info.st_mode):
             raise ValueError(f"{name}: not a regular file")
         if path.suffix.lower() == ".npy":
-            array, axes = map_npy(path, name)
-            what = f"{name}, mapped"
+            opened = open_npy(path, name)
+            pictures_NHWC: PictureArray = opened
+            axes, what = opened.axes, name
         else:
             array, axes, key = _read_npz(path, name)
+            pictures_NHWC = channels_last(array, axes)
             what = f"{key!r} of {name}, in memory"
     except FileNotFoundError as error:
         raise ValueError(f"no such file: {name}") from error
     except OSError as error:
         raise ValueError(f"{name}: {(error.strerror or str(error)).lower()}") from error
-    pictures_NHWC = {"N, H, W": array[..., None], "N, C, H, W": np.moveaxis(array, 1, -1)}.get(axes, array)
     count, height, width, _ = pictures_NHWC.shape
     taken, remark = settle_range(sample(pictures_NHWC), value_range, name)
     stamp = b"%s\0%d\0%d" % (os.fsencode(path.resolve()), info.st_size, info.st_mtime_ns)
@@ -110,7 +113,7 @@ def _read_npz(path: Path, name: str) -> tuple[NDArray[Any], str, str]:
         header, member = headers[key], members[key]
         axes = axes_of_pictures(header, f"{name}: {key}")
         check_length(header, member.file_size, f"{name}: {key}")
-        too_large = f"{name}: {header.bytes / 2**30:.1f} GiB are too much for memory; a .npy is mapped instead"
+        too_large = f"{name}: {header.bytes / 2**30:.1f} GiB are too much for memory; a .npy is read in pieces"
         if header.bytes > MAX_BYTES:
             raise ValueError(too_large)
         try:

@@ -1,4 +1,4 @@
-"""Packs: pictures decoded once into one file of pixels in the cache folder, which is mapped into memory from then on.
+"""Packs: pictures decoded once into one file of pixels in the cache folder, which is read from then on.
 
 A pack is a `.npy`, uint8 [N, H, W, C], and a JSON manifest beside it. The manifest is written last, in one step, with
 the fingerprint of the source; a pack without a manifest that fits is not used. One process builds a pack, and others
@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastdcgan.data.array import ArraySource, array_checksum
-from fastdcgan.data.arrays.npy import map_uint8
+from fastdcgan.data.arrays.npy_pictures import NpyPictures, open_npy
 from fastdcgan.data.decoding.fitting import Fit, Frame
 from fastdcgan.data.folder import OnProgress
 from fastdcgan.data.source import ImageSource, Skipped
@@ -229,21 +228,23 @@ def read_manifest(path: Path) -> Manifest | None:
     return manifest if manifest.format == FORMAT else None
 
 
-def _open_finished(pack: Pack, *, verify: bool) -> NDArray[np.uint8] | None:
-    """Map a pack's pixels; None where it is missing, outdated or damaged."""
+def _open_finished(pack: Pack, *, verify: bool) -> NpyPictures | None:
+    """Open a pack's pixels; None where it is missing, outdated or damaged."""
     manifest = read_manifest(pack.manifest)
     if manifest is None or not _fits_source(manifest, pack):
         return None
     try:
-        pictures_NHWC = map_uint8(pack.array)
+        pictures_NHWC = open_npy(pack.array, str(pack.array))
         touched = pack.array.stat().st_mtime_ns != manifest.mtime_ns
         _read_ahead(pack.array)
+        described = (manifest.count, manifest.resolution, manifest.channels)
+        if described != (len(pack.original), pack.frame.size.short, pack.channels):
+            return None
+        if pictures_NHWC.shape != pack.shape or pictures_NHWC.dtype != np.uint8:
+            return None
+        if (touched or verify) and array_checksum(pictures_NHWC) != manifest.checksum:
+            return None
     except (OSError, ValueError):
-        return None
-    described = (manifest.count, manifest.resolution, manifest.channels)
-    if pictures_NHWC.shape != pack.shape or described != (len(pack.original), pack.frame.size.short, pack.channels):
-        return None
-    if (touched or verify) and array_checksum(pictures_NHWC) != manifest.checksum:
         return None
     return pictures_NHWC
 

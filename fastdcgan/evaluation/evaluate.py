@@ -9,11 +9,11 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, TrainConfig
+from fastdcgan.config import FEWEST_EVALUATED, UNKNOWN_DATA, MetricName, TrainConfig
 from fastdcgan.data.open import open_pictures
 from fastdcgan.data.source import ImageSource
 from fastdcgan.evaluation import distances
-from fastdcgan.evaluation.best import find_best, write_best
+from fastdcgan.evaluation.best import check_enough, find_best, write_best
 from fastdcgan.evaluation.extractors import Extractor, ExtractorName, open_extractor
 from fastdcgan.evaluation.features import RealSide, generated_features, real_features
 from fastdcgan.evaluation.records import Evaluation, append_evaluations
@@ -45,6 +45,9 @@ class Request:
     """Pictures on each side; all real ones where there are fewer."""
 
     checkpoint: Named | Literal["all"] = "latest"
+    metric: MetricName | None = None
+    """By which of all checkpoints the best is told; None: as the run tells it."""
+
     weights: Literal["both", "average", "last"] = "both"
     extractor: ExtractorName = "auto"
     inception_weights: Path | None = None
@@ -63,6 +66,8 @@ class Request:
             raise ValueError(f"--repeats {self.repeats}: must be at least 1")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: must be at least 0")
+        if self.metric is not None and self.checkpoint != "all":
+            raise ValueError(f"--metric {self.metric} says which of all checkpoints is the best: add --checkpoint all")
 
 
 def evaluate_run(
@@ -95,6 +100,9 @@ def evaluate_run(
         raise ValueError(
             f"{source.origin}: {count} pictures are too few to measure distances to: at least {FEWEST_EVALUATED}"
         )
+    by = request.metric or config.run.best_by
+    if request.checkpoint == "all":
+        check_enough(by, count, extractor.features)
     few = f": all there are, fewer than --images {request.images:,}" if count < request.images else ""
     say(f"real      {f'{count:,} of ' if count < len(source) else ''}{source.description}{few}")
     real = real_features(
@@ -111,7 +119,7 @@ def evaluate_run(
         append_evaluations(folder.evaluations, evaluations)
         if request.checkpoint == "all":
             of_shown = [one for one in evaluations if one.weights == evaluations[0].weights]
-            best = find_best(of_shown)
+            best = find_best(of_shown, by)
             assert best is not None
             write_best(folder, best)
             say(f"best      step {best.step:,}: {best.metric}: {best.value:.4f} (generate --checkpoint best)")

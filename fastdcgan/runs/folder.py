@@ -214,7 +214,7 @@ def choose(config: TrainConfig, today: date, *, batch_named: bool = True) -> Run
 
 
 def as_begun(config: TrainConfig, folder: RunFolder, *, batch_named: bool = True) -> TrainConfig:
-    """The request, with what a run that is there was begun with: precision and batch where the user names none, origin.
+    """The request, with what a run that is there had: precision, batch and metric where the user names none, origin.
 
     Args:
         config: a resolved request.
@@ -229,7 +229,12 @@ def as_begun(config: TrainConfig, folder: RunFolder, *, batch_named: bool = True
     former = read_config(folder)
     config = replace(
         config,
-        run=replace(config.run, init_from=former.run.init_from, fresh_optimizer=former.run.fresh_optimizer),
+        run=replace(
+            config.run,
+            init_from=former.run.init_from,
+            fresh_optimizer=former.run.fresh_optimizer,
+            metric=config.run.metric or former.run.metric,
+        ),
     )
     if config.execution.precision == "auto":
         config = replace(config, execution=replace(config.execution, precision=former.execution.precision))

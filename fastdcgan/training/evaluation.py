@@ -2,9 +2,10 @@
 
 import torch
 
-from fastdcgan.config import FEWEST_EVALUATED
+from fastdcgan.config import FEWEST_EVALUATED, RunConfig
 from fastdcgan.evaluation import distances
-from fastdcgan.evaluation.best import comparable, find_best
+from fastdcgan.evaluation.best import check_enough, comparable, find_best
+from fastdcgan.evaluation.efficientnet import FEATURES
 from fastdcgan.evaluation.evaluate import measure
 from fastdcgan.evaluation.extractors import Extractor, check_weights_installed, open_extractor
 from fastdcgan.evaluation.features import RealSide, real_features
@@ -20,6 +21,12 @@ def check_can_evaluate() -> None:
     """Raises ValueError, naming the extra, where a package is missing."""
     distances.check_installed()
     check_weights_installed()
+
+
+def check_can_choose(asked: RunConfig, pictures: int) -> None:
+    """Raises ValueError where pictures are too few for the figure that the best checkpoint is to be told by."""
+    if asked.evaluate_every is not None:
+        check_enough(asked.best_by, min(asked.evaluate_images, pictures), FEATURES)
 
 
 class Evaluator:
@@ -73,10 +80,18 @@ class Evaluator:
         )
         with converting_write_errors(run.folder.evaluations):
             append_evaluations(run.folder.evaluations, [found])
-        best = find_best([*comparable(self._past, found, run.folder), found])
+        best = find_best([*comparable(self._past, found, run.folder), found], run.config.run.best_by)
         assert best is not None
         self._past.append(found)
         return found, best
+
+    def reconsidered(self, known: Best | None) -> Best | None:
+        """The best so far, where the one that is known was told by another figure than the run's is now."""
+        by = self._run.config.run.best_by
+        trained = [one for one in self._past if one.training]
+        if known is None or known.by == by or not trained:
+            return known
+        return find_best(comparable(trained, trained[-1], self._run.folder), by) or known
 
     def _device(self) -> torch.device:
         device = self._run.accelerator.device

@@ -94,6 +94,7 @@ class Recorder:
                     run.folder.best.unlink(missing_ok=True)
             if run.schedule.evaluate_every:
                 self._evaluator = Evaluator(run, display)
+                self._reconsider_best(self._evaluator)
             if not run.folder.real.exists():
                 self._write_real_grid()
             if run.start.step == 0:
@@ -251,6 +252,15 @@ class Recorder:
                 return_free_memory()  # what it took, some hundred MiB, would otherwise stay until the next one
             if self._waiting is not None:
                 distributed.barrier(self._waiting)
+
+    def _reconsider_best(self, evaluator: Evaluator) -> None:
+        """Raises WriteError where best.json can't be written."""
+        best = evaluator.reconsidered(self._best)
+        if best is not None and best != self._best:
+            self._best = best
+            with converting_write_errors(self._run.folder.best):
+                write_best(self._run.folder, best)
+            self._display.say(f"quality   the best so far is step {best.step:,} ({best.metric}: {best.value:.4f})")
 
     def _evaluate(self, evaluator: Evaluator, step: int) -> None:
         try:

@@ -41,6 +41,7 @@ from fastdcgan.runs.folder import (
     write_config,
 )
 from fastdcgan.telemetry.terminal.display import Display
+from fastdcgan.training.evaluation import check_can_choose
 from fastdcgan.training.run import Run, Schedule, batch_for_few
 from fastdcgan.training.starting.begin import begin_with_ancestor
 from fastdcgan.training.starting.go_back import WentBack, all_changes, asked_to_go_back, set_aside_after
@@ -72,6 +73,7 @@ def setup(
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
     schedule = Schedule.of(config, len(source))
+    check_can_choose(config.run, len(source))
     demand = memory_demand(config, arch, accelerator)
     if warning := demand.check():
         display.say(f"memory    {warning}")

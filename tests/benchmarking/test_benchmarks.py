@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import conditions, measure, plans, processes, report, results, table, worker
+from benchmarks import conditions, gather, measure, plans, processes, report, results, table, worker
 from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import InProcess, Measured, take_turns
 from benchmarks.photographs import link_photographs, write_photographs
@@ -179,6 +180,15 @@ def test_a_loader_over_an_array_gives_what_ours_gives() -> None:
     ours_BCHW = normalise(torch.from_numpy(pictures_NHWC))
     for real_CHW in real_BCHW:
         assert any(torch.allclose(real_CHW, our_CHW, atol=1e-6) for our_CHW in ours_BCHW)
+
+
+def test_gathering_by_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    gather.main(megabytes=10, turns=3, batches=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["28x28x1", "64x64x3", "128x128x3"]
+    for line in lines:
+        values = [float(number) for number in re.findall(r"[\d.]+", line.partition(":")[2])]
+        assert all(low <= median <= high for median, low, high in (values[:3], values[3:])) and min(values) > 0
 
 
 def test_packing_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_so_does_train_py() -> None:
     assert readerless(sys.executable, "train.py", "--help") == (141, "")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 def test_so_do_progress_and_tables(photos: Path, tmp_path: Path) -> None:
     tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
     train = ("train", "--data", photos, "--out", tmp_path / "out", *tiny, "--images", 200)
@@ -100,7 +100,7 @@ def test_output_that_finds_no_space(arguments: tuple[str, ...], buffered: bool, 
     assert on_full_disk(full_disk, *PROGRAM, *arguments, buffered=buffered) == (2, FULL)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 def test_tables_and_progress_that_find_no_space(photos: Path, tmp_path: Path, full_disk: Path) -> None:
     tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
     train = ("train", "--data", photos, "--out", tmp_path / "out", *tiny, "--images", 200)

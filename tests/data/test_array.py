@@ -1,5 +1,7 @@
+import errno
+import itertools
 import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,12 @@ import pytest
 import torch
 from corpus import PHOTOS
 from PIL import Image
+from psutil import Process
 
 from fastdcgan.data.array import ArraySource, DeviceSource, ResizedSource, make_array_source
+from fastdcgan.data.arrays import npy_pictures
+from fastdcgan.data.arrays.npy_pictures import open_npy
+from fastdcgan.data.arrays.picture_array import channels_last
 from fastdcgan.data.decoding.fitting import Frame, fit
 from fastdcgan.data.decoding.picture import as_channels
 from fastdcgan.data.open import open_source
@@ -99,14 +105,59 @@ def test_pictures_with_channels_first_are_gathered_one_by_one() -> None:
     assert torch.equal(read, torch.from_numpy(pictures.transpose(0, 2, 3, 1)).expand(2, 16, 16, 3))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a mapped file can't be cut off there")
-@pytest.mark.parametrize("resolution", [16, 8])
-def test_a_mapped_file_that_is_cut_off_is_named_before_it_is_read(resolution: int, tmp_path: Path) -> None:
-    """Its pixels would end the process (SIGBUS)."""
+@pytest.mark.parametrize("axes", ["N, H, W, C", "N, C, H, W", "N, H, W"])
+@pytest.mark.parametrize("read_at", [npy_pictures.read_at, npy_pictures._seek_and_read])
+def test_a_file_gives_the_arrays_pictures(
+    axes: str, read_at: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npy_pictures, "read_at", read_at)
+    shape = {"N, H, W, C": (9, 6, 5, 3), "N, C, H, W": (9, 3, 6, 5), "N, H, W": (9, 6, 5)}[axes]
+    stored = np.random.default_rng(0).normal(size=shape).astype(">f4")
+    np.save(tmp_path / "a.npy", stored)
+    found, wanted_NHWC = open_npy(tmp_path / "a.npy", ""), channels_last(stored, axes)
+    assert (found.shape, found.dtype, found.nbytes) == (wanted_NHWC.shape, stored.dtype, stored.nbytes)
+    assert np.array_equal(found[7], wanted_NHWC[7])
+    assert np.array_equal(found[2:50], wanted_NHWC[2:])
+    assert found[9:].shape == (0, 6, 5, 1 if axes == "N, H, W" else 3)
+    taken = np.empty((3, *wanted_NHWC.shape[1:]), ">f4")
+    found.take([8, 0, 8], taken)
+    assert np.array_equal(taken, wanted_NHWC[[8, 0, 8]])
+
+
+def test_a_file_is_closed_with_its_pictures(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 2, 2, 3), np.uint8))
+    before = Process().num_fds() if hasattr(Process, "num_fds") else Process().num_handles()
+    pictures = [open_npy(tmp_path / "a.npy", "") for _ in range(20)]
+    pictures.clear()
+    assert (Process().num_fds() if hasattr(Process, "num_fds") else Process().num_handles()) == before
+
+
+@pytest.mark.parametrize("kind", ["as it is", "ahead", "fitted", "resident"])
+@pytest.mark.parametrize("fault", ["cut off", "away"])
+def test_a_file_that_goes_away_in_the_midst_of_a_batch_is_named(
+    kind: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it mapped, its pixels would end the process (SIGBUS)."""
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((400, 16, 16, 3), np.uint8))
-    found = open_source(str(path), resolution=resolution, channels=3, device="cpu", threads=1, cache="off")
+    size = 8 if kind == "fitted" else 16
+    found = open_source(str(path), resolution=size, channels=3, device="cpu", threads=1, cache="off")
+    read_at, reads = npy_pictures.read_at, itertools.count()
+
+    def read(descriptor: int, part: memoryview, at: int) -> int:
+        if next(reads) == (0 if kind == "resident" else 3):
+            if fault == "away":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            os.truncate(path, 5000)
+        return read_at(descriptor, part, at)
+
     assert next(found.read([[399]])).shape[0] == 1
-    os.truncate(path, 5000)
-    with pytest.raises(ValueError, match=r"a\.npy: the file was cut off while training read it$"):
-        next(found.read([[399]]))
+    monkeypatch.setattr(npy_pictures, "read_at", read)
+    if isinstance(found, ArraySource):
+        found.prefetch = kind == "ahead"
+    reason = "the file was cut off while training read it" if fault == "cut off" else "input/output error"
+    with pytest.raises(ValueError, match=rf"a\.npy: {reason}$"):
+        if kind == "resident":
+            assert isinstance(found, ArraySource)
+            DeviceSource(found, torch.device("cpu"))
+        next(found.read([range(399, 0, -1)]))

@@ -84,7 +84,7 @@ def test_pictures_of_the_right_size_are_not_changed(
     assert not (tmp_path / "cache").exists(), "what is as it should be is not packed"
 
 
-def test_a_large_file_is_mapped(tmp_path: Path) -> None:
+def test_a_large_file_is_read_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "sparse.npy"
     start = header((2**20, 64, 64, 3))
     with path.open("wb") as file:
@@ -215,7 +215,7 @@ def test_what_is_no_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_the_bound_comes_before_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numpy_file, "MAX_BYTES", COLOUR.size - 1)
-    with pytest.raises(ValueError, match=r"0\.0 GiB are too much for memory; a \.npy is mapped instead$"):
+    with pytest.raises(ValueError, match=r"0\.0 GiB are too much for memory; a \.npy is read in pieces$"):
         opened(write(tmp_path / "faces.npz", npz(faces=PICTURES)))
 
 

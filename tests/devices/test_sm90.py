@@ -21,7 +21,7 @@ from fastdcgan.limits.gpu_prediction import step_kernels
 pytest.importorskip("triton", reason="Triton writes the kernels")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(20),
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: its own kernels are tested, see `-m gpu`"),
 ]
 

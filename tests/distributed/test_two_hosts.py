@@ -23,7 +23,7 @@ from launched import (
     write_pictures,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(25)
 
 STEPS, CUT_AFTER, CHECKPOINT_EVERY = 30, 15, 10
 """Each takes some tenths of a second across the link."""

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from toy_extractor import ToyNetwork, toy_extractor
 from fastdcgan import cli
 from fastdcgan.config import DataConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.evaluation import evaluate as module
-from fastdcgan.evaluation.records import read_evaluations
+from fastdcgan.evaluation.records import Evaluation, read_evaluations
+from fastdcgan.runs.checkpoints.folder import read_best
+from fastdcgan.runs.checkpoints.record import Progress
+from fastdcgan.runs.folder import RunFolder
 from fastdcgan.training.trainer import train
 
 PICTURES = 130
@@ -145,6 +149,32 @@ def test_checkpoints_are_the_newest_or_a_named_one_or_all(
         evaluate(run, "--checkpoint", named, "--weights", "last")
     assert [one.step for one in read_evaluations(run / "evaluations.jsonl")[0]] == [6, 3, 3, 6]
     assert "doesn't have a checkpoint of step 4 but those of steps 3, 6" in refusal(capsys, run, "--checkpoint", 4)
+
+
+def test_the_best_of_all_is_told_by_the_figure_that_is_named(
+    run: Path, network: ToyNetwork, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = module.measure
+
+    def measured(*arguments: Any, progress: Progress, **more: Any) -> Evaluation:
+        found = measure(*arguments, progress=progress, **more)
+        first = progress.step == 3
+        return replace(found, kernel=0.1 if first else 0.2, frechet=9.0 if first else 8.0)
+
+    monkeypatch.setattr(module, "measure", measured)
+    for asked, step in (((), 3), (("--metric", "frechet"), 6)):
+        evaluate(run, "--checkpoint", "all", *asked)
+        assert read_best(RunFolder(run)).step == step
+    assert "best      step 6: Fréchet distance, toy, 130 pictures" in " ".join(capsys.readouterr().out.split("\n"))
+    record = json.loads((run / "config.json").read_text())
+    record["config"]["metric"] = "frechet"
+    (run / "config.json").write_text(json.dumps(record))
+    (run / "best.json").unlink()
+    evaluate(run, "--checkpoint", "all")
+    assert read_best(RunFolder(run)).by == "frechet", "as the run was trained with"
+    assert "add --checkpoint all" in refusal(capsys, run, "--metric", "recall")
+    network.features = PICTURES
+    assert "130 pictures have no Fréchet distance" in refusal(capsys, run, "--checkpoint", "all")
 
 
 def test_a_run_without_an_average(

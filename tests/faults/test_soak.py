@@ -27,7 +27,7 @@ WARM_UP = 5
 MIB_A_RUN = 0.3
 """By which memory may grow: the allocator takes a while to settle. A leak of what a run holds is far more."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
+pytestmark = [pytest.mark.slow(25), pytest.mark.timeout(0)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts descriptors and threads as Linux does")

@@ -128,6 +128,16 @@ ssize_t pread64(int fd, void *data, size_t size, off64_t at) {
   return NEXT(pread64)(fd, data, size, at);
 }
 
+ssize_t preadv64(int fd, const struct iovec *parts, int count, off64_t at) {
+  AWAY(below_fd(fd), EIO);
+  return NEXT(preadv64)(fd, parts, count, at);
+}
+
+ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+  AWAY(below_fd(fd), EIO);
+  return NEXT(preadv64v2)(fd, parts, count, at, flags);
+}
+
 ssize_t write(int fd, const void *data, size_t size) {
   AWAY(below_fd(fd), EIO);
   return NEXT(write)(fd, data, size);

@@ -39,11 +39,12 @@ class Mount:
         if shim is not None:
             self._environment |= {"LD_PRELOAD": str(shim), "SHIM_MOUNT": str(self.place), "SHIM_DOWN": str(self.down)}
 
-    def train(self, *options: object) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "fastdcgan", *COMMAND, *map(str, options), "--out", str(self.place / "run")]
+    def train(self, *options: object, out: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        run = out or self.place / "run"
+        command = [sys.executable, "-m", "fastdcgan", *COMMAND, *map(str, options), "--out", str(run)]
         done = subprocess.run(command, capture_output=True, text=True, env=self._environment, timeout=300)
         with suppress(FileNotFoundError):
-            name_after_the_sitting(self.place / "run")
+            name_after_the_sitting(run)
         return done
 
     def go_away_after(self, path: Path, seconds: float) -> threading.Thread:
@@ -77,7 +78,7 @@ def copied(photographs: Path, mount: Mount) -> Path:
     return mount.place / "photos"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 def test_a_mount_that_lacks_much_serves_and_what_it_cannot_promise_is_said(
     shim: Path, photographs: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_mount_that_lacks_much_serves_and_what_it_cannot_promise_is_said(
     assert again.returncode == 0 and "packing" not in again.stdout + again.stderr, "the pack is found again"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(35)
 @pytest.mark.parametrize("cache", ["on", "off"])
 def test_after_a_mount_was_away_the_same_command_goes_on_exactly(
     cache: str, shim: Path, photographs: Path, tmp_path: Path
@@ -117,6 +118,28 @@ def test_after_a_mount_was_away_the_same_command_goes_on_exactly(
     assert [name for name in wanted if not name.startswith("checkpoints") and found[name] != wanted[name]] == []
     last = [name for name in wanted if "step-00000400" in name]
     assert last and [name for name in last if found[name] != wanted[name]] == []
+
+
+@pytest.mark.slow(35)
+def test_where_only_the_pack_goes_away_all_that_was_learned_is_saved(
+    shim: Path, photographs: Path, tmp_path: Path
+) -> None:
+    mount, out = Mount(tmp_path, shim), tmp_path / "run"
+    options = ("--data", copied(photographs, mount), "--images", 3200, "--data-cache", "on")
+    away = mount.go_away_after(out / "checkpoints" / "step-00000040" / "manifest.json", 5)
+    stopped = mount.train(*options, out=out)
+    away.join()
+    (pack,) = (mount.place / "cache" / "packs").glob("*.npy")
+    (said,) = [line for line in stopped.stderr.splitlines() if line.startswith("fastdcgan: error:")]
+    step = max(int(path.name[5:]) for path in (out / "checkpoints").glob("step-*"))
+    assert stopped.returncode == 2, stopped.stderr
+    assert said == (
+        f"fastdcgan: error: {pack}: input/output error; what was learned until step {step:,} is saved; "
+        "the same command goes on from there"
+    )
+    gone_on = mount.train(*options, out=out)
+    assert gone_on.returncode == 0 and f"resuming  after step {step:,}" in gone_on.stdout, gone_on.stderr
+    assert "packing" not in gone_on.stdout + gone_on.stderr, "the pack is as it was"
 
 
 @pytest.mark.parametrize("number", sorted(locks.NO_LOCKS))

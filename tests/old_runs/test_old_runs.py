@@ -1,4 +1,5 @@
-"""Runs that earlier commits wrote (write.py) are opened, gone on with, reported and exported as if of today."""
+"""Runs that released versions, and commits before them, wrote (write.py) are opened, gone on with, reported and
+exported as if of today."""
 
 import json
 import re
@@ -14,14 +15,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+import fastdcgan
 from fastdcgan import cli
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.folder import scan_folder
 from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, pack_status
+from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.runs.checkpoints.folder import list_checkpoints
 from fastdcgan.runs.folder import RunFolder
+from fastdcgan.tuning.choice import load_choice
 
 from .write import LONG, TRAIN
 
@@ -29,7 +33,9 @@ WRITTEN = {
     "1dd8b3a": "the last checkpoints without a manifest (format 1)",
     "7e62603": "the last checkpoints without an average of G (format 2)",
     "1cbf83e": "the first with an average of G (format 3)",
+    "0.1.0": "the version; with evaluations and a measured plan",
 }
+RELEASED = [name for name in WRITTEN if "." in name]
 
 
 @pytest.fixture(params=WRITTEN)
@@ -40,6 +46,9 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
     return tmp_path
+
+
+of_released = pytest.mark.parametrize("old", RELEASED, indirect=True)
 
 
 def pictures(folder: str) -> NDArray[np.int16]:
@@ -104,7 +113,36 @@ def test_its_packs_are_used(old: Path) -> None:
 def test_its_index_of_pictures_is_used_or_made_anew(old: Path) -> None:
     """Made anew where this version reads kinds of pictures that the one before passed over."""
     (made,) = Path("cache/folders").iterdir()
-    assert len(scan_folder("pictures")) == 24
+    count = len(list(Path("pictures").iterdir()))
+    assert len(scan_folder("pictures")) == count
     (new,) = set(Path("cache/folders").iterdir()) - {made}
     shutil.copy2(made, new)
-    assert len(scan_folder("pictures")) == 24
+    assert len(scan_folder("pictures")) == count
+
+
+def test_the_version_has_what_it_wrote() -> None:
+    """Who sets another version keeps a run of it: python tests/old_runs/write.py HEAD VERSION"""
+    assert RELEASED[-1] == fastdcgan.__version__
+
+
+@of_released
+def test_its_evaluations_are_kept_and_its_best_is_drawn(old: Path) -> None:
+    before = Path("run/evaluations.jsonl").read_text()
+    best = json.loads(Path("run/best.json").read_text())["step"]
+    for checkpoint in ("best", str(best)):
+        cli.main(["generate", "run", "--count", "4", "--checkpoint", checkpoint, "--out", f"drawn-{checkpoint}"])
+    assert np.array_equal(pictures("drawn-best"), pictures(f"drawn-{best}"))
+    cli.main([*TRAIN, *LONG])
+    assert Path("run/evaluations.jsonl").read_text() == before
+    assert "kernel distance" in Path("run/report.html").read_text()
+
+
+@of_released
+def test_its_measured_plans_are_found_by_it_alone(old: Path) -> None:
+    (made,) = Path("cache/plans").iterdir()
+    record = json.loads(made.read_text())
+    conditions, plan = record["conditions"], Plan(**{**record["plan"], "kernels": tuple(record["plan"]["kernels"])})
+    known = load_choice(conditions, [Plan(), plan])
+    assert known is not None and known.plan == plan
+    conditions["versions"]["fastdcgan"] = "99"
+    assert load_choice(conditions, [Plan(), plan]) is None

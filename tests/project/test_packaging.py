@@ -16,7 +16,7 @@ from conftest import ROOT
 from PIL import Image
 
 from fastdcgan.kernels import native
-from fastdcgan.kernels.native.build import TARGETS, compiler, is_supported_machine
+from fastdcgan.kernels.native.build import TARGETS, compiler, is_supported_machine, source_hash
 
 CAN_BUILD = is_supported_machine() and compiler() is not None
 
@@ -87,8 +87,23 @@ def test_the_sdist_holds_all_that_git_tracks(sdist: Path, tracked: set[str]) -> 
     assert held - by_setuptools == tracked
 
 
+@pytest.mark.slow(30)
 def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     assert checksums(build("wheel", sdist, tmp_path)) == checksums(wheel)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CAN_BUILD, reason="no kernels are built here")
+def test_kernels_of_these_sources_are_not_built_again_and_others_are(tracked: set[str], tmp_path: Path) -> None:
+    """An installation in the checkout has left them there: a second one takes them as they are."""
+    checkout = copy(tracked, tmp_path / "checkout")
+    current, other = (checkout / f"fastdcgan/kernels/native/kernels_{name}.so" for name in ("avx512", "avx2"))
+    current.write_text(f"of these sources: {source_hash()}")
+    other.write_text("of others")
+    (tmp_path / "wheel").mkdir()
+    with zipfile.ZipFile(build("wheel", checkout, tmp_path / "wheel")) as archive:
+        assert archive.read("fastdcgan/kernels/native/kernels_avx512.so") == current.read_bytes()
+        assert archive.read("fastdcgan/kernels/native/kernels_avx2.so").startswith(b"\x7fELF")
 
 
 @pytest.mark.slow

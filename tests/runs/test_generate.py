@@ -237,7 +237,16 @@ def test_the_best_checkpoint_is_the_one_that_an_evaluation_named(tmp_path: Path)
     with pytest.raises(ValueError, match="its best checkpoint, of step 6, but those of steps 5, 7"):
         generate_from_run(run, checkpoint="best")
     long = f'{{"step": 5, "metric": "kid", "value": 1{"0" * 400}}}'  # found by fuzzing: no float holds it
-    for damaged in ("{", "[]", '{"step": "5", "metric": "kid", "value": 1}', '{"step": 5}', long, r'{"\ud800": 5}'):
+    other = '{"step": 5, "metric": "kid", "value": 1, "by": "beauty"}'
+    for damaged in (
+        other,
+        "{",
+        "[]",
+        '{"step": "5", "metric": "kid", "value": 1}',
+        '{"step": 5}',
+        long,
+        r'{"\ud800": 5}',
+    ):
         best.write_text(damaged)
         with pytest.raises(ValueError, match=r"best.json can't be read") as refused:
             generate_from_run(run, checkpoint="best")

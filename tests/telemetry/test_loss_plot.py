@@ -67,6 +67,20 @@ def test_a_later_plot_replaces_the_earlier_one(five: np.ndarray, tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_long_curve_looks_as_if_all_of_it_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose points would take 100 MiB and seconds at each save."""
+    chance = np.random.default_rng(0)
+    losses = chance.normal(1, 0.2, (30_000, 2)).clip(0.1) + np.linspace(0, 2, 30_000)[:, None]
+    losses[12_345] = 5  # in one step of 30,000
+    lines = [replace(FIRST, step=10 * n, loss_d=d, loss_g=g) for n, (d, g) in enumerate(losses.tolist(), 1)]
+    pixels = drawn(lines, tmp_path / "few.png").astype(int)
+    monkeypatch.setattr("fastdcgan.telemetry.report.loss_plot.GROUPS", len(lines))
+    differ = np.abs(drawn(lines, tmp_path / "all.png") - pixels).max(-1) > 64
+    assert differ.mean() < 0.01
+    of_D = np.abs(pixels - (27, 158, 119)).max(-1) < 40
+    assert of_D[40:150, 400:500].any(), "what stands out in one step is seen"
+
+
 def test_nothing_of_a_plot_stays_in_memory(tmp_path: Path) -> None:
     gc.disable()  # it would free them too, some time
     try:

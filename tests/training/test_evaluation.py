@@ -1,9 +1,11 @@
 """`--evaluate-every`: what is measured while a run trains, and that nothing it learns depends on it."""
 
 import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from torch import Tensor
 from fastdcgan.config import DataConfig, ModelConfig, RecipeConfig, RunConfig, TrainConfig
 from fastdcgan.evaluation.extractors import Extractor
 from fastdcgan.evaluation.records import Evaluation, read_evaluations
-from fastdcgan.runs.checkpoints.folder import list_checkpoints, read_best, step_in_name
-from fastdcgan.runs.folder import RunFolder
+from fastdcgan.runs.checkpoints.folder import Best, list_checkpoints, read_best, step_in_name
+from fastdcgan.runs.folder import RunFolder, read_config
+from fastdcgan.runs.generate import generate_from_run
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.telemetry.metrics import read_metrics
 from fastdcgan.training import evaluation as module
@@ -54,7 +57,9 @@ def data(tmp_path: Path) -> Path:
     return file
 
 
-def trained(out: Path, data: Path, *, steps: int = 12, every: int | None = 3, images: int = 60, keep: int = 1) -> Path:
+def trained(
+    out: Path, data: Path, *, steps: int = 12, every: int | None = 3, images: int = 60, keep: int = 1, **more: Any
+) -> Path:
     train(
         TrainConfig(
             model=ModelConfig(arch="dcgan16", width=4, latent_dim=6),
@@ -69,6 +74,7 @@ def trained(out: Path, data: Path, *, steps: int = 12, every: int | None = 3, im
                 evaluate_every=every,
                 evaluate_images=images,
                 quiet=True,
+                **more,
             ),
         )
     )
@@ -79,14 +85,19 @@ def evaluations(run: Path) -> list[Evaluation]:
     return read_evaluations(run / "evaluations.jsonl")[0]
 
 
-def with_kernels(monkeypatch: pytest.MonkeyPatch, kernels: dict[int, float]) -> None:
-    """Evaluations find these kernel distances, by step."""
-    from dataclasses import replace
-
+def with_figures(monkeypatch: pytest.MonkeyPatch, **by_step: dict[int, float]) -> None:
+    """Evaluations find these figures, by step."""
     measure = module.measure
-    monkeypatch.setattr(
-        module, "measure", lambda *a, **k: replace(found := measure(*a, **k), kernel=kernels[found.step])
-    )
+
+    def found(*arguments: Any, **more: Any) -> Evaluation:
+        one = measure(*arguments, **more)
+        return replace(one, **{name: values[one.step] for name, values in by_step.items()})
+
+    monkeypatch.setattr(module, "measure", found)
+
+
+KERNELS = {3: 0.5, 6: 0.1, 9: 0.4, 12: 0.3, 15: 0.2, 18: 0.05}
+RECALLS = {3: 0.1, 6: 0.2, 9: 0.9, 12: 0.3, 15: 0.2, 18: 0.5}
 
 
 def checkpoints(run: Path) -> list[int | None]:
@@ -147,7 +158,7 @@ def test_memory_that_an_evaluation_took_is_returned(
 
 
 def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_kernels(monkeypatch, {3: 0.5, 6: 0.1, 9: 0.4, 12: 0.3})
+    with_figures(monkeypatch, kernel=KERNELS)
     run = trained(tmp_path / "run", data)
     best = read_best(RunFolder(run))
     assert (best.step, best.value) == (6, 0.1)
@@ -159,7 +170,7 @@ def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path, data: Path, monke
 def test_going_on_remembers_the_best_and_forgets_what_will_be_repeated(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_kernels(monkeypatch, {3: 0.5, 6: 0.1, 9: 0.4, 12: 0.3, 15: 0.2, 18: 0.05})
+    with_figures(monkeypatch, kernel=KERNELS)
     whole = trained(tmp_path / "whole", data, steps=18)
     run = trained(tmp_path / "run", data, steps=12)
     later = evaluations(run)[-1]
@@ -183,6 +194,46 @@ def test_a_best_of_a_step_that_the_run_went_back_from_is_forgotten(
     (run / "best.json").write_text('{"step": 9, "metric": "m", "value": 0.1}')
     trained(run, data, steps=8, every=None)
     assert not (run / "best.json").exists()
+
+
+def test_the_figure_that_is_named_says_which_is_the_best(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_figures(monkeypatch, kernel=KERNELS, recall=RECALLS)
+    run = trained(tmp_path / "run", data, metric="recall")
+    best = read_best(RunFolder(run))
+    assert best == Best(step=9, metric="recall, a toy, 60 pictures, average weights", value=0.9, by="recall")
+    assert checkpoints(run) == [9, 12]
+    assert "from step 9 of" in generate_from_run(run, count=1, out=tmp_path / "drawn", checkpoint="best")
+    trained(run, data, steps=18)  # goes on, without naming it again
+    assert read_best(RunFolder(run)) == best and checkpoints(run) == [9, 18]
+    assert read_config(RunFolder(run)).run.metric == "recall"
+    report = (run / "report.html").read_text()
+    assert "Best: 90% at step 9. Last: 50%" in report and "kinds of pictures are lost" in report
+
+
+def test_another_figure_from_here_on_chooses_anew_among_what_is_kept(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_figures(monkeypatch, kernel=KERNELS, recall=RECALLS)
+    run = trained(tmp_path / "run", data, keep=9)
+    (run / "best.json").write_text('{"step": 6, "metric": "of a run from before there was a choice", "value": 0.1}')
+    trained(run, data, keep=9, steps=14, every=None)
+    assert read_best(RunFolder(run)).step == 6, "an old run keeps its best"
+    trained(run, data, keep=1, steps=15, metric="recall")
+    assert read_best(RunFolder(run)).step == 9 and checkpoints(run) == [9, 15]
+    assert "the best so far is step 9 (recall, a toy" in (run / "run.log").read_text()
+
+
+def test_a_frechet_distance_that_can_not_be_had_is_refused_before_there_is_work(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"--metric frechet: 60 pictures .* \(1,280\): use --metric kernel"):
+        trained(tmp_path / "run", data, metric="frechet")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    monkeypatch.setattr(module, "FEATURES", 4)
+    with_figures(monkeypatch, kernel=KERNELS, frechet={3: 9.0, 6: 8.0, 9: 7.0, 12: 6.0})
+    assert read_best(RunFolder(trained(tmp_path / "run", data, metric="frechet"))).step == 12
 
 
 def test_what_can_not_be_measured_does_not_end_a_run(tmp_path: Path) -> None:

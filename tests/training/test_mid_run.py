@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fastdcgan import cli
 from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig
+from fastdcgan.data.arrays import npy_pictures
 from fastdcgan.execution import capture
 from fastdcgan.execution.finite import (
     MIN_LOSS_SCALE,
@@ -440,24 +441,57 @@ def test_data_that_vanish(
     assert_same(out, undisturbed)
 
 
-def cut_off(file: Path) -> None:
-    """Between two batches: those who read ahead have read all that they may, and rest."""
-    time.sleep(0.5)
-    os.truncate(file, 200)
+def cut_off_below(patch: pytest.MonkeyPatch, find: Callable[[], Path]) -> None:
+    """A file in the midst of a batch, after the fifth step."""
+    read_at, step_taken, reads = npy_pictures.read_at, 0, 0
+
+    def note(step: int, state: TrainState) -> None:
+        nonlocal step_taken
+        step_taken = step
+
+    def read(descriptor: int, part: memoryview, at: int) -> int:
+        nonlocal reads
+        reads += step_taken > 5
+        if reads == 2:
+            os.truncate(find(), 200)
+        return read_at(descriptor, part, at)
+
+    before_step(patch, note)
+    patch.setattr(npy_pictures, "read_at", read)
 
 
 def test_an_array_that_is_cut_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is mapped into memory, touching what is gone would kill the process."""
+    """Were it mapped into memory, touching what is gone would kill the process."""
     for name, size in (("as it is", 16), ("fitted", 20)):
         file, out = tmp_path / f"{name}.npy", tmp_path / name
         np.save(file, np.random.default_rng(0).integers(0, 256, (4096, size, size, 3), dtype=np.uint8))
         with monkeypatch.context() as patch:
-            before_step(patch, lambda step, state, file=file: cut_off(file) if step == 6 else None)  # type: ignore[misc]
+            cut_off_below(patch, lambda file=file: file)  # type: ignore[misc]
             complaint = refusal(capsys, file, out)
         assert "cut off" in complaint and str(file) in complaint
         assert saved(out)[-1] >= 6
+
+
+def test_a_pack_that_is_cut_off_is_built_anew(
+    undisturbed: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
+    out, packs = tmp_path / "out", tmp_path / "cache" / "packs"
+    with monkeypatch.context() as patch:
+        cut_off_below(patch, lambda: next(packs.glob("*.npy")))
+        complaint = refusal(capsys, pictures, out, "--data-cache", "on")
+    (pack,) = packs.glob("*.npy")
+    assert f"{pack}: the file was cut off" in complaint and "goes on from there" in complaint
+    assert saved(out)[-1] >= 6
+    train(pictures, out, "--data-cache", "on")
+    assert pack.stat().st_size > 200
+    assert_same(out, undisturbed)
 
 
 # Two runs in one folder

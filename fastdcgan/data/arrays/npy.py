@@ -1,7 +1,6 @@
-"""NumPy's files: headers read within bounds, pictures told by their axes, arrays mapped into memory."""
+"""NumPy's files: headers read within bounds, pictures told by their axes."""
 
 import math
-import os
 import struct
 import tokenize
 import zipfile
@@ -9,13 +8,9 @@ import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-
-from fastdcgan.storage.files import open_regular
 
 CHANNELS = (1, 3, 4)
 
@@ -61,30 +56,6 @@ class Header(NamedTuple):
     def size(self) -> str:
         """The shape, for the user."""
         return "x".join(map(str, self.shape)) or "a single number"
-
-
-def map_npy(path: Path, name: str) -> tuple[NDArray[Any], str]:
-    """Map a `.npy` of pictures: numbers in their own shape, and their axes, as "N, H, W, C".
-
-    Raises:
-        ValueError: it is damaged or holds something else; the message begins with `name`.
-        OSError: it can't be read.
-    """
-    with open_regular(path) as file:
-        header = header_of(file, name)
-        axes = axes_of_pictures(header, name)
-        check_length(header, os.fstat(file.fileno()).st_size, name)
-        return np.memmap(file, header.dtype, "r", header.offset, header.shape), axes
-
-
-def map_uint8(path: Path) -> NDArray[np.uint8]:
-    """Map a `.npy` of bytes. Raises ValueError where it is of something else, or damaged, OSError as `map_npy`."""
-    with open_regular(path) as file:
-        header = header_of(file, "")
-        if header.dtype != np.uint8 or header.fortran_order:
-            raise ValueError("not of bytes")
-        check_length(header, os.fstat(file.fileno()).st_size, "")
-        return np.memmap(file, np.uint8, "r", header.offset, header.shape)
 
 
 def header_of(file: IO[bytes], name: str) -> Header:

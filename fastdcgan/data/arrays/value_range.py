@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdcgan.data.arrays.picture_array import PictureArray
+
 SAMPLED_VALUES = 2**22
 """Values that a range is found from: of pictures evenly spread over the set."""
 
@@ -44,7 +46,7 @@ class ValueRange:
         return rounded
 
 
-def sample(pictures: NDArray[Any]) -> NDArray[Any]:
+def sample(pictures: PictureArray) -> NDArray[Any]:
     """Some of an array's values, from pictures evenly spread over its first axis."""
     count = min(len(pictures), SAMPLED_PICTURES, max(1, SAMPLED_VALUES // max(1, pictures[0].size)))
     places = np.linspace(0, len(pictures) - 1, count).round().astype(int)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastdcgan.data.archives.shards import ShardIndex
 from fastdcgan.data.array import ResizedSource
 from fastdcgan.data.arrays.npy import Header, axes_of_pictures
+from fastdcgan.data.arrays.picture_array import channels_last, shape_channels_last
 from fastdcgan.data.arrays.value_range import ValueRange, sample, settle_range
 from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.folder import OnProgress, os_error_reason
@@ -75,11 +76,11 @@ def open_hdf5(
         return open_rows(printable(path.resolve()), stamp, lambda: _encoded_pictures(path, key, labels), on_progress)
     axes = axes_of_pictures(Header(found.shape, False, found.dtype, 0), f"{name}: {printable(key)}")
     pictures = Hdf5Pictures(process, found, axes)
-    taken, remark = settle_range(sample(pictures), value_range, name)  # type: ignore[arg-type]
+    taken, remark = settle_range(sample(pictures), value_range, name)
     count, height, width, _ = pictures.shape
     what = f"{printable(key)!r} of {name}"
     return ResizedSource(
-        pictures,  # type: ignore[arg-type]
+        pictures,
         frame=frame,
         channels=channels,
         threads=threads,
@@ -104,16 +105,12 @@ class Hdf5Pictures:
 
     def __init__(self, process: Hdf5Process, found: Dataset, axes: str) -> None:
         self._process, self._found, self._axes = process, found, axes
-        count, *rest = found.shape
-        if axes == "N, C, H, W":
-            rest = [*rest[1:], rest[0]]
-        self.shape = (count, *rest, 1) if axes == "N, H, W" else (count, *rest)
-        self.dtype, self.ndim = found.dtype, 4
+        self.shape, self.dtype = shape_channels_last(found.shape, axes), found.dtype
         self.nbytes = math.prod(self.shape) * found.dtype.itemsize
 
     def __len__(self) -> int:
         """How many pictures there are."""
-        return int(self.shape[0])
+        return self.shape[0]
 
     def __getitem__(self, number: int) -> NDArray[Any]:
         """A picture [H, W, C]. Raises ValueError where the file is damaged there."""
@@ -122,10 +119,8 @@ class Hdf5Pictures:
     def pictures(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Several, one after another, some of them read at once. Raises ValueError as for one."""
         for values in self._process.rows(self._found, numbers):
-            if self._axes == "N, C, H, W":
-                yield np.ascontiguousarray(values.transpose(1, 2, 0))
-            else:
-                yield values[..., None] if self._axes == "N, H, W" else values
+            (picture_HWC,) = channels_last(values[None], self._axes)
+            yield np.ascontiguousarray(picture_HWC)
 
 
 def _choose(found: Sequence[Dataset], name: str) -> Dataset:

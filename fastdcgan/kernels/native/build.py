@@ -47,6 +47,11 @@ def source_hash() -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+def is_current(library: Path) -> bool:
+    """Whether a library is there and was built from these sources."""
+    return library.exists() and source_hash().encode() in library.read_bytes()
+
+
 def build(program: str, instruction_set: str, library: Path) -> None:
     """Compile a library. Raises OSError or subprocess.SubprocessError.
 

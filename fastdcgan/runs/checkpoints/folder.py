@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from fastdcgan.config import DEFAULT_METRIC, METRICS, MetricName
 from fastdcgan.runs.folder import RunFolder
 from fastdcgan.storage.files import read_json
 from fastdcgan.storage.printable import printable
@@ -24,7 +25,11 @@ class Best:
 
     step: int
     metric: str
+    """Of `value`, in words: the figure, the network, how many pictures of which weights."""
+
     value: float
+    by: MetricName = DEFAULT_METRIC
+    """The figure alone. Files from before there was a choice don't have it."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -104,7 +109,7 @@ def read_best(run: RunFolder) -> Best:
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{run.best} can't be read: {printable(str(error))}") from error
     numbers = type(best.step) is int and is_number(best.value)
-    if not numbers or best.step < 0 or not isinstance(best.metric, str):
+    if not numbers or best.step < 0 or not isinstance(best.metric, str) or best.by not in METRICS:
         raise ValueError(f"{run.best} can't be read: it names no step, metric and value")
     return best
 

@@ -155,7 +155,7 @@ def _render(
         rows=facts.rows,
         nearest=nearest,
         pairs=_data_uri(encode_webp(on_checkerboard(pairs))) if pairs else None,
-        charts=run_charts(records, grids, real_diversity, evaluations),
+        charts=run_charts(records, grids, real_diversity, evaluations, facts.best_by),
         ceiling=_ceiling(facts, records),
         profile=_profile(folder),
         command=facts.command,

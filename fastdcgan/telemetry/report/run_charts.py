@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from fastdcgan.config import DEFAULT_METRIC, MetricName
+from fastdcgan.evaluation.best import figure, figure_label, is_better_high
 from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.charts import FIRST_COLOUR, SECOND_COLOUR, Curve, chart
@@ -13,12 +15,27 @@ from fastdcgan.telemetry.report.run_warnings import last_tenth
 MAX_MARKED_GRIDS = 30
 """Each grid's diversity is marked with a dot where there are fewer."""
 
+_ABOUT_DISTANCE = (
+    "How far {pictures:,} generated pictures are from as many real ones, as a network that knows photographs sees "
+    "them. At 0 it could not tell them apart. Where it rises for long, pictures become worse."
+)
+_ABOUT_SHARE: dict[MetricName, str] = {
+    "precision": "How many of {pictures:,} generated pictures are among as many real ones, as a network that knows "
+    "photographs sees them. Where it falls for long, pictures become worse.",
+    "recall": "How many of {pictures:,} real pictures are among as many generated ones, as a network that knows "
+    "photographs sees them. Where it falls for long, kinds of pictures are lost.",
+}
+
 Chart = dict[str, Any]
 """For the template: `title`, `keys` (pairs of CSS class and text), `svg`, `about` and `reading`, all str but `keys`."""
 
 
 def run_charts(
-    records: Sequence[Record], grids: Sequence[Grid], real: float | None, evaluations: Sequence[Evaluation] = ()
+    records: Sequence[Record],
+    grids: Sequence[Grid],
+    real: float | None,
+    evaluations: Sequence[Evaluation] = (),
+    by: MetricName = DEFAULT_METRIC,
 ) -> list[Chart]:
     """The charts for which there are data.
 
@@ -27,12 +44,13 @@ def run_charts(
         grids: by step.
         real: the diversity of training pictures; None if unknown.
         evaluations: of the same conditions, by step.
+        by: the figure that the best of them is told by.
     """
     charts = [_losses(records), _probabilities(records)] if records else []
     if known := [grid for grid in grids if grid.diversity is not None]:
         charts.append(_diversity(known, real))
     if evaluations:
-        charts.append(_quality(evaluations))
+        charts.append(_quality(evaluations, by))
     return [*charts, _speed(records), _data_wait(records)] if records else charts
 
 
@@ -105,20 +123,24 @@ def _diversity(grids: Sequence[Grid], real: float | None) -> Chart:
     }
 
 
-def _quality(evaluations: Sequence[Evaluation]) -> Chart:
-    values = [one.kernel for one in evaluations]
-    best, last = min(evaluations, key=lambda one: one.kernel), evaluations[-1]
+def _quality(evaluations: Sequence[Evaluation], by: MetricName) -> Chart:
+    if any(figure(one, by) is None for one in evaluations):
+        by = DEFAULT_METRIC
+    values = [figure(one, by) or 0.0 for one in evaluations]
+    last, is_share = evaluations[-1], is_better_high(by)
+    shown = {"kernel": "{:.4f}", "frechet": "{:.2f}"}.get(by, "{:.0%}").format
+    best = (max if is_share else min)(zip(values, evaluations, strict=True), key=lambda pair: pair[0])
     return {
-        "title": "Distance from real pictures",
-        "keys": [("one", f"{last.kernel_label}, {last.weights} weights")],
+        "title": "Share of pictures that are like the others" if is_share else "Distance from real pictures",
+        "keys": [("one", f"{figure_label(last, by)}, {last.weights} weights")],
         "svg": chart(
             [Curve(steps=[one.step for one in evaluations], values=values, dots=len(values) < MAX_MARKED_GRIDS)],
-            label="Distance of generated from real pictures over the steps",
-            limits=(min(0.0, *values), max(0.001, *values) * 1.1),
+            label=f"{'Likeness' if is_share else 'Distance'} of generated and real pictures over the steps",
+            limits=(0, 1) if is_share else (min(0.0, *values), max(0.001, *values) * 1.1),
+            percent=is_share,
         ),
-        "about": f"How far {last.pictures:,} generated pictures are from as many real ones, as a network that knows "
-        "photographs sees them. At 0 it could not tell them apart. Where it rises for long, pictures become worse.",
-        "reading": f"Best: {best.kernel:.4f} at step {best.step:,}. Last: {last.kernel:.4f}, precision "
+        "about": _ABOUT_SHARE.get(by, _ABOUT_DISTANCE).format(pictures=last.pictures),
+        "reading": f"Best: {shown(best[0])} at step {best[1].step:,}. Last: {shown(values[-1])}, precision "
         f"{last.precision:.0%}, recall {last.recall:.0%}.",
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fastdcgan.config import DEFAULT_METRIC, METRICS, MetricName
 from fastdcgan.evaluation.records import Evaluation, read_evaluations
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits import hardware
@@ -52,6 +53,12 @@ class RunFacts:
 
     machine: Ceilings | None
     """Of the machine that the run was on; None if unknown."""
+
+    @property
+    def best_by(self) -> MetricName:
+        """The figure that the run's best checkpoint is told by."""
+        found = self.config.get("metric")
+        return found if found in METRICS else DEFAULT_METRIC
 
 
 def read_facts(folder: RunFolder, unread: list[str]) -> RunFacts:
