@@ -98,8 +98,10 @@ class Generator(
             weights: average: those of G's moving average, where the run has one. last: as the last step left them.
 
         Raises:
-            ValueError: there is no such run, or no such checkpoint in it.
+            ValueError: there is no such run, or no such checkpoint in it, or no such weights.
         """
+        if weights not in ("average", "last"):
+            raise ValueError(f"--weights {weights}: must be average or last")
         folder = run.path if isinstance(run, Run) else Path(run)
         network, arch, _, skipped = load_generator(folder, raw=weights == "last", checkpoint=checkpoint)
         for line in skipped:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fastdcgan.cli.waiting import load_torch_to_sleep_while_waiting
 from fastdcgan.config import DataConfig, ExecutionConfig, Fit, PrecisionRequest, TrainConfig
 from fastdcgan.gan.architecture import architecture
 
@@ -52,6 +53,7 @@ def generate(
         checkpoint: latest: the newest that is whole. best: by the run's evaluations. Or its step.
         class_: The class that pictures are of, of a run that has learned classes; of several: in turn. Default: all.
     """
+    load_torch_to_sleep_while_waiting()
     from fastdcgan.runs.generate import generate_from_run
     from fastdcgan.telemetry.terminal.display import Display
 
@@ -193,6 +195,7 @@ def evaluate(
         repeats: How many sets of pictures are drawn and measured, for mean and spread.
         json: Write the figures to this file too. Default: no file.
     """
+    load_torch_to_sleep_while_waiting()
     from fastdcgan.evaluation.evaluate import Request
     from fastdcgan.telemetry.terminal.evaluation_commands import evaluate
 
@@ -229,6 +232,7 @@ def interpolate(
         checkpoint: As for generate.
         class_: The class that walks are of, of a run that has learned classes; of several: in turn. Default: all.
     """
+    load_torch_to_sleep_while_waiting()
     from fastdcgan.runs.interpolate import interpolate_from_run
 
     made = interpolate_from_run(run, frames=frames, seed=seed, out=out, checkpoint=checkpoint, classes=class_ or ())

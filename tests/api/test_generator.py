@@ -65,6 +65,15 @@ def test_a_checkpoint_and_the_last_weights_can_be_chosen(run: Run, tmp_path: Pat
         Generator.from_run(run, checkpoint=last + 1)
 
 
+def test_what_can_not_be_chosen_is_said(run: Run) -> None:
+    for choice, said in (
+        ({"checkpoint": "oldest"}, "--checkpoint oldest: must be latest, best or a step"),
+        ({"weights": "ema"}, "--weights ema: must be average or last"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Generator.from_run(run, **choice)  # type: ignore[arg-type]
+
+
 def test_kinds(run_of_any_channels: Run) -> None:
     run = run_of_any_channels
     generator = Generator.from_run(run)

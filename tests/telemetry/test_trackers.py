@@ -273,11 +273,12 @@ def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_wandb_needs_no_network_and_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb.sdk", reason="needs the extra wandb")
+    sdk = pytest.importorskip("wandb.sdk", reason="needs the extra wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     follow(("wandb",), tmp_path)
+    sdk.teardown()  # as at exit: finish() returns before the service, a process of its own, has written all
     (file,) = tmp_path.glob("wandb/offline-run-*/run-12ab34cd.wandb")
     assert file.read_bytes().count(b"loss/D") >= 2
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/samples_*.png"))

@@ -83,6 +83,8 @@ def checkpoint_named(run: RunFolder, named: Named) -> Path:
     Raises:
         ValueError: there is none of that name; says which there are.
     """
+    if isinstance(named, str) and named not in ("latest", "best"):  # from Python: the command line has refused it
+        raise ValueError(f"--checkpoint {printable(named)}: must be latest, best or a step")
     saved = list_checkpoints(run.checkpoints)
     if named == "latest":
         if not saved:
