@@ -84,9 +84,10 @@ def written_rows(dataset: Any) -> Any:
     shape, chunks = dataset.shape, dataset.chunks
     if dataset.is_virtual:
         for source in dataset.virtual_sources():
-            other = Path(dataset.file.filename).parent / source.file_name
-            if source.file_name != "." and "%" not in source.file_name and not other.exists():
-                raise FileNotFoundError(f"its rows are those of {source.file_name}, which is not there")
+            other = source.file_name
+            places = Path(other), Path(dataset.file.filename).parent / other
+            if other != "." and "%" not in other and not any(place.exists() for place in places):
+                raise FileNotFoundError(f"its rows are those of {other}, which is not there")
     if chunks is None:
         lies_elsewhere = dataset.is_virtual or dataset.external
         return np.full(shape[0], bool(lies_elsewhere or dataset.id.get_storage_size()), np.uint8)
