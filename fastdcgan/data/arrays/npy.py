@@ -3,6 +3,7 @@
 import math
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Generator
@@ -69,7 +70,8 @@ def read_header(file: IO[bytes]) -> Header:
     # Bounded: the length that a damaged header gives can be anything.
     start = BytesIO(file.read(_MAX_HEADER_BYTES))
     version = np.lib.format.read_magic(start)
-    shape, fortran_order, dtype = _HEADERS[version](start)
+    with warnings.catch_warnings(action="ignore"):  # NumPy's and Python's, of odd headers
+        shape, fortran_order, dtype = _HEADERS[version](start)
     if any(abs(length) > _MAX_LENGTH for length in shape):
         raise OverflowError
     return Header(shape, fortran_order, dtype, start.tell())

@@ -5,6 +5,7 @@ import math
 import re
 import struct
 import tokenize
+import warnings
 import zipfile
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -148,7 +149,8 @@ class LatentsOfFile:
         try:
             with open_regular(path) as file:
                 self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            with warnings.catch_warnings(action="ignore"):  # NumPy's and Python's, of odd headers
+                found = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
             raise ValueError(f"--latents {path}: can't be read: {error.strerror or error}") from error
         except _PARSER_ERRORS as error:
