@@ -551,7 +551,8 @@ NAMED_DEFAULTS = {
 
 
 LARGEST_FACTOR = 16
-"""By how much a batch can be larger than usual and its learning rate still in proportion: what was tried."""
+"""By how much a batch can be larger than usual and its learning rate still in proportion: at 64 times as large, faces
+soon stopped getting better (docs/recipes.md)."""
 
 
 def set_by_recipe(request: TrainConfig) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures import figure, tell_figures
+
+__all__ = ["figure"]  # a fixture for all tests
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +60,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was left out, and how to run it."""
+    """Say what was counted, what was left out, and how to run it."""
+    tell_figures(terminalreporter, config)
     if left_out := config.stash.get(LEFT_OUT, 0):
         terminalreporter.section("left out")
         terminalreporter.line(

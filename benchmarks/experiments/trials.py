@@ -74,6 +74,12 @@ class Trial:
     half_life: int = HALF_LIFE
     """Of G's average, in images."""
 
+    averaged: bool = True
+    """Whether the average is measured, or G as the last step left it."""
+
+    reference: bool = False
+    """Whether the reference is trained, which has no average; else our step."""
+
     seed: int = 0
 
 
@@ -134,7 +140,9 @@ def points_of(
         average.update(step)
         return metrics._asdict()
 
-    yield from _measured(trial, source, judge, take_step, average.network, device)
+    yield from _measured(
+        trial, source, judge, take_step, average.network if trial.averaged else state.generator, device
+    )
 
 
 def points_of_reference(trial: Trial, source: ImageSource, judge: Judge, device: torch.device = CPU) -> Iterator[Point]:
@@ -218,7 +226,8 @@ def run_trials(trials: Sequence[Trial], out: Path, *, judged: int = 256) -> None
     opened = cache(partial(_open, judged=judged))
     for trial in track([one for one in trials if as_table(one) not in done], description=out.name):
         source, judge = opened(trial.data, architecture(trial.arch).resolution)
-        points = [asdict(point) for point in points_of(trial, first_of(source, trial.pictures), judge)]
+        train = points_of_reference if trial.reference else points_of
+        points = [asdict(point) for point in train(trial, first_of(source, trial.pictures), judge)]
         append_line(out, {"trial": as_table(trial), "points": points, "conditions": conditions()})
 
 
@@ -257,18 +266,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_trials(path: Path) -> list[tuple[Trial, list[dict[str, Any]]]]:
     """The trials in a file and their points. What a line doesn't name is as it was before it could be named."""
-    return [(_trial_of(line["trial"]), line["points"]) for line in read_lines(path)]
+    return [(trial_in(line["trial"]), line["points"]) for line in read_lines(path)]
 
 
-def _trial_of(table: Mapping[str, Any]) -> Trial:
+def trial_in(table: Mapping[str, Any]) -> Trial:
+    """The inverse of `as_table`, of this version or an earlier one."""
     recipe, measured_at = RecipeConfig(**table["recipe"]), tuple(table["measured_at"])
     return Trial(**{**table, "recipe": recipe, "measured_at": measured_at})
 
 
-def run_command(trials_of: Callable[[int], Sequence[Trial]], show: Callable[[Path], None], default: Path) -> None:
+def run_command(
+    trials_of: Callable[[int], Sequence[Trial]], show: Callable[[Path], None], default: Path, *, seeds: int = 3
+) -> None:
     """The command line of an experiment, whose trials go with the number of seeds."""
 
-    def main(out: Annotated[Path, tyro.conf.Positional] = default, seeds: int = 3, show_only: bool = False) -> None:
+    def main(out: Annotated[Path, tyro.conf.Positional] = default, seeds: int = seeds, show_only: bool = False) -> None:
         """Train what is missing, and print a table.
 
         Args:

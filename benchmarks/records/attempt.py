@@ -17,6 +17,7 @@ from benchmarks.experiments.trials import (
     points_of,
     points_of_reference,
     read_lines,
+    trial_in,
 )
 from benchmarks.records.track import Record, Track, open_track, trial_of
 from benchmarks.records.verdict import Pair
@@ -99,7 +100,7 @@ def pairs_by_seed(
     before: tuple[int, Point] | None = None
     for line in lines:
         kind, seed, point = line["kind"], line["trial"]["seed"], Point(**line["point"])
-        known = group_of(line) == group and line["trial"] == as_table(replace(expected[kind], seed=seed))
+        known = group_of(line) == group and trial_in(line["trial"]) == replace(expected[kind], seed=seed)
         if known and kind == "record" and before is not None and before[0] == seed:
             found[seed] = before[1], point
         before = (seed, point) if known and kind == "reference" else None

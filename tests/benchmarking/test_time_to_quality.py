@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.experiments import batch_size, small_data, trials
+from benchmarks.experiments import batch_size, same_quality, small_data, trials
 from benchmarks.experiments.digits import digits
 from benchmarks.experiments.trials import Trial, append_line, as_table, read_lines, read_trials, run_trials
 from fastdcgan.config import RecipeConfig
@@ -91,7 +91,8 @@ def test_what_a_kill_left_half_written_is_done_again(pictures: str, tmp_path: Pa
 
 def test_lines_from_before_a_trial_said_what_it_was_trained_on_are_of_faces(tmp_path: Path) -> None:
     table = as_table(TINY)
-    old = {name: value for name, value in table.items() if name not in ("data", "half_life")}
+    newer = ("data", "half_life", "averaged", "reference")
+    old = {name: value for name, value in table.items() if name not in newer}
     append_line(tmp_path / "old.jsonl", {"trial": old, "points": []})
     assert read_trials(tmp_path / "old.jsonl") == [(TINY, [])]
 
@@ -118,3 +119,35 @@ def test_digits_are_whole_and_white_on_black() -> None:
     assert few_BHWC.shape == (3, 32, 32, 3) and few_BHWC.dtype == torch.uint8
     assert few_BHWC.min() == 0 and few_BHWC.max() == 255
     assert few_BHWC[:, 0].float().mean() < 64 < few_BHWC[:, 8:24, 8:24].float().mean()
+
+
+def test_the_power_of_a_comparison_is_that_of_the_tables() -> None:
+    """Cohen 1988, table 2.3: of two groups of 20, 0.8 standard deviations apart, 69 of 100 comparisons tell."""
+    assert same_quality.power(20, 0.8) == pytest.approx(0.69, abs=0.005)
+    assert same_quality.power(5, 1e-3) == pytest.approx(0.05, abs=1e-4), (
+        "what is equal is found different by chance alone"
+    )
+    assert same_quality.power(5, same_quality.shown_effect(5)) == pytest.approx(0.8)
+    assert same_quality.shown_effect(20) < same_quality.shown_effect(5)
+
+
+def test_ours_and_the_reference_are_trained_in_turns_and_compared(
+    pictures: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [
+        replace(one, data=pictures, arch="dcgan16", width=4, batch_size=8, measured_at=(16,))
+        for one in same_quality.trials(2)
+    ]
+    run_trials(asked, tmp_path / "some.jsonl", judged=60)
+    found = read_trials(tmp_path / "some.jsonl")
+    assert [(trial.reference, trial.seed) for trial, _ in found] == [(True, 0), (False, 0), (True, 1), (False, 1)]
+    assert len({points[0]["kernel"] for _, points in found}) == 4
+    same_quality.show(tmp_path / "some.jsonl")
+    assert capsys.readouterr().out.count("n = 2") == 2
+
+
+def test_the_average_is_measured_or_the_last_step(pictures: str, tmp_path: Path) -> None:
+    both = [replace(TINY, data=pictures, averaged=averaged) for averaged in (True, False)]
+    run_trials(both, tmp_path / "some.jsonl", judged=60)
+    (averaged, last) = (points for _, points in read_trials(tmp_path / "some.jsonl"))
+    assert averaged[-1]["kernel"] != last[-1]["kernel"] and averaged[-1]["loss_d"] == last[-1]["loss_d"]

@@ -184,6 +184,18 @@ def test_a_changed_folder_is_packed_again(change: Callable[[Path], None], photos
     assert packs() == [".json", ".lock", ".npy"], "the old pack is replaced"
 
 
+@pytest.mark.skipif(not dali_available(), reason="DALI is not installed")
+def test_another_version_of_dali_packs_anew(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them can't be installed at once: the same one, under another version's name."""
+    opened(photos, decoder="dali")
+    before = manifest().read_text()
+    opened(photos, decoder="dali")
+    assert manifest().read_text() == before
+    monkeypatch.setattr("fastdcgan.data.decoding.dali._dali_version", lambda: "99.0")
+    theirs = opened(photos, decoder="dali")
+    assert "DALI 99.0" in manifest().read_text() and isinstance(theirs, ArraySource)
+
+
 def test_sizes_kinds_and_folders_have_packs_of_their_own(photos: Path, tmp_path: Path, decoded: list[int]) -> None:
     shutil.copytree(photos, tmp_path / "other" / "photos")
     for _ in range(2):

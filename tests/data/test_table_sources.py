@@ -15,6 +15,7 @@ from fastdcgan.data.array import ArraySource
 from fastdcgan.data.arrays.value_range import ValueRange
 from fastdcgan.data.open import open_source
 from fastdcgan.data.source import ImageSource
+from fastdcgan.data.tables.hdf5 import NEVER_WRITTEN
 from fastdcgan.storage.cache import cache_folder
 
 LIBRARIES = ("lmdb", "h5py", "pyarrow", "datasets")
@@ -174,6 +175,79 @@ def test_hdf5_of_other_numbers_is_scaled(tmp_path: Path) -> None:
         found = source(tmp_path / "a.h5", cache)
         assert found.value_range == ValueRange(-60, 67.5)
         assert np.array_equal(everything(found), BYTES)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_pictures_that_were_never_written_are_left_out_and_counted(labelled: bool, tmp_path: Path) -> None:
+    """As where the program that wrote them was ended: HDF5 would give them as black."""
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        images = file.create_dataset("images", (12, 16, 16, 3), np.uint8, chunks=(2, 8, 16, 3))
+        labels = file.create_dataset("labels", (12,), "i8", chunks=(2,))
+        for number in (0, 1, 6, 7, 11):
+            images[number] = BYTES[number]
+            if labelled or number != 7:
+                labels[number] = LABELS[number]
+        images[2:4, :8] = 1  # half of their chunks
+        images[8:10] = 0  # black, but written
+        labels[8:10] = 2
+        if not labelled:
+            del file["labels"]
+            file.create_dataset("labels", (12,), "i8", chunks=(6,))[:6] = 1
+    used = [0, 1, 6, 7, 8, 9, 10, 11]  # 10 shares a chunk with 11
+    wanted = np.stack([BYTES[n] if n in (0, 1, 6, 7, 11) else np.zeros_like(BYTES[0]) for n in used])
+    for cache in ("off", "on"):
+        found = source(tmp_path / "a.h5", cache)
+        assert np.array_equal(torch.cat(list(found.read([range(8)]))).numpy(), wanted)
+        (skip,) = found.skipped
+        assert (skip.path, skip.count) == (f"{tmp_path}/a.h5: images, picture 2", 4)
+        assert skip.reason == NEVER_WRITTEN and not skip.not_a_picture
+        if labelled:
+            assert found.labels is not None
+            assert [found.labels.classes[number] for number in found.labels.numbers] == list("01012202")
+        else:
+            assert found.labels is None, "class 0 would be made up"
+
+
+def test_hdf5_of_any_layout_is_known_to_be_written(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = BYTES
+        other = h5py.VirtualSource(file["x"])
+    layouts: dict[str, dict[str, object]] = {
+        "contiguous": {},
+        "chunked": {"chunks": (5, 7, 16, 2)},
+        "to be extended": {"maxshape": (None, 16, 16, 3)},
+        "external": {"external": [(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)]},
+    }
+    for number, (name, how) in enumerate(layouts.items()):
+        path = tmp_path / f"{number}.h5"  # the last one's is still open
+        with h5py.File(path, "w") as file:
+            file.create_dataset("images", BYTES.shape, np.uint8, **how)[:] = BYTES
+        found = source(path)
+        assert np.array_equal(everything(found), BYTES) and not found.skipped, name
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        layout = h5py.VirtualLayout(BYTES.shape, np.uint8)
+        layout[:] = other
+        file.create_virtual_dataset("images", layout)
+    assert np.array_equal(everything(source(tmp_path / "a.h5")), BYTES)
+    (tmp_path / "other.h5").unlink()
+    with pytest.raises(
+        ValueError, match=r"images can't be read \(its rows are those of .*other\.h5, which is not there"
+    ):
+        source(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("chunks", [None, (4, 16, 16, 3)])
+def test_hdf5_of_which_nothing_was_written_is_refused(chunks: tuple[int, ...] | None, tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("images", BYTES.shape, np.uint8, chunks=chunks)
+    with pytest.raises(ValueError, match=r"a\.h5: images: no picture; its 12 were never written$"):
+        source(tmp_path / "a.h5")
 
 
 def no_pictures(folder: Path) -> Path:

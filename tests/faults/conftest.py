@@ -1,7 +1,6 @@
-"""The table of figures at the end, and a run that nothing was done to."""
+"""A run that nothing was done to."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,7 @@ from left_behind import array, left_behind
 
 from faults.sitting import Events, sit, train
 
-FIGURES = pytest.StashKey[dict[str, Counter[str]]]()
-
-Figure = Callable[[str, Mapping[str, int]], None]
-
 Undisturbed = tuple[Path, dict[str, Any], Events]
-
-
-@pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Figure:
-    """`figure(fault, counts)` adds to a line of the table."""
-
-    def add(fault: str, counts: Mapping[str, int]) -> None:
-        request.config.stash.setdefault(FIGURES, {}).setdefault(fault, Counter()).update(counts)
-
-    return add
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if figures := config.stash.get(FIGURES, {}):
-        width = max(map(len, figures))
-        terminalreporter.section("faults")
-        for fault, counts in figures.items():
-            said = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-            terminalreporter.line(f"{fault:{width}}  {said}")
 
 
 @pytest.fixture(scope="session")

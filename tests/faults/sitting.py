@@ -39,11 +39,14 @@ PIECES = 4 if LONG else 1
 GROUP = "FASTDCGAN_TEST_GROUP"
 """A control group with little memory, in the environment."""
 
+NOTES = "FASTDCGAN_TEST_NOTES"
+"""In the environment: the folder for what a sitting has to tell of itself."""
+
 Events = dict[str, int]
-"""Of each part of a run's folder: how many times something in it is made, renamed or removed."""
+"""Of each part of a run's folder, and of the packs: how many times something in it is made, renamed or removed."""
 
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
-PARTS = {"run": "", "save": "checkpoints/.step-"}
+PARTS = {"run": "{out}/", "save": "{out}/checkpoints/.step-", "pack": "{cache}/packs/"}
 
 T = TypeVar("T")
 
@@ -53,20 +56,21 @@ HANGS, HANGS_COMPILED = 120, 300
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Just before the n-th change to a part of the run's folder, or in the n-th step, something happens."""
+    """Something happens just before the n-th change to a part of the run's folder or to the packs, or in the n-th
+    step."""
 
     what: Literal["kill", "stop", "term", "lose", "memory", "clock", "remove", "fill", "read-only"]
     """stop: until SIGCONT comes. term: it is asked to end. lose: its pictures, from the step on. memory: it takes more
     than its control group has. clock: it jumps ahead by an hour. All for this process alone."""
 
-    part: Literal["run", "save", "step"]
+    part: Literal["run", "save", "pack", "step"]
     n: int
 
     later: float = 0.0
     """Seconds: up to where no system call of Python's is, such as among the bytes of a tensor."""
 
     path: str = ""
-    """What is removed, a folder."""
+    """The folder that is removed, or whose disk is filled: without one, the disk of the run."""
 
     once: str | None = None
     """What the run's folder must hold first, of what is written beside the steps: waited for."""
@@ -87,6 +91,10 @@ class Sitting:
 
     events: Events
     seconds: float
+
+    faulted: float | None
+    ended: float
+    """When the fault was, and when it had ended, by time.monotonic()."""
 
 
 def train(data: Path | str, out: Path, *options: object) -> list[str]:
@@ -143,17 +151,21 @@ class begin:  # noqa: N801
             self.process.kill()
             self.process.join()
             assert self._is_killed, "it hangs"
+        ended = time.monotonic()
         with self._notes:
             notes = Path(self._notes.name)
             said, error, events = (
                 path.read_text() if (path := notes / name).exists() else "" for name in ("stdout", "stderr", "events")
             )
+            faulted = notes / "faulted"
             return Sitting(
                 code=self.process.exitcode,
                 error=error,
                 said=said,
                 events=json.loads(events or "{}"),
                 seconds=seconds,
+                faulted=float(faulted.read_text()) if faulted.exists() else None,
+                ended=ended,
             )
 
 
@@ -190,9 +202,9 @@ def two_at_a_time(cases: Iterable[Case[T]]) -> Iterator[T]:
 
 
 def filled(disk: Path) -> Path:
-    """Take all the space that is left on a small disk. Returns the file that does."""
+    """Take all the space that is left on a small disk, as others may do at once. Returns the file that does."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
+    with filler.open("ab", buffering=0) as file:
         try:
             while file.write(bytes(4096)):
                 pass
@@ -215,7 +227,7 @@ def _in_the_child(
     environment: dict[str, str],
     powerless: bool,
 ) -> None:
-    os.environ |= environment
+    os.environ |= {**environment, NOTES: notes}
     if powerless:
         _drop_capabilities()
     from fastdcgan import cli
@@ -242,6 +254,8 @@ def _in_the_child(
 
 def _watch(out: Path, fault: Fault | None) -> Events:
     events, lock = dict.fromkeys(PARTS, 0), Lock()
+    cache = os.environ.get("FASTDCGAN_CACHE")
+    beginnings = {part: beginning.format(out=out, cache=cache) for part, beginning in PARTS.items()}
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event not in CHANGES or not isinstance(args[0], str | os.PathLike):
@@ -250,8 +264,8 @@ def _watch(out: Path, fault: Fault | None) -> Events:
             return
         path, due = os.fspath(args[0]), False
         with lock:
-            for part, beginning in PARTS.items():
-                if path.startswith(f"{out}/{beginning}"):
+            for part, beginning in beginnings.items():
+                if path.startswith(beginning):
                     events[part] += 1
                     due = due or (fault is not None and fault.part == part and fault.n == events[part])
         if due:
@@ -289,12 +303,18 @@ def _losing(real_batches: Callable[..., Generator[Tensor]], fault: Fault, out: P
             yield from islice(batches, fault.n - 1)
         while fault.once is not None and not (out / fault.once).exists():
             time.sleep(0.01)
+        _note_when()
         raise OSError(errno.EIO, os.strerror(errno.EIO), "pictures.npy")
 
     return until_they_are_lost
 
 
+def _note_when() -> None:
+    Path(os.environ[NOTES], "faulted").write_text(str(time.monotonic()))
+
+
 def _do(fault: Fault, out: Path) -> None:
+    _note_when()
     match fault.what:
         case "kill" | "stop" | "term":
             number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[fault.what]
@@ -309,7 +329,7 @@ def _do(fault: Fault, out: Path) -> None:
             now = time.time
             time.time = lambda: now() + 3600
         case "fill":
-            filled(out.parent)
+            filled(Path(fault.path) if fault.path else out.parent)
         case "read-only":
             # What is open stays so: only whole disks with nothing open for writing can be made read-only.
             subprocess.run(["mount", "--bind", out, out], check=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from corrupted import corrupt
+from figures import Figure
 from small_states import ARCH, everything, fresh, load, same, save, train
 
 from fastdcgan.runs.checkpoints.record import Progress
-from faults.conftest import Figure
 from faults.sitting import LONG, PIECES
 
 pytestmark = pytest.mark.slow

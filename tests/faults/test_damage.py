@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from figures import Figure
 from left_behind import STEPS, left_behind, name_after_the_sitting
 
-from faults.conftest import Figure, Undisturbed
+from faults.conftest import Undisturbed
 from faults.sitting import LONG, Case, begin, sit, train, two_at_a_time
 
 pytestmark = [

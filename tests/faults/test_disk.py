@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from figures import Figure
 from left_behind import left_behind, name_after_the_sitting
 
-from faults.conftest import Figure, Undisturbed
+from faults.conftest import Undisturbed
 from faults.sitting import LONG, PIECES, Case, Fault, begin, moments, train, two_at_a_time
 
 pytestmark = [

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures import Figure
 from left_behind import pictures
 
-from faults.conftest import Figure
 from faults.sitting import LONG, Fault, Sitting, begin, train
+from faults.test_disk import small_disk
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,10 +32,10 @@ def shared(photographs: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def begun(shared: Path, name: str, fault: Fault | None = None, *, powerless: bool = False) -> begin:
+def begun(shared: Path, name: str, fault: Fault | None = None, *, powerless: bool = False, cache: str = "on") -> begin:
     run = shared / name / "run"
     run.parent.mkdir()
-    command = train(shared / "pictures", run, "--data-cache", "on", "--decoder", "pillow")
+    command = train(shared / "pictures", run, "--data-cache", cache, "--decoder", "pillow")
     return begin(command, fault, environment={"FASTDCGAN_CACHE": str(shared / "cache")}, powerless=powerless)
 
 
@@ -67,6 +68,30 @@ def test_that_is_removed_below_a_run(shared: Path, figure: Figure) -> None:
     fine(begun(shared, "after").wait())
     assert learned(shared, "before") == learned(shared, "meanwhile") == learned(shared, "after")
     figure("cache removed under a run", {"runs": 1, "ended as undisturbed": 1})
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("cache", ["on", "auto"])
+def test_whose_disk_fills_up(cache: str, shared: Path, figure: Figure) -> None:
+    """While one packs and others wait for it: each is refused in one line, or decodes whenever it reads."""
+    with small_disk(shared / "cache") as disk:
+        full = Fault(what="fill", part="pack", n=3, path=str(disk))  # after the folder and the lock: before the pixels
+        together = [begun(shared, f"{number}", full, cache=cache) for number in range(AT_ONCE)]
+        for ended in [run.wait() for run in together]:
+            if cache == "auto":
+                fine(ended)
+            else:
+                assert ended.code == 2 and ended.error.count("\n") == 1, ended.error
+                assert "--data-cache off" in ended.error, ended.error
+        assert (disk / "filler").exists(), "it was not filled"
+        assert {path.suffix for path in (disk / "packs").iterdir()} == {".lock"}, "nothing half-written is left"
+        (disk / "filler").unlink()
+        for number in range(2):
+            fine(begun(shared, f"{number} again").wait())
+        assert learned(shared, "0 again") == learned(shared, "1 again")
+        assert cache == "on" or learned(shared, "0") == learned(shared, "0 again")
+    ends = "refused in one line" if cache == "on" else "learned the same unpacked"
+    figure(f"a cache whose disk fills up, --data-cache {cache}", {"runs": AT_ONCE, ends: AT_ONCE})
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="gives files away")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figures import Figure
 
 from benchmarks.soak import at_rest, between_evaluations, growths, second_half, slope, train_command, watch
-from faults.conftest import Figure
 
 STEPS = int(os.environ.get("FASTDCGAN_SOAK", "1000"))
 RUNS = int(os.environ.get("FASTDCGAN_SOAK_RUNS", "20"))

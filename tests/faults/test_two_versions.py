@@ -15,10 +15,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from figures import Figure
 from PIL import Image
 
 import fastdcgan
-from faults.conftest import Figure
 from faults.sitting import LONG
 
 pytestmark = pytest.mark.slow(25)

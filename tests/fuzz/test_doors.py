@@ -1,29 +1,24 @@
 """Whatever comes in by a door, nothing comes out but one line of ours.
 
-A few examples a door among the quick tests, more among the slow ones. By hand, each door for so many seconds, with all
-that was found kept and tried first the next time:
-
-    FASTDCGAN_FUZZ=600 FASTDCGAN_FUZZ_CORPUS=~/corpus pytest tests/fuzz -k tar
-
+A few examples a door among the quick tests, more among the slow ones; by hand, each for so many seconds (`by_hand.py`).
 `by_coverage.py` goes on from the same doors by what code is reached.
 """
 
-import hashlib
 import os
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from by_hand import SECONDS, keep, kept
 from damage import bytes_for
 from doors import DOORS, Door
+from figures import Figure
 from hypothesis import HealthCheck, given, seed, settings
-
-SECONDS = float(os.environ.get("FASTDCGAN_FUZZ", "0"))
-CORPUS = os.environ.get("FASTDCGAN_FUZZ_CORPUS")
 
 FEW, MORE, MANY = 4, 30, 100
 """Examples, and a tenth as many of what draws reports."""
@@ -54,11 +49,6 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "at"
 
 
-def kept(name: str) -> Path | None:
-    """Where the bytes are that have ever broken this door, a file each; None: nowhere."""
-    return Path(CORPUS).expanduser() / name if CORPUS else None
-
-
 def enter(door: Door, data: bytes, at: Path) -> bool:
     """Whether the bytes are refused, which is checked to be done as it should be."""
     try:
@@ -71,9 +61,9 @@ def enter(door: Door, data: bytes, at: Path) -> bool:
     return False
 
 
-def go_through(name: str, at: Path, examples: int, *, by_chance: int | None = None) -> int:
-    """Returns how many were refused."""
-    door, corpus, refused = DOORS[name], kept(name), 0
+def go_through(name: str, at: Path, examples: int, *, by_chance: int | None = None) -> Counter[str]:
+    """Returns how many were tried, and how many of them refused."""
+    door, refused, tried = DOORS[name], 0, 0
 
     @settings(
         max_examples=examples if not door.slow else max(2, examples // 10),
@@ -85,17 +75,16 @@ def go_through(name: str, at: Path, examples: int, *, by_chance: int | None = No
     )
     @given(bytes_for(door.whole))
     def enter_and_keep(data: bytes) -> None:
-        nonlocal refused
+        nonlocal refused, tried
+        tried += 1
         try:
             refused += enter(door, data, at)
         except BaseException:
-            if corpus is not None:
-                corpus.mkdir(parents=True, exist_ok=True)
-                (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+            keep(name, data)
             raise
 
     (enter_and_keep if by_chance is None else seed(by_chance)(enter_and_keep))()
-    return refused
+    return Counter({"tried": tried, "refused": refused})
 
 
 @pytest.mark.parametrize("name", DOORS)
@@ -111,12 +100,12 @@ def test_nothing_but_our_own_refusals(name: str, at: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", DOORS)
-def test_nor_of_more_of_them(name: str, at: Path) -> None:
-    refused = go_through(name, at, MORE)
-    assert DOORS[name].lenient or refused > MORE / 10, "they are not damaged enough to tell"
-    if (corpus := kept(name)) is not None and corpus.is_dir():
-        for file in sorted(corpus.iterdir()):
-            enter(DOORS[name], file.read_bytes(), at)
+def test_nor_of_more_of_them(name: str, at: Path, figure: Figure) -> None:
+    for data in kept(name):
+        enter(DOORS[name], data, at)
+    found = go_through(name, at, MORE)
+    assert DOORS[name].lenient or found["refused"] > MORE / 10, "they are not damaged enough to tell"
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        go_through(name, at, MANY, by_chance=int.from_bytes(os.urandom(4)))
+        found += go_through(name, at, MANY, by_chance=int.from_bytes(os.urandom(4)))
+    figure("bytes through all doors", found)

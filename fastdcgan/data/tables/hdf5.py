@@ -19,6 +19,7 @@ from fastdcgan.data.decoding.fitting import Frame
 from fastdcgan.data.folder import OnProgress, os_error_reason
 from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.numpy_file import LABEL_NAMES, PREFERRED_NAMES
+from fastdcgan.data.source import Skipped
 from fastdcgan.data.tables.hdf5_process import Dataset, Hdf5Process
 from fastdcgan.data.tables.row_process import RowProcess
 from fastdcgan.data.tables.rows import Row, Table, needed, open_rows, stamp_of_files
@@ -26,6 +27,8 @@ from fastdcgan.storage.printable import printable
 
 _REFERENCE_BYTES = 16
 """Where a picture's bytes are, as HDF5 writes it: a length, an address and a number, never compressed."""
+
+NEVER_WRITTEN = "never written to the file, or only in part"
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 
@@ -68,18 +71,20 @@ def open_hdf5(
     process = Hdf5Process(path)
     found = _choose(process.datasets, name)
     count, key = found.shape[0], found.key
-    labels = _labels(process, count)
     if found.is_bytes:
+        labels = _labels(process, np.arange(count), count)
         process.close()
         if count * _REFERENCE_BYTES > size:
             raise ValueError(f"{name}: damaged; it is too short for the {count:,} pictures that it names")
         return open_rows(printable(path.resolve()), stamp, lambda: _encoded_pictures(path, key, labels), on_progress)
     axes = axes_of_pictures(Header(found.shape, False, found.dtype, 0), f"{name}: {printable(key)}")
-    pictures = Hdf5Pictures(process, found, axes)
+    numbers, unwritten = _written(process, found, name)
+    labels = _labels(process, numbers, count)
+    pictures = Hdf5Pictures(process, found, axes, numbers)
     taken, remark = settle_range(sample(pictures), value_range, name)
     count, height, width, _ = pictures.shape
     what = f"{printable(key)!r} of {name}"
-    return ResizedSource(
+    source = ResizedSource(
         pictures,
         frame=frame,
         channels=channels,
@@ -90,6 +95,8 @@ def open_hdf5(
         find_labels=lambda: labels,
         value_range=taken,
     )
+    source.skipped = unwritten
+    return source
 
 
 def _encoded_pictures(path: Path, key: str, labels: Labels | None) -> Table:
@@ -101,11 +108,12 @@ def _encoded_pictures(path: Path, key: str, labels: Labels | None) -> Table:
 
 
 class Hdf5Pictures:
-    """A dataset as an array [N, H, W, C] of which single pictures are read."""
+    """A dataset as an array [N, H, W, C] of which single pictures are read: those of its rows that `numbers` gives."""
 
-    def __init__(self, process: Hdf5Process, found: Dataset, axes: str) -> None:
-        self._process, self._found, self._axes = process, found, axes
-        self.shape, self.dtype = shape_channels_last(found.shape, axes), found.dtype
+    def __init__(self, process: Hdf5Process, found: Dataset, axes: str, numbers: NDArray[np.int64]) -> None:
+        self._process, self._found, self._axes, self._numbers = process, found, axes, numbers
+        self.shape = shape_channels_last((len(numbers), *found.shape[1:]), axes)
+        self.dtype = found.dtype
         self.nbytes = math.prod(self.shape) * found.dtype.itemsize
 
     def __len__(self) -> int:
@@ -118,9 +126,21 @@ class Hdf5Pictures:
 
     def pictures(self, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
         """Several, one after another, some of them read at once. Raises ValueError as for one."""
-        for values in self._process.rows(self._found, numbers):
+        for values in self._process.rows(self._found, self._numbers[list(numbers)].tolist()):
             (picture_HWC,) = channels_last(values[None], self._axes)
             yield np.ascontiguousarray(picture_HWC)
+
+
+def _written(process: Hdf5Process, found: Dataset, name: str) -> tuple[NDArray[np.int64], list[Skipped]]:
+    """The rows that were written, and the others. Raises ValueError where there are none."""
+    written = process.written(found)
+    numbers, others = np.flatnonzero(written), np.flatnonzero(~written)
+    if not len(numbers):
+        raise ValueError(f"{name}: {printable(found.key)}: no picture; its {len(written):,} were never written")
+    if not len(others):
+        return numbers, []
+    path = f"{name}: {printable(found.key)}, picture {others[0]:,}"
+    return numbers, [Skipped(path=path, reason=NEVER_WRITTEN, count=len(others))]
 
 
 def _choose(found: Sequence[Dataset], name: str) -> Dataset:
@@ -139,8 +159,10 @@ def _choose(found: Sequence[Dataset], name: str) -> Dataset:
     raise ValueError(f"{name}: {which}; there are {listed or 'none'}")
 
 
-def _labels(process: Hdf5Process, count: int) -> Labels | None:
+def _labels(process: Hdf5Process, numbers: NDArray[np.int64], count: int) -> Labels | None:
+    """The classes of these of `count` pictures; None where there are none, or where some were never written."""
     for item in process.datasets:
-        if item.key.lower() in LABEL_NAMES and item.shape in ((count,), (count, 1)) and item.dtype.kind in "iu":
-            return labels_from_numbers(process.whole(item).reshape(-1))
+        fits = item.key.lower() in LABEL_NAMES and item.shape in ((count,), (count, 1)) and item.dtype.kind in "iu"
+        if fits and process.written(item)[numbers].all():
+            return labels_from_numbers(process.whole(item).reshape(-1)[numbers])
     return None

@@ -64,12 +64,21 @@ class Hdf5Process:
         """All rows. Raises ValueError where they can't be read."""
         return self._array(dataset, None, dataset.shape)
 
+    def written(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """Which rows were written, as far as HDF5 knows; the others would be read as its fill value.
+
+        Raises:
+            ValueError: the file is damaged, or another one that it refers to is missing.
+        """
+        rows = dataset._replace(dtype=np.dtype(np.bool_))
+        return self._array(rows, "written", dataset.shape[:1])
+
     def close(self) -> None:
         """End the process."""
         self._reader.close()
 
-    def _array(self, dataset: Dataset, numbers: list[int] | None, shape: tuple[int, ...]) -> NDArray[Any]:
-        what = printable(dataset.key) if numbers is None else f"picture {numbers[0]:,}"
+    def _array(self, dataset: Dataset, numbers: list[int] | str | None, shape: tuple[int, ...]) -> NDArray[Any]:
+        what = f"picture {numbers[0]:,}" if isinstance(numbers, list) else printable(dataset.key)
         with self._lock:
             data, reason = self._ask(json.dumps([dataset.key, numbers]).encode() + b"\n")
         if not reason and len(data) != math.prod(shape) * dataset.dtype.itemsize:

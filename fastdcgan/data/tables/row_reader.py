@@ -8,12 +8,14 @@ Both libraries trust what stands in a file: a damaged one ends the process that 
 
 The first two write all rows: how many there are; of each the lengths of key and value, key, value; at the end `END` as
 a length. The third writes a length and the file's datasets (see `described`) as JSON, then answers each line of its
-input, `[DATASET, NUMBERS]` as JSON: a length and these rows' bytes, of the whole dataset where NUMBERS is null; or
-`END`, a length and why they can't be read.
+input, `[DATASET, NUMBERS]` as JSON: a length and these rows' bytes, of the whole dataset where NUMBERS is null, and
+where it is "written" a byte for each row, 1 for those that were (see `written_rows`); or `END`, a length and why they
+can't be read.
 A failure to open is one line on the standard error, and exit code 2.
 """
 
 import json
+import math
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -71,10 +73,40 @@ def described(file: Any) -> list[tuple[str, str, list[int], bool]]:
     return found
 
 
-def rows_of(dataset: Any, numbers: list[int] | None) -> Any:
-    """Rows in this order; all where none are named."""
+def written_rows(dataset: Any) -> Any:
+    """Of each row, whether all of it was written: HDF5 gives its fill value for what wasn't, as if it were there.
+
+    Raises:
+        FileNotFoundError: rows lie in another file, which is not there.
+    """
     import numpy as np
 
+    shape, chunks = dataset.shape, dataset.chunks
+    if dataset.is_virtual:
+        for source in dataset.virtual_sources():
+            other = source.file_name
+            places = Path(other), Path(dataset.file.filename).parent / other
+            if other != "." and "%" not in other and not any(place.exists() for place in places):
+                raise FileNotFoundError(f"its rows are those of {other}, which is not there")
+    if chunks is None:
+        lies_elsewhere = dataset.is_virtual or dataset.external
+        return np.full(shape[0], bool(lies_elsewhere or dataset.id.get_storage_size()), np.uint8)
+    of_rows, *across = (-(-length // chunk) for length, chunk in zip(shape, chunks, strict=True))
+    found = np.zeros(of_rows, np.int64)
+
+    def count(chunk: Any) -> None:
+        found[chunk.chunk_offset[0] // chunks[0]] += 1
+
+    dataset.id.chunk_iter(count)
+    return np.repeat(found == math.prod(across), chunks[0])[: shape[0]].astype(np.uint8)
+
+
+def rows_of(dataset: Any, numbers: Any) -> Any:
+    """Rows in this order; all where none are named; for "written" the `written_rows`."""
+    import numpy as np
+
+    if numbers == "written":
+        return written_rows(dataset)
     if numbers is None:
         return dataset[()]
     first, count = numbers[0], len(numbers)
