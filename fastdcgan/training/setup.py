@@ -161,9 +161,12 @@ def with_agreed_batch(
         return config
     pictures = f"{count:,} picture{'s' * (count != 1)}"
     for_each = f", for each of --d-steps {config.recipe.d_steps}" if config.recipe.d_steps > 1 else ""
+    may_help = (
+        "" if config.recipe.augmentation() else "; in long training --recipe small-data may help (docs/recipes.md)"
+    )
     display.say(
         f"batch     {batch} instead of {usual}: the largest power of two in {pictures}{for_each} (--batch-size); "
-        "so few may be memorised: the report looks for copies of them"
+        f"so few may be memorised: the report looks for copies of them{may_help}"
     )
     return replace(config, data=replace(config.data, batch_size=batch))
 

@@ -234,9 +234,7 @@ def test_hdf5_of_any_layout_is_known_to_be_written(tmp_path: Path) -> None:
         file.create_virtual_dataset("images", layout)
     assert np.array_equal(everything(source(tmp_path / "a.h5")), BYTES)
     (tmp_path / "other.h5").unlink()
-    with pytest.raises(
-        ValueError, match=r"images can't be read \(its rows are those of .*other\.h5, which is not there"
-    ):
+    with pytest.raises(ValueError, match=r"images can't be read \(a file is missing whose rows these are: "):
         source(tmp_path / "a.h5")
 
 

@@ -318,7 +318,7 @@ def test_a_run_over_few_pictures_goes_on_in_its_own_batch(
 
     said = train("--images", 64)
     assert said.count("batch     32 instead of 128: the largest power of two in 40 pictures") == 1
-    assert "memorised" in said
+    assert "memorised" in said and "--recipe small-data may help" in said
     assert json.loads((out / "config.json").read_text())["config"]["batch_size"] == 32
 
     assert "instead of" not in train("--images", 128)

@@ -87,7 +87,7 @@ def written_rows(dataset: Any) -> Any:
             other = source.file_name
             places = Path(other), Path(dataset.file.filename).parent / other
             if other != "." and "%" not in other and not any(place.exists() for place in places):
-                raise FileNotFoundError(f"its rows are those of {other}, which is not there")
+                raise FileNotFoundError(f"a file is missing whose rows these are: {other}")
     if chunks is None:
         lies_elsewhere = dataset.is_virtual or dataset.external
         return np.full(shape[0], bool(lies_elsewhere or dataset.id.get_storage_size()), np.uint8)
