@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from toy_extractor import TOY, noise_pictures
 
 from benchmarks.conditions import ROOT
 from benchmarks.experiments import trials
@@ -24,7 +24,6 @@ from benchmarks.records.ranking import FILES, PAGE, RECORDS, with_ranking
 from benchmarks.records.track import Record, Track
 from benchmarks.records.verdict import Pair, Verdict
 from fastdcgan.config import RecipeConfig
-from fastdcgan.evaluation.extractors import Extractor
 
 TRACK = Track(
     name="tiny faces",
@@ -43,16 +42,7 @@ RECORD = Record(name="ours", recipe=RecipeConfig(lr=4e-4), batch_size=8, steps=2
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An extractor that takes no time: the mean, and four pixels."""
-
-    def features_of(pictures_BHWC: Tensor) -> Tensor:
-        numbers_BHWC = pictures_BHWC.float() / 255
-        return torch.cat([numbers_BHWC.mean((1, 2, 3))[:, None], numbers_BHWC[:, 5:7, 5:7, 0].flatten(1)], dim=1)
-
-    toy = Extractor(
-        name="a toy", frechet_label="", kernel_label="", features=5, identity="toy", features_of=features_of
-    )
-    monkeypatch.setattr(trials, "open_extractor", lambda *_: toy)
+    monkeypatch.setattr(trials, "open_extractor", lambda *_: TOY)
     monkeypatch.setattr(module, "usable_cores", lambda: 1)
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
 
@@ -98,9 +88,7 @@ def test_a_fixed_threshold_is_what_counts_where_there_is_one() -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> str:
-    path = tmp_path / "pictures.npy"
-    np.save(path, np.random.default_rng(0).integers(256, size=(80, 16, 16, 3), dtype=np.uint8))
-    return str(path)
+    return noise_pictures(tmp_path)
 
 
 def test_an_attempt_from_end_to_end(pictures: str, tmp_path: Path) -> None:

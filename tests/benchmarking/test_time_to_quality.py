@@ -5,16 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from toy_extractor import TOY, noise_pictures
 
 from benchmarks.experiments import batch_size, same_quality, small_data, trials
 from benchmarks.experiments.digits import digits
 from benchmarks.experiments.trials import Trial, append_line, as_table, read_lines, read_trials, run_trials
 from fastdcgan.config import RecipeConfig
-from fastdcgan.evaluation.extractors import Extractor
 from fastdcgan.gan.architecture import Size
 
 TINY = Trial(name="tiny", arch="dcgan16", width=4, batch_size=8, measured_at=(16, 40))
@@ -22,23 +20,12 @@ TINY = Trial(name="tiny", arch="dcgan16", width=4, batch_size=8, measured_at=(16
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An extractor that takes no time: the mean of each channel, and four pixels."""
-
-    def features_of(pictures_BHWC: Tensor) -> Tensor:
-        numbers_BN = pictures_BHWC.float() / 255
-        return torch.cat([numbers_BN.mean((1, 2)), numbers_BN[:, 5:7, 5:7, 0].flatten(1)], dim=1)
-
-    toy = Extractor(
-        name="a toy", frechet_label="", kernel_label="", features=7, identity="toy", features_of=features_of
-    )
-    monkeypatch.setattr(trials, "open_extractor", lambda *_: toy)
+    monkeypatch.setattr(trials, "open_extractor", lambda *_: TOY)
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> str:
-    path = tmp_path / "pictures.npy"
-    np.save(path, np.random.default_rng(0).integers(256, size=(80, 16, 16, 3), dtype=np.uint8))
-    return str(path)
+    return noise_pictures(tmp_path)
 
 
 def test_trials_are_a_function_of_their_fields_and_not_repeated(pictures: str, tmp_path: Path) -> None:
