@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_extractor import TOY, noise_pictures
+from toy_extractor import ToyNetwork, noise_pictures, toy_extractor
 
 from benchmarks.conditions import ROOT
 from benchmarks.experiments import trials
@@ -42,7 +42,7 @@ RECORD = Record(name="ours", recipe=RecipeConfig(lr=4e-4), batch_size=8, steps=2
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(trials, "open_extractor", lambda *_: TOY)
+    monkeypatch.setattr(trials, "open_extractor", lambda *_: toy_extractor(ToyNetwork(48)))
     monkeypatch.setattr(module, "usable_cores", lambda: 1)
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy_extractor import TOY, noise_pictures
+from toy_extractor import ToyNetwork, noise_pictures, toy_extractor
 
 from benchmarks.experiments import batch_size, same_quality, small_data, trials
 from benchmarks.experiments.digits import digits
@@ -20,7 +20,7 @@ TINY = Trial(name="tiny", arch="dcgan16", width=4, batch_size=8, measured_at=(16
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "open_extractor", lambda *_: TOY)
+    monkeypatch.setattr(trials, "open_extractor", lambda *_: toy_extractor(ToyNetwork(48)))
 
 
 @pytest.fixture
