@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -48,9 +49,17 @@ def around() -> tuple[object, ...]:
         torch.get_rng_state().tolist(),
         torch.is_grad_enabled(),
         torch.get_num_threads(),
-        sys.modules["matplotlib"].get_backend() if "matplotlib" in sys.modules else None,
+        matplotlib.get_backend(),
         [thread.name for thread in threading.enumerate()],
     )
+
+
+@pytest.fixture
+def python_handles_interrupts() -> Iterator[None]:
+    """As in a kernel; what a shell starts in the background ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -137,7 +146,9 @@ def test_what_a_tick_raises_ends_the_run_once_all_is_saved(
     assert seen == list(range(step + 1, 5))
 
 
-def test_the_kernels_stop_waits_for_a_checkpoint_and_interrupts(small: dict[str, Any], tmp_path: Path) -> None:
+def test_the_kernels_stop_waits_for_a_checkpoint_and_interrupts(
+    small: dict[str, Any], tmp_path: Path, python_handles_interrupts: None
+) -> None:
     def stop(tick: Tick) -> None:
         if tick.record.step == 2:
             signal.raise_signal(signal.SIGINT)
