@@ -5,6 +5,8 @@ arithmetic. `native/winograd.cpp` explains the algorithm (Winograd's F(2, 2) and
 picture, with 9 and 6.25 multiplications for 16); this file makes modules of it. They compute what PyTorch's own
 convolutions compute.
 
+Where the processor has a matrix unit for bf16 (AMX), large batches in bf16 go to `direct.py` instead.
+
 In fp32 the results are about as accurate as direct sums: fewer terms are added. In bf16 the transformed pixels and
 weights are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
 
@@ -15,7 +17,7 @@ input of a transposed one.
 import torch
 from torch import Tensor, nn
 
-from fastdcgan.kernels import native
+from fastdcgan.kernels import direct, native
 from fastdcgan.kernels.convolution import Kernels, convolution
 
 _WEIGHTS_IN_TILES = 64
@@ -63,7 +65,7 @@ class WinogradConv2d(nn.Conv2d):
         odd = self.kernel_size[0] % 2
         if any(side % 2 != odd for side in big_BCHW.shape[2:]) or not native.supports(big_BCHW):
             return super().forward(big_BCHW)
-        return convolution(KERNELS, native.to_autocast_dtype(big_BCHW), self.weight, transposed=False)
+        return _convolution(big_BCHW, self.weight, transposed=False)
 
 
 class WinogradConvTranspose2d(nn.ConvTranspose2d):
@@ -73,7 +75,12 @@ class WinogradConvTranspose2d(nn.ConvTranspose2d):
         """[B, O, H, W] to [B, C, 2H, 2W], or one less for a kernel of 3."""
         if not native.supports(small_BOHW):
             return super().forward(small_BOHW, output_size)
-        return convolution(KERNELS, native.to_autocast_dtype(small_BOHW), self.weight, transposed=True)
+        return _convolution(small_BOHW, self.weight, transposed=True)
+
+
+def _convolution(x: Tensor, weight_OCKK: Tensor, *, transposed: bool) -> Tensor:
+    x = native.to_autocast_dtype(x)
+    return convolution(direct.KERNELS if direct.is_faster(x) else KERNELS, x, weight_OCKK, transposed=transposed)
 
 
 def _gather(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:

@@ -49,13 +49,22 @@ AVX512 = (*AVX2, "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl")
         ((*AVX2, "avx512_f"), "avx2"),
         (AVX512, "avx512"),
         ((*AVX512, "avx512_bf16"), "avx512_bf16"),
+        ((*AVX512, "avx512_bf16", "amx_tile"), "avx512_bf16"),
+        ((*AVX512, "avx512_bf16", "amx_tile", "amx_bf16"), "avx512_amx"),
     ],
 )
 def test_the_widest_instruction_set_is_used(
     features: tuple[str, ...], wanted: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor(monkeypatch, *features)
+    monkeypatch.setattr(native, "_may_use_matrix_unit", lambda: True)
     assert native.instruction_set() == wanted
+
+
+def test_a_matrix_unit_that_the_system_refuses_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, *AVX512, "avx512_bf16", "amx_tile", "amx_bf16")
+    monkeypatch.setattr(native, "_may_use_matrix_unit", lambda: False)
+    assert native.instruction_set() == "avx512_bf16"
 
 
 def test_a_narrower_one_can_be_asked_for_but_none_that_is_missing(

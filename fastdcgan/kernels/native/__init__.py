@@ -36,7 +36,13 @@ from fastdcgan.storage.private import ensure_private_folder, is_private
 
 _AVX2 = ("avx2", "fma3")
 _AVX512 = (*_AVX2, "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl")
-_NEEDED = {"avx2": _AVX2, "avx512": _AVX512, "avx512_bf16": (*_AVX512, "avx512_bf16")}
+_AVX512_BF16 = (*_AVX512, "avx512_bf16")
+_NEEDED = {
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "avx512_bf16": _AVX512_BF16,
+    "avx512_amx": (*_AVX512_BF16, "amx_tile", "amx_bf16"),
+}
 """Of `torch.cpu.get_capabilities`."""
 
 
@@ -76,7 +82,15 @@ def _instruction_sets() -> list[str]:
     if not is_supported_machine():
         return []
     capabilities = torch.cpu.get_capabilities()
-    return [name for name in TARGETS if all(capabilities.get(feature) for feature in _NEEDED[name])]
+    here = [name for name in TARGETS if all(capabilities.get(feature) for feature in _NEEDED[name])]
+    return [name for name in here if name != "avx512_amx" or _may_use_matrix_unit()]
+
+
+@cache
+def _may_use_matrix_unit() -> bool:
+    """Ask Linux for the registers of AMX, which no process has without asking: an older or a confined one refuses."""
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18  # Linux, Documentation/arch/x86/xstate.rst
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def _why_no_instruction_set() -> str:

@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("normalise", "sources", "thin", "winograd"))
+SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("direct", "normalise", "sources", "thin", "winograd"))
 
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-w")
 
 _AVX2 = ("-mavx2", "-mfma")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 TARGETS: dict[str, tuple[str, ...]] = {
+    "avx512_amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
     "avx512_bf16": (*_AVX512, "-mavx512bf16"),
     "avx512": _AVX512,
     "avx2": _AVX2,

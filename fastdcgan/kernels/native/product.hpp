@@ -2,6 +2,9 @@
 //
 // Numbers are float, or bf16 multiplied in pairs and added up in float. A *word* is 32 bits: one float, or two bf16 with
 // neighbouring indices of the sum. A *panel* is a matrix of PANEL columns, in words, row by row.
+//
+// `product` multiplies with vectors. A Multiplier does so for a type with whatever the processor has: vectors, or for bf16
+// its matrix unit (AMX).
 #pragma once
 
 #include "vector.hpp"
@@ -41,5 +44,87 @@ inline void product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_
             store(to, ADD ? load(to) + sum[m][n] : sum[m][n]); // a sum of sums rounds less than one long sum
         }
 }
+
+// Vectors. A product has ROWS rows, and a multiple of DEPTH words.
+template <class T> struct Multiplier {
+    static constexpr int64_t ROWS = ::ROWS, DEPTH = 1;
+    static constexpr bool READS_COLUMNS = true; // of A, where that is what lies in the memory at hand
+
+    template <bool ADD, bool COLUMN_MAJOR = false>
+    static void multiply(int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb, float *C, int64_t ldc) {
+        product<T, ADD, COLUMN_MAJOR>(depth, A, lda, B, ldb, C, ldc);
+    }
+};
+
+#ifdef __AMX_BF16__
+// The matrix unit, whose registers ("tiles") hold 16 rows of 16 words each, and are set up for a thread as long as it has a
+// Multiplier. Four of them, 2 x 2, hold sums: so each tile of A and of B that is loaded is used twice.
+template <> struct Multiplier<bf16> {
+    static constexpr int64_t TILE = 16, ROWS = 2 * TILE, DEPTH = TILE;
+    static constexpr bool READS_COLUMNS = false;
+    static_assert(PANEL == 2 * TILE);
+
+    Multiplier() {
+        struct alignas(64) { // Intel's manual, volume 1, chapter 18
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t row_bytes[16] = {};
+            uint8_t rows[16] = {};
+        } setup;
+        std::fill_n(setup.row_bytes, 8, TILE * sizeof(uint32_t));
+        std::fill_n(setup.rows, 8, TILE);
+        memory_is_touched();
+        _tile_loadconfig(&setup);
+    }
+    ~Multiplier() { _tile_release(); }
+    Multiplier(const Multiplier &) = delete;
+
+    template <bool ADD, bool COLUMN_MAJOR = false>
+    static void multiply(int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb, float *C, int64_t ldc) {
+        static_assert(!COLUMN_MAJOR);
+        ADD ? load_sums(C, ldc) : clear_sums();
+        add_product(depth, A, lda, B, ldb);
+        store_sums(C, ldc);
+    }
+
+    // The same in steps: the sums stay in the unit.
+    static void clear_sums() {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    static void load_sums(const float *C, int64_t ldc) {
+        memory_is_touched();
+        _tile_loadd(0, C, ldc * sizeof(*C));
+        _tile_loadd(1, C + TILE, ldc * sizeof(*C));
+        _tile_loadd(2, C + TILE * ldc, ldc * sizeof(*C));
+        _tile_loadd(3, C + TILE * ldc + TILE, ldc * sizeof(*C));
+    }
+    static void store_sums(float *C, int64_t ldc) {
+        _tile_stored(0, C, ldc * sizeof(*C));
+        _tile_stored(1, C + TILE, ldc * sizeof(*C));
+        _tile_stored(2, C + TILE * ldc, ldc * sizeof(*C));
+        _tile_stored(3, C + TILE * ldc + TILE, ldc * sizeof(*C));
+        memory_is_touched();
+    }
+    static void add_product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb) {
+        memory_is_touched();
+        for (int64_t k = 0; k < depth; k += DEPTH) {
+            _tile_loadd(4, A + k, lda * sizeof(*A));
+            _tile_loadd(6, B + k * ldb, ldb * sizeof(*B));
+            _tile_loadd(7, B + k * ldb + TILE, ldb * sizeof(*B));
+            _tile_loadd(5, A + TILE * lda + k, lda * sizeof(*A));
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+
+  private:
+    // GCC's functions don't tell the compiler that they read and write memory.
+    static void memory_is_touched() { asm volatile("" ::: "memory"); }
+};
+#endif
 
 } // namespace

@@ -22,6 +22,8 @@ struct Shape {
     int64_t columns() const { return width / 2; }
     int64_t window() const { return KERNEL * KERNEL * C; }
     int64_t padded_window() const { return round_up(window(), PANEL); }
+    // Words of a window in which it is a whole number of a product's steps.
+    template <class T> int64_t window_words() const { return round_up(window() / PER_WORD<T>, Multiplier<T>::DEPTH); }
 };
 
 // Copies a window's row. Most are 4 pixels of 1 or 3 channels: the compiler inlines a memcpy of a constant length, where a
@@ -56,11 +58,12 @@ template <class T> inline void copy_window(const T *picture, const Shape &shape,
 
 inline Vector leaky_relu(Vector v, float slope) { return v > 0 ? v : v * slope; }
 
-// The weight [O, 4, 4, C] as panels: [O/PANEL][window words][PANEL].
+// The weight [O, 4, 4, C] as panels: [O/PANEL][window words][PANEL], zeros beyond the window.
 template <class T> void pack_windows(const float *weight, const Shape &shape, T *packed) {
+    const int64_t depth = shape.window_words<T>();
+    std::memset(packed, 0, depth * PER_WORD<T> * shape.O * sizeof(T));
     for (int64_t o = 0; o < shape.O; o++)
         for (int64_t k = 0; k < shape.window(); k++) {
-            const int64_t depth = shape.window() / PER_WORD<T>;
             T *word = packed + (((o / PANEL) * depth + k / PER_WORD<T>) * PANEL + o % PANEL) * PER_WORD<T>;
             word[k % PER_WORD<T>] = from_float<T>(weight[o * shape.window() + k]);
         }
@@ -80,30 +83,35 @@ template <class T> void pack_maps(const float *weight, const Shape &shape, T *pa
 // --- Picture to maps: a convolution and LeakyReLU, or a transposed convolution's gradient ----------------------------
 
 template <class T> void gather(const T *picture, const float *weight, T *maps, const Shape &shape, float slope) {
-    const int64_t depth = shape.window() / PER_WORD<T>, positions = shape.rows() * shape.columns();
+    const int64_t depth = shape.window_words<T>(), length = depth * PER_WORD<T>, positions = shape.rows() * shape.columns();
     static thread_local Scratch scratch_weights;
-    T *packed = scratch_weights.take<T>(shape.window() * shape.O);
+    T *packed = scratch_weights.take<T>(length * shape.O);
     pack_windows(weight, shape, packed);
-    constexpr int64_t block = 8 * ROWS;
-#pragma omp parallel for collapse(2)
-    for (int64_t b = 0; b < shape.batch; b++)
-        for (int64_t start = 0; start < positions; start += block) {
-            alignas(64) T windows[block * KERNEL * KERNEL * LARGEST_C];
-            alignas(64) float products[ROWS * PANEL];
-            const int64_t count = std::min(block, positions - start);
-            const T *here = picture + b * shape.height * shape.width * shape.C;
-            for (int64_t t = 0; t < count; t++)
-                copy_window(here, shape, (start + t) / shape.columns(), (start + t) % shape.columns(), windows + t * shape.window());
-            for (int64_t n = 0; n < shape.O; n += PANEL)
-                for (int64_t t = 0; t < count; t += ROWS) {
-                    product<T, false>(depth, reinterpret_cast<uint32_t *>(windows + t * shape.window()), depth,
-                                      reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products, PANEL);
-                    T *to = maps + (b * positions + start + t) * shape.O + n;
-                    for (int64_t r = 0; r < std::min(ROWS, count - t); r++)
-                        for (int64_t half = 0; half < PANEL; half += LANES)
-                            store(to + r * shape.O + half, leaky_relu(load(products + r * PANEL + half), slope));
-                }
-        }
+    constexpr int64_t ROWS = Multiplier<T>::ROWS, block = 8 * ::ROWS;
+    static_assert(block % ROWS == 0);
+#pragma omp parallel
+    {
+        const Multiplier<T> multiplier;
+        alignas(64) T windows[block * KERNEL * KERNEL * LARGEST_C] = {}; // zeros beyond a window
+        alignas(64) float products[ROWS * PANEL];
+#pragma omp for collapse(2)
+        for (int64_t b = 0; b < shape.batch; b++)
+            for (int64_t start = 0; start < positions; start += block) {
+                const int64_t count = std::min(block, positions - start);
+                const T *here = picture + b * shape.height * shape.width * shape.C;
+                for (int64_t t = 0; t < count; t++)
+                    copy_window(here, shape, (start + t) / shape.columns(), (start + t) % shape.columns(), windows + t * length);
+                for (int64_t n = 0; n < shape.O; n += PANEL)
+                    for (int64_t t = 0; t < count; t += ROWS) {
+                        multiplier.template multiply<false>(depth, reinterpret_cast<uint32_t *>(windows + t * length), depth,
+                                                            reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products, PANEL);
+                        T *to = maps + (b * positions + start + t) * shape.O + n;
+                        for (int64_t r = 0; r < std::min(ROWS, count - t); r++)
+                            for (int64_t half = 0; half < PANEL; half += LANES)
+                                store(to + r * shape.O + half, leaky_relu(load(products + r * PANEL + half), slope));
+                    }
+            }
+    }
 }
 
 // --- Maps to picture: a transposed convolution, or the gradient of a convolution and LeakyReLU -----------------------
@@ -121,8 +129,10 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
     static thread_local Scratch scratch_weights;
     T *packed = scratch_weights.take<T>(padded * shape.O);
     pack_maps(weight, shape, packed);
+    constexpr int64_t ROWS = Multiplier<T>::ROWS;
 #pragma omp parallel
     {
+        const Multiplier<T> multiplier;
         static thread_local Scratch scratch, scratch_maps, scratch_products;
         float *sums = scratch.take<float>((shape.height + 2) * stride + LANES);
         T *row_maps = scratch_maps.take<T>((columns + ROWS) * shape.O);
@@ -136,8 +146,8 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
                     store(row_maps + at, leaky_relu_backward(maps, activation, from + at, slope));
                 for (int64_t n = 0; n < padded; n += PANEL)
                     for (int64_t t = 0; t < columns; t += ROWS)
-                        product<T, false>(depth, reinterpret_cast<uint32_t *>(row_maps + t * shape.O), depth,
-                                          reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products + t * padded + n, padded);
+                        multiplier.template multiply<false>(depth, reinterpret_cast<uint32_t *>(row_maps + t * shape.O), depth,
+                                                            reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products + t * padded + n, padded);
                 for (int64_t t = 0; t < columns; t++)
                     for (int64_t i = 0; i < KERNEL; i++) {
                         float *to = sums + (2 * row + i) * stride + 2 * t * shape.C;
@@ -155,30 +165,45 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
 
 // --- Gradient of the weights -----------------------------------------------------------------------------------------
 
+// Rows to columns: from [rows][columns] to [columns][turned_row], both multiples of LANES.
+inline void turn(const uint32_t *from, int64_t rows, int64_t columns, uint32_t *to, int64_t turned_row) {
+    for (int64_t row = 0; row < rows; row += LANES)
+        for (int64_t column = 0; column < columns; column += LANES) {
+            Words square[LANES];
+            for (int64_t i = 0; i < LANES; i++) square[i] = load(from + (row + i) * columns + column);
+            transpose(square);
+            for (int64_t i = 0; i < LANES; i++) store(to + (column + i) * turned_row + row, square[i]);
+        }
+}
+
 template <class T>
 void weight_gradient(const T *picture, const T *maps, const T *activation, float *gradient, const Shape &shape, float slope) {
     const int64_t positions = shape.rows() * shape.columns(), O = shape.O;
+    constexpr int64_t ROWS = Multiplier<T>::ROWS, DEPTH = Multiplier<T>::DEPTH;
     const int64_t rows = round_up(shape.window(), ROWS), row = round_up(rows, LANES);
     constexpr int64_t depth = 128, block = depth * PER_WORD<T>; // words of the sum, and positions, at a time
+    constexpr int64_t turned_row = depth + LANES; // at a power of two they would map to the same sets of the L1 cache
     const int64_t threads = omp_get_max_threads();
     static thread_local Scratch scratch_sums;
     float *all_sums = scratch_sums.take<float>(threads * rows * O); // [threads][window][O]
     std::memset(all_sums, 0, threads * rows * O * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        static thread_local Scratch scratch_windows, scratch_maps;
+        const Multiplier<T> multiplier;
+        static thread_local Scratch scratch_windows, scratch_turned, scratch_maps;
         float *sums = all_sums + omp_get_thread_num() * rows * O;
         alignas(64) T word_windows[PER_WORD<T>][KERNEL * KERNEL * LARGEST_C + LANES] = {};
         uint32_t *windows = scratch_windows.take<uint32_t>(depth * row); // [words][window]
         uint32_t *gradients = scratch_maps.take<uint32_t>(depth * O);    // [words][O]
+        uint32_t *turned = multiplier.READS_COLUMNS ? nullptr : scratch_turned.take<uint32_t>(row * turned_row); // [window][words]
 #pragma omp for collapse(2) schedule(static)
         for (int64_t b = 0; b < shape.batch; b++)
             for (int64_t start = 0; start < positions; start += block) {
                 const T *here = picture + b * shape.height * shape.width * shape.C;
-                const int64_t words = (std::min(block, positions - start) + PER_WORD<T> - 1) / PER_WORD<T>;
+                const int64_t words = round_up((std::min(block, positions - start) + PER_WORD<T> - 1) / PER_WORD<T>, DEPTH);
                 for (int64_t k = 0; k < words; k++) {
                     // The positions of one word; beyond the last one zeros.
-                    const int64_t t = start + k * PER_WORD<T>, count = std::min(PER_WORD<T>, positions - t);
+                    const int64_t t = start + k * PER_WORD<T>, count = std::clamp<int64_t>(positions - t, 0, PER_WORD<T>);
                     for (int64_t i = 0; i < count; i++)
                         copy_window(here, shape, (t + i) / shape.columns(), (t + i) % shape.columns(), word_windows[i]);
                     for (int64_t i = count; i < PER_WORD<T>; i++) std::memset(word_windows[i], 0, sizeof word_windows[i]);
@@ -192,9 +217,13 @@ void weight_gradient(const T *picture, const T *maps, const T *activation, float
                         store(gradients + k * O + o, pack_words((const T *)nullptr, values[0], values[PER_WORD<T> - 1]));
                     }
                 }
+                if (!multiplier.READS_COLUMNS) turn(windows, words, row, turned, turned_row);
                 for (int64_t o = 0; o < O; o += PANEL)
                     for (int64_t m = 0; m < rows; m += ROWS)
-                        product<T, true, true>(words, windows + m, row, gradients + o, O, sums + m * O + o, O);
+                        if constexpr (Multiplier<T>::READS_COLUMNS)
+                            multiplier.template multiply<true, true>(words, windows + m, row, gradients + o, O, sums + m * O + o, O);
+                        else
+                            multiplier.template multiply<true>(words, turned + m * turned_row, turned_row, gradients + o, O, sums + m * O + o, O);
             }
     }
     for (int64_t o = 0; o < O; o++)

@@ -140,7 +140,7 @@ _FLOPS: dict[str, Callable[[OperatorCall], float]] = {
     "aten::baddbmm": _product(1),
     **{
         f"fastdcgan::{library}_{direction}": _own_convolution
-        for library in ("winograd", "thin")
+        for library in ("direct", "winograd", "thin")
         for direction in ("gather", "scatter", "weight_gradient")
     },
 }
