@@ -155,7 +155,7 @@ def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName,
     if device.type != "cpu" or precision == "fp16":
         return ()
     dtype, capabilities = DTYPES[precision], torch.cpu.get_capabilities()
-    behind = precision == "bf16" and capabilities.get("amx_bf16") and native.instruction_set() != "avx512_amx"
+    behind = precision == "bf16" and capabilities.get("amx_bf16") and not native.has_kernel("direct_gather", dtype)
     if not behind and all(kernels.available(dtype) for kernels in (fused_batch_norm, thin, winograd)):
         return ("ends", "norm", "thin", "winograd")
     return ("ends",)

@@ -114,6 +114,17 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @needs_x86
+@pytest.mark.usefixtures("not_shipped")
+def test_an_older_compiler_builds_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processor(monkeypatch, *AVX512, "avx512_bf16")
+    older = tmp_path / "c++"
+    older.write_text('#!/bin/sh\ncase "$*" in *-mavx512bf16*) exit 1;; esac\necho "# 0"\n')
+    older.chmod(0o700)
+    monkeypatch.setenv("CXX", str(older))
+    assert native.instruction_set() == "avx512"
+
+
+@needs_x86
 def test_a_library_of_other_sources_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout's sources change after it was installed."""
     name = native.instruction_set()

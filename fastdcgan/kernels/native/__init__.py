@@ -68,10 +68,13 @@ def library() -> ctypes.CDLL | str:
 def instruction_set() -> str | None:
     """The instruction set whose kernels are used: the widest one that the processor has, or $FASTDCGAN_ISA.
 
-    None if there is none. Raises as `library` does.
+    Of those whose library has yet to be compiled only one that the compiler knows. None if there is none. Raises as
+    `library` does.
     """
     here = _instruction_sets()
-    wanted = os.environ.get("FASTDCGAN_ISA") or (here[0] if here else "none")
+    wanted = os.environ.get("FASTDCGAN_ISA") or next(
+        (name for name in here if library_path(name).exists() or _is_known_to_compiler(name)), "none"
+    )
     if wanted not in (*here, "none"):
         raise ValueError(f"FASTDCGAN_ISA={wanted} is not to be had here, but one of: {', '.join((*here, 'none'))}")
     return None if wanted == "none" else wanted
@@ -84,6 +87,18 @@ def _instruction_sets() -> list[str]:
     capabilities = torch.cpu.get_capabilities()
     here = [name for name in TARGETS if all(capabilities.get(feature) for feature in _NEEDED[name])]
     return [name for name in here if name != "avx512_amx" or _may_use_matrix_unit()]
+
+
+def _is_known_to_compiler(name: str) -> bool:
+    """Also where there is no compiler: that is said later."""
+    program = compiler()
+    if program is None:
+        return True
+    try:
+        run_compiler(program, *TARGETS[name], "-E", "-x", "c++", os.devnull)
+    except (OSError, subprocess.SubprocessError):
+        return name == "avx2"  # the compiler fails for another reason, which is said later too
+    return True
 
 
 @cache
