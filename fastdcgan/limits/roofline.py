@@ -19,6 +19,7 @@ from fastdcgan.gan.models import Discriminator, Generator, parameter_count
 from fastdcgan.gan.objectives import objective
 from fastdcgan.gan.step import discriminator_loss, generator_loss
 from fastdcgan.limits.hardware import third_level_cache
+from fastdcgan.limits.step_memory import memory_limit
 from fastdcgan.private_torch import TorchDispatchMode, tree_leaves
 
 # --- The work ---------------------------------------------------------------------------------------------------------
@@ -182,23 +183,27 @@ def measure_ceilings(seconds: float = 0.5) -> Ceilings:
         amount = 32 * _layer_flops(spec, Size(8, 8))
         convolution = _best_rate(amount, partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)
         flops[name] = max(matrices, convolution)
-    size = copied_bytes(third_level_cache(torch.get_num_threads()))
+    size = copied_bytes(third_level_cache(torch.get_num_threads()), memory_limit())
     source, target = torch.ones(size // 4), torch.ones(size // 4)
     copy = _best_rate(2 * size, partial(target.copy_, source), seconds)
     return Ceilings(name="this CPU", flops=flops, bytes=copy)
 
 
-def copied_bytes(cache: int | None) -> int:
+def copied_bytes(cache: int | None, memory: int) -> int:
     """Bytes of each of the two arrays whose copy measures the memory bandwidth.
 
     Twice the cache each, so four times both: a copy begins where the copy before it began, which a cache that keeps
     what was used last no longer holds, and any other holds a quarter of the arrays at most. Larger arrays measure the
-    same. The size is bounded because runs end with the arrays in memory; where the cache is unknown, it is the bound.
+    same. The size is bounded, also by a share of what the process may have, because runs end with the arrays in memory:
+    in a small container on a large machine it may be the cache that is measured. Where the cache is unknown, it is the
+    bound.
 
     Args:
         cache: bytes of the last cache before the memory; None if unknown.
+        memory: bytes that the process may have.
     """
-    return MOST_COPIED if cache is None else min(2 * cache, MOST_COPIED)
+    most = min(MOST_COPIED, memory // 32)
+    return most if cache is None else min(2 * cache, most)
 
 
 def _best_rate(amount: float, kernel: Callable[[], object], seconds: float) -> float:

@@ -189,6 +189,20 @@ def test_what_is_no_number_is_not_lost_and_stays_in_its_picture(
     assert found_BOHW[[0, 2]].isfinite().all()
 
 
+@needs_bf16
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_nor_is_it_in_bf16(value: float) -> None:
+    own = conv(16, 32).to(memory_format=torch.channels_last)
+    winograd.install(own)
+    x_BCHW, direction = torch.randn(33, 16, 16, 16), torch.randn(33, 32, 8, 8)
+    x_BCHW[31, 5, 9, 2] = value
+    found = results(own, x_BCHW.bfloat16(), direction, autocast=True)
+    assert not found["output"].isfinite()[31, :, 3:6, 0:2].flatten(1).all(1).any(), "each map has some"
+    assert found["output"].isfinite()[torch.arange(33) != 31].all()
+    assert not found["weight's gradient"].isfinite()[:, 5].all()
+    assert found["weight's gradient"].isfinite()[:, [0, 15]].all()
+
+
 @pytest.mark.parametrize("name", [name for name in LAYERS if "half a tile" in name or "kernel 3" in name])
 def test_nothing_is_left_of_the_call_before(name: str, instruction_set: str) -> None:
     """Products that do not matter, at edges and of missing taps, are never written; nor must they be read."""
