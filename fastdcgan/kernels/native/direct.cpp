@@ -261,23 +261,15 @@ void multiply(const Unit &unit, const Copy &copy, int64_t kernel, int64_t top, i
         }
 }
 
-template <class F> inline void for_each(bool shared, int64_t count, F f) {
-    if (shared) {
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < count; i++) f(i);
-    } else {
-        for (int64_t i = 0; i < count; i++) f(i);
-    }
-}
-
 void weight_gradient(const bf16 *big, const bf16 *small, float *gradient, const Shape &shape) {
     const Side wide = shape.big(), narrow = shape.small();
     const int64_t taps = shape.taps(), sums_size = narrow.panels() * wide.panels() * taps * SUMS, threads = omp_get_max_threads();
     // Each thread has some of the pictures and sums of its own. Where those would be too large, all share the sums.
     const bool together = sums_size * threads * int64_t(sizeof(float)) > MOST_SUMS;
     Copy layout{wide, narrow, together ? shape.blocks() : 1, narrow.height, together ? wide.panels() : 1};
-    int64_t &most = together && layout.blocks > 1 ? layout.blocks : layout.rows;
-    while (most > 1 && layout.size() * int64_t(sizeof(uint32_t)) > (together ? MOST_COPIED_TOGETHER : MOST_COPIED)) most = (most + 1) / 2;
+    const auto is_too_large = [&] { return layout.size() * int64_t(sizeof(uint32_t)) > (together ? MOST_COPIED_TOGETHER : MOST_COPIED); };
+    for (int64_t *number : {&layout.blocks, &layout.rows})
+        while (*number > 1 && is_too_large()) *number = (*number + 1) / 2;
     const int64_t strips = (narrow.height + layout.rows - 1) / layout.rows, pieces = (shape.blocks() + layout.blocks - 1) / layout.blocks * strips;
 
     static thread_local Scratch shared_scratch, scratch_sums;
@@ -297,7 +289,7 @@ void weight_gradient(const bf16 *big, const bf16 *small, float *gradient, const 
             copy.pictures = together ? shared : scratch.take<uint32_t>(layout.size());
             // Calls f(block, its first picture, pictures, row) for so many rows of all blocks.
             const auto for_rows = [&](int64_t rows, auto f) {
-                for_each(together, copy.blocks * rows, [&](int64_t each) {
+                for_each(together, copy.blocks * rows, 1, [&](int64_t each) {
                     const int64_t block = each / rows, picture = (start + block) * PICTURES;
                     f(block, picture, std::min(PICTURES, shape.batch - picture), each % rows);
                 });
@@ -310,7 +302,7 @@ void weight_gradient(const bf16 *big, const bf16 *small, float *gradient, const 
                     const int64_t y = 2 * top - 1 + row;
                     if (exists(y, wide.height)) copy_big_row(big + (picture * wide.height + y) * wide.width * wide.channels, count, copy, c, block, row);
                 });
-                for_each(together, std::min(copy.big_panels, wide.panels() - c) * narrow.panels(), [&](int64_t each) {
+                for_each(together, std::min(copy.big_panels, wide.panels() - c) * narrow.panels(), 1, [&](int64_t each) {
                     const int64_t panel = each / narrow.panels(), o = each % narrow.panels();
                     multiply(unit, copy, shape.kernel(), top, bottom, o, panel, piece == thread, sums + (c * narrow.panels() + each) * taps * SUMS);
                 });

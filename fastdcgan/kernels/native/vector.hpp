@@ -1,5 +1,5 @@
 // Vectors of the processor's width (AVX2: 8 floats, AVX-512: 16), loaded from and stored to memory that holds float or bf16;
-// and scratch memory.
+// scratch memory; and loops whose turns threads may share.
 //
 // In an anonymous namespace, as each library is built from one file. bf16 needs AVX512_BF16.
 #pragma once
@@ -138,5 +138,15 @@ struct Scratch {
         size = 0;
     }
 };
+
+// Calls f(0), f(step), ... below `count`: shared out among the threads, all of which must call this, or by each thread alone.
+template <class F> inline void for_each(bool shared, int64_t count, int64_t step, F f) {
+    if (shared) {
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < count; i += step) f(i);
+    } else {
+        for (int64_t i = 0; i < count; i += step) f(i);
+    }
+}
 
 } // namespace

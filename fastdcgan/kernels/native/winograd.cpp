@@ -263,16 +263,6 @@ INLINE void filter_transform(const Weights<const float> &weights, int64_t o, int
         [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
 }
 
-// Calls f(0), f(step), ... below `count`: shared out among the threads, all of which must call this, or by each thread alone.
-template <class F> inline void for_each(bool shared, int64_t count, int64_t step, F f) {
-    if (shared) {
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < count; i += step) f(i);
-    } else {
-        for (int64_t i = 0; i < count; i += step) f(i);
-    }
-}
-
 // Where a block's transformed tiles and their products lie: [PRODUCTS][block][row] words, [PRODUCTS][block][columns] sums.
 template <int M> struct Block {
     static constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
