@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastdcgan.kernels import native
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -32,6 +34,30 @@ def convolution(kernels: Kernels, x: Tensor, weight_OCKK: Tensor, *, transposed:
     """A convolution by these kernels, or a transposed one; differentiable once."""
     out: Tensor = _Convolution.apply(x, weight_OCKK, kernels, transposed)
     return out
+
+
+def empty_small_side(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
+    """An uninitialised result of a gather, stride 2, padding 1: [B, O, H/2, W/2], rounded up."""
+    B, _, H, W = big_BCHW.shape
+    return native.empty_channels_last(big_BCHW, B, len(weight_OCKK), (H + 1) // 2, (W + 1) // 2)
+
+
+def empty_big_side(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
+    """An uninitialised result of a scatter, stride 2, padding 1: [B, C, 2H, 2W], or one less for kernels of 3."""
+    B, _, H, W = small_BOHW.shape
+    odd = weight_OCKK.shape[2] % 2
+    return native.empty_channels_last(small_BOHW, B, weight_OCKK.shape[1], 2 * H - odd, 2 * W - odd)
+
+
+def empty_gradient(weight_OCKK: Tensor) -> Tensor:
+    """In fp32 also where pictures are bf16: the sums are fp32, and the optimizer gets them unrounded."""
+    return torch.empty(weight_OCKK.shape, dtype=torch.float32, memory_format=torch.channels_last)
+
+
+def shape_of(big_BCHW: Tensor, small_BOHW: Tensor) -> native.Shape:
+    """The shape of the convolution between two sides, as kernels take it."""
+    B, C, H, W = big_BCHW.shape
+    return native.Shape(B, C, small_BOHW.shape[1], H, W)
 
 
 class _Convolution(torch.autograd.Function):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdcgan.kernels import native
-from fastdcgan.kernels.convolution import Kernels
+from fastdcgan.kernels.convolution import Kernels, empty_big_side, empty_gradient, empty_small_side, shape_of
 
 _FEWEST_PICTURES = 4
 """Fewer than 32 take as long as 32: with so few Winograd's kernels, whose products are ten times slower, catch up."""
@@ -20,30 +20,23 @@ def is_faster(pictures: Tensor) -> bool:
 
 
 def _gather(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    B, C, H, W = big_BCHW.shape
-    maps = weight_OCKK.shape[0]
-    small_BOHW = native.empty_channels_last(big_BCHW, B, maps, (H + 1) // 2, (W + 1) // 2)
+    small_BOHW = empty_small_side(big_BCHW, weight_OCKK)
     kernel = native.kernel("direct_gather", big_BCHW.dtype)
-    kernel(big_BCHW, _channels_last(weight_OCKK), small_BOHW, native.Shape(B, C, maps, H, W))
+    kernel(big_BCHW, _channels_last(weight_OCKK), small_BOHW, shape_of(big_BCHW, small_BOHW))
     return small_BOHW
 
 
 def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    B, maps, H, W = small_BOHW.shape
-    C = weight_OCKK.shape[1]
-    odd = weight_OCKK.shape[2] % 2
-    height, width = 2 * H - odd, 2 * W - odd
-    big_BCHW = native.empty_channels_last(small_BOHW, B, C, height, width)
+    big_BCHW = empty_big_side(small_BOHW, weight_OCKK)
     kernel = native.kernel("direct_scatter", small_BOHW.dtype)
-    kernel(small_BOHW, _channels_last(weight_OCKK), big_BCHW, native.Shape(B, C, maps, height, width))
+    kernel(small_BOHW, _channels_last(weight_OCKK), big_BCHW, shape_of(big_BCHW, small_BOHW))
     return big_BCHW
 
 
 def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    B, C, H, W = big_BCHW.shape
-    gradient_OCKK = torch.empty(weight_OCKK.shape, dtype=torch.float32, memory_format=torch.channels_last)
+    gradient_OCKK = empty_gradient(weight_OCKK)
     kernel = native.kernel("direct_weight_gradient", big_BCHW.dtype)
-    kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, len(weight_OCKK), H, W))
+    kernel(big_BCHW, small_BOHW, gradient_OCKK, shape_of(big_BCHW, small_BOHW))
     return gradient_OCKK
 
 

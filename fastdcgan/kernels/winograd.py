@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from fastdcgan.kernels import direct, native
-from fastdcgan.kernels.convolution import Kernels, convolution
+from fastdcgan.kernels.convolution import (
+    Kernels,
+    convolution,
+    empty_big_side,
+    empty_gradient,
+    empty_small_side,
+    shape_of,
+)
 
 _WEIGHTS_IN_TILES = 64
 """To transform a layer's weights, write and read them takes about as long as the products of so many tiles."""
@@ -84,38 +91,33 @@ def _convolution(x: Tensor, weight_OCKK: Tensor, *, transposed: bool) -> Tensor:
 
 
 def _gather(big_BCHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    B, C, H, W = big_BCHW.shape
-    maps = weight_OCKK.shape[0]
-    small_BOHW = native.empty_channels_last(big_BCHW, B, maps, (H + 1) // 2, (W + 1) // 2)
-    tile = _tile(B, H, W, weight_OCKK.shape[2], big_BCHW.dtype)
+    small_BOHW = empty_small_side(big_BCHW, weight_OCKK)
+    tile = _tile_of(big_BCHW, weight_OCKK)
     weights = _pack("gather", weight_OCKK, big_BCHW.dtype, tile)
     kernel = native.kernel("winograd_gather", big_BCHW.dtype, tile)
-    kernel(big_BCHW, weights, small_BOHW, native.Shape(B, C, maps, H, W))
+    kernel(big_BCHW, weights, small_BOHW, shape_of(big_BCHW, small_BOHW))
     return small_BOHW
 
 
 def _scatter(small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    B, maps, H, W = small_BOHW.shape
-    C = weight_OCKK.shape[1]
-    odd = weight_OCKK.shape[2] % 2
-    height, width = 2 * H - odd, 2 * W - odd
-    big_BCHW = native.empty_channels_last(small_BOHW, B, C, height, width)
-    tile = _tile(B, height, width, weight_OCKK.shape[2], small_BOHW.dtype)
+    big_BCHW = empty_big_side(small_BOHW, weight_OCKK)
+    tile = _tile_of(big_BCHW, weight_OCKK)
     weights = _pack("scatter", weight_OCKK, small_BOHW.dtype, tile)
     kernel = native.kernel("winograd_scatter", small_BOHW.dtype, tile)
-    kernel(small_BOHW, weights, big_BCHW, native.Shape(B, C, maps, height, width))
+    kernel(small_BOHW, weights, big_BCHW, shape_of(big_BCHW, small_BOHW))
     return big_BCHW
 
 
 def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) -> Tensor:
-    """In fp32 also where pictures are bf16: the sums are fp32, and the optimizer gets them unrounded."""
-    B, C, H, W = big_BCHW.shape
-    maps, _, kernel_size, _ = weight_OCKK.shape
-    gradient_OCKK = torch.empty(weight_OCKK.shape, dtype=torch.float32, memory_format=torch.channels_last)
-    tile = _tile(B, H, W, kernel_size, big_BCHW.dtype)
-    kernel = native.kernel("winograd_weight_gradient", big_BCHW.dtype, tile)
-    kernel(big_BCHW, small_BOHW, gradient_OCKK, native.Shape(B, C, maps, H, W))
+    gradient_OCKK = empty_gradient(weight_OCKK)
+    kernel = native.kernel("winograd_weight_gradient", big_BCHW.dtype, _tile_of(big_BCHW, weight_OCKK))
+    kernel(big_BCHW, small_BOHW, gradient_OCKK, shape_of(big_BCHW, small_BOHW))
     return gradient_OCKK
+
+
+def _tile_of(big_BCHW: Tensor, weight_OCKK: Tensor) -> int:
+    B, _, H, W = big_BCHW.shape
+    return _tile(B, H, W, weight_OCKK.shape[2], big_BCHW.dtype)
 
 
 def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torch.dtype) -> int:
