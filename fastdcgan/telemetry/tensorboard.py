@@ -4,14 +4,14 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard.summary import image, scalar
+from torch.utils.tensorboard.summary import image
 
 from fastdcgan.evaluation.records import Evaluation
 from fastdcgan.telemetry.metrics import Record
@@ -65,16 +65,11 @@ class TensorBoard:
 
     def write(self, record: Record) -> None:
         """Add a record's figures."""
-        values = asdict(record)
-        for name, tag in TAGS.items():
-            self._add(Event(step=record.step, summary=scalar(tag, values[name])))
-        self._file.flush()
+        self._write_figures(record.step, {tag: getattr(record, name) for name, tag in TAGS.items()})
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Add the figures of an evaluation."""
-        for tag, value in quality_figures(evaluation).items():
-            self._add(Event(step=evaluation.step, summary=scalar(tag, value)))
-        self._file.flush()
+        self._write_figures(evaluation.step, quality_figures(evaluation))
 
     def write_grid(self, grid_CHW: Tensor, step: int) -> None:
         """Add a sample grid, in [0, 1]."""
@@ -85,6 +80,11 @@ class TensorBoard:
     def close(self) -> None:
         """Close the file; all is written already."""
         self._file.close()
+
+    def _write_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        values = (Summary.Value(tag=tag, simple_value=figure) for tag, figure in figures.items())
+        self._add(Event(step=step, summary=Summary(value=values)))
+        self._file.flush()
 
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
