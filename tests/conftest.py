@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeping freed memory is for a process's whole life: no test leaves that to the next."""
     monkeypatch.setattr("fastdcgan.execution.prepare.keep_freed_memory", lambda: True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ceilings_are_measured_once() -> Iterator[None]:
+    """At the end of every run this takes longer than all the rest of a tiny one."""
+    from fastdcgan.telemetry.report import end_of_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(end_of_run, "device_ceilings", cache(end_of_run.device_ceilings))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,9 @@ from fastdcgan.training.run import Due, Run
 from fastdcgan.training.stopping.own_fault import OwnFault, blank_batch
 from fastdcgan.tuning.choice import plan_fields
 
+PLOT_SECONDS = 10.0
+"""The least time between two plots of the losses, but for the last one: no step is taken while they are drawn."""
+
 
 class NotFiniteError(EndedTogetherError):
     """Training has failed: the message says at which step, and of what."""
@@ -75,6 +78,7 @@ class Recorder:
         self._checkpoint_writer = BackgroundWorker("checkpoint")
         self._seconds = run.start.seconds
         self._last_tick_step, self._data_wait_seconds, self._interval_start = run.start.step, 0.0, time.perf_counter()
+        self._next_plot = time.perf_counter() + PLOT_SECONDS
         self._watch = Watch()
         self._best = known_best(run.folder, run.start.step)
         self._evaluator: Evaluator | None = None
@@ -160,7 +164,7 @@ class Recorder:
             self.evaluate(step)
         if due.save:
             with self.fault.kept():
-                self.save(step)
+                self.save(step, last=due.last)
         self.advance_profiler(step)
 
     def advance_profiler(self, step: int) -> None:
@@ -275,15 +279,15 @@ class Recorder:
             self._trackers.write_evaluation(found)
             self._display.say(f"quality   {describe_evaluation(found)}{', the best' * (best.step == step)}")
 
-    def save(self, step: int) -> None:
-        """Begin to write a checkpoint, once the one before is written, and plot the losses so far.
+    def save(self, step: int, *, last: bool) -> None:
+        """Begin to write a checkpoint, once the one before is written; at times, and the last time, plot the losses.
 
         Raises:
             WriteError: the one before could not be written, or the plot can't.
         """
         with self._untimed(), profiler_range(ranges.CHECKPOINT):
             if self._is_main_process:
-                self._begin_to_write(self._snapshot(step))
+                self._begin_to_write(self._snapshot(step), last=last)
 
     def _snapshot(self, step: int) -> Snapshot:
         """A copy of what was learned until this step, which was just done."""
@@ -292,11 +296,13 @@ class Recorder:
         progress = Progress(step=step, images=images, seconds=self._seconds, rollbacks=run.start.rollbacks)
         return checkpoint.snapshot(run.state, run.arch, progress, run=run.id, plan=plan_fields(run.plan))
 
-    def _begin_to_write(self, snap: Snapshot) -> None:
+    def _begin_to_write(self, snap: Snapshot, *, last: bool) -> None:
         """Raises WriteError as `save` does."""
         self._checkpoint_writer.start(partial(self._write_checkpoint, snap, self._best))
-        with converting_write_errors(self._run.folder.losses):
-            plot_losses(self._metrics_file.curves, self._run.folder.losses)
+        if last or time.perf_counter() >= self._next_plot:
+            with converting_write_errors(self._run.folder.losses):
+                plot_losses(self._metrics_file.curves, self._run.folder.losses)
+            self._next_plot = time.perf_counter() + PLOT_SECONDS
 
     def wait_for_checkpoint(self) -> None:
         """Wait for the checkpoint under way. Raises WriteError as `save` does, if there is no other process."""
@@ -308,7 +314,7 @@ class Recorder:
         self.tick(step)
         self.check_state(step)
         with self.fault.kept():
-            self.save(step)
+            self.save(step, last=True)
 
     def save_whole(self, whole: Snapshot | None, step: int) -> None:
         """Save a copy of what was learned until `step`, and the figures until there; later ones are thrown away.
@@ -329,7 +335,7 @@ class Recorder:
             self._write_figures(step, metrics)
         if self._is_main_process:
             record = {**whole.record, "seconds": self._seconds}
-            self._begin_to_write(replace(whole, record=record))
+            self._begin_to_write(replace(whole, record=record), last=True)
 
     def close(self) -> None:
         """Wait for the checkpoint under way; close all files; say what the profiler found.

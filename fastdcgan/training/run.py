@@ -28,10 +28,12 @@ class Due:
     sample: bool
     save: bool
     evaluate: bool = False
+    last: bool = False
+    """No step of this session follows."""
 
     def before_stopping(self) -> "Due":
         """The same, and a checkpoint; but no evaluation, as who asks to stop wants to go."""
-        return replace(self, log=True, save=True, evaluate=False)
+        return replace(self, log=True, save=True, evaluate=False, last=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class Schedule:
             sample=last or step % self.sample_every == 0,
             save=save,
             evaluate=evaluate,
+            last=last,
         )
 
 

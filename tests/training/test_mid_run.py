@@ -365,6 +365,7 @@ def test_what_can_not_be_written_is_named_and_the_same_command_goes_on(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         before_step(patch, lambda step, state: patch.setattr(*WRITES[name], fault) if step == 7 else None)
+        patch.setattr(recorder, "PLOT_SECONDS", 0.0)
         complaint = refusal(capsys, pictures, out, "--sample-every", 3)
     reason = os.strerror(errno.ENOSPC if fault is full else errno.EROFS)
     assert str(out / name) in complaint and reason in complaint and "goes on from there" in complaint
@@ -374,6 +375,17 @@ def test_what_can_not_be_written_is_named_and_the_same_command_goes_on(
         assert saved(out)[-1] == last and f"until step {last} is saved" in complaint
     train(pictures, out, "--sample-every", 3)
     assert_same(out, undisturbed)
+
+
+@pytest.mark.parametrize(("least", "drawn_until"), [(0.0, [4, 8, 12]), (1e9, [12])], ids=["often", "at the end"])
+def test_losses_are_drawn_at_checkpoints_now_and_then_and_at_the_end(
+    least: float, drawn_until: list[int], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(recorder, "PLOT_SECONDS", least)
+    monkeypatch.setattr(recorder, "plot_losses", lambda curves, path: drawn.append(int(curves["step"][-1])))
+    train(pictures, tmp_path / "out")
+    assert drawn == drawn_until
 
 
 def test_where_nothing_could_be_saved_the_same_command_begins_anew(
