@@ -94,10 +94,11 @@ def memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def ceilings_are_measured_once() -> Iterator[None]:
     """At the end of every run this takes longer than all the rest of a tiny one."""
-    from fastdcgan.telemetry.report import end_of_run
+    from fastdcgan.telemetry.report import end_of_run, run_facts
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(end_of_run, "device_ceilings", cache(end_of_run.device_ceilings))
+        for module in (end_of_run, run_facts):
+            patch.setattr(module, "device_ceilings", cache(module.device_ceilings))
         yield
 
 

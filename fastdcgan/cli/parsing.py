@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from itertools import groupby
 from typing import Annotated, Any, get_type_hints
 
@@ -44,11 +44,7 @@ def _options(recipe: dict[str, Any], info: StructTypeInfo) -> StructConstructorS
     described: Callable[..., Any] = info.type
     if not described.__module__.startswith("fastdcgan."):
         return None
-    texts = {
-        option.arg_name: " ".join((option.description or "").split())
-        for option in docstring_parser.parse_from_object(described).params
-    }
-    kinds = get_type_hints(described, include_extras=True)
+    texts, kinds = _documented(described)
     fields = []
     for name, parameter in inspect.signature(described).parameters.items():
         default = getattr(info.default, name, parameter.default)
@@ -69,6 +65,14 @@ def _options(recipe: dict[str, Any], info: StructTypeInfo) -> StructConstructorS
         )
     make = _for_later(described) if inspect.isfunction(described) else described
     return StructConstructorSpec(instantiate=make, fields=tuple(fields))
+
+
+@cache
+def _documented(described: Callable[..., Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Texts and types of the options, by name. tyro asks for each dataclass dozens of times."""
+    parsed = docstring_parser.parse_from_object(described)
+    texts = {option.arg_name: " ".join((option.description or "").split()) for option in parsed.params}
+    return texts, get_type_hints(described, include_extras=True)
 
 
 def _for_later(verb: Verb) -> Callable[..., Verb]:

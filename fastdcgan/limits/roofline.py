@@ -7,7 +7,7 @@ traffic at the machine's bandwidth.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class WorkPerImage:
     Fused kernels and large caches move less."""
 
 
+@cache
 def work_per_image(arch: Architecture, batch: int, bytes_per_number: int = 4) -> WorkPerImage:
     """The work of an iteration per picture.
 

@@ -41,6 +41,8 @@ TRACED = Plan(backend="aot_eager")  # the compiler's front end: graph breaks fai
 INDUCTOR = Plan(backend="inductor")
 REPLAYED = Plan(replay=True)
 
+LARGE_ONES_LATER = [pytest.param(name, marks=pytest.mark.slow) if "128" in name else name for name in ARCHITECTURES]
+
 needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="Inductor needs a C++ compiler")
 
 
@@ -181,7 +183,7 @@ def check_in_fp32(arch: Architecture, plan: Plan, recipe: RecipeConfig = PAPERS)
         assert distance(found, truth, prefix) <= bound, prefix
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LARGE_ONES_LATER)
 def test_channels_last_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), CHANNELS_LAST)
 
@@ -198,7 +200,7 @@ def test_other_sizes(name: str) -> None:
         check_in_fp64(arch, plan, steps=3)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LARGE_ONES_LATER)
 def test_the_stacked_call_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), STACKED)
 
@@ -232,7 +234,7 @@ def test_channels_last_is_kept_all_the_way(name: str) -> None:
     assert not lost
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LARGE_ONES_LATER)
 def test_traces_without_graph_break(name: str) -> None:
     check_in_fp64(narrow(name), TRACED, steps=2)
 
@@ -261,7 +263,7 @@ def test_inductor_replayed_in_fp64(name: str) -> None:
 # --- bf16 and fp16 -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", LARGE_ONES_LATER)
 def test_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
     """The median over a few batches: on a single one either may be lucky with the roundings of a loss."""
     arch = narrow(name)
@@ -312,10 +314,10 @@ def test_fp16_finds_its_scale() -> None:
     fast = plan_twin(arch, twin, Plan(precision="fp16"))
     assert fast.state is not None
     for scaler in (fast.state.scaler_g, fast.state.scaler_d):
-        scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**30})
+        scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**24})
     before = {key: value.clone() for key, value in numbers(fast).items()}
-    after = run(fast, arch, 30)
-    assert fast.state.scaler_d.get_scale() < 2.0**30
+    after = run(fast, arch, 24)
+    assert fast.state.scaler_d.get_scale() < 2.0**24
     weights = [key for key in before if key.endswith("weight")]
     assert all(torch.isfinite(after[key]).all() and not torch.equal(after[key], before[key]) for key in weights)
     assert after["d_real"] > after["d_fake"]

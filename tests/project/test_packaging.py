@@ -74,6 +74,7 @@ def checksums(wheel: Path) -> dict[str, int]:
         return {file.filename: file.CRC for file in archive.infolist()}
 
 
+@pytest.mark.slow(30)
 def test_the_wheel_holds_the_whole_package_and_our_kernels_and_nothing_else(wheel: Path, tracked: set[str]) -> None:
     held = {path for path in checksums(wheel) if ".dist-info/" not in path}
     libraries = {f"fastdcgan/kernels/native/kernels_{name}.so" for name in TARGETS} if CAN_BUILD else set()

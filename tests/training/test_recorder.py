@@ -61,10 +61,10 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
     def looking(name: str) -> None:
         method = getattr(Recorder, name)
 
-        def inside(*arguments: Any) -> None:
+        def inside(*arguments: Any, **options: Any) -> None:
             where.append(name)
             try:
-                method(*arguments)
+                method(*arguments, **options)
             finally:
                 where.pop()
 
