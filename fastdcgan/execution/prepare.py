@@ -28,6 +28,7 @@ from fastdcgan.gan.step import (
     train_step,
 )
 from fastdcgan.kernels import ends, fused_batch_norm, thin, winograd
+from fastdcgan.private_torch import Adam
 from fastdcgan.storage.private import use_private_inductor_cache
 
 INSTALL_KERNELS: dict[KernelName, Callable[[nn.Module], int]] = {
@@ -148,7 +149,7 @@ def _compiled(plan: Plan, network: nn.Module) -> nn.Module:
 
 
 def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig, own_lr: float | None) -> torch.optim.Adam:
-    return torch.optim.Adam(
+    return Adam(
         network.parameters(),
         lr=recipe.lr if own_lr is None else own_lr,
         betas=(recipe.beta1, recipe.beta2),
