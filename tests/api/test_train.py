@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from conftest import ROOT
 from learned import assert_same_weights, learned
 
@@ -95,6 +96,7 @@ def test_a_thread_trains_as_the_main_thread_does(small: dict[str, Any], tmp_path
 
 
 def test_an_accelerator_of_the_program_stays_its_own(small: dict[str, Any], tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before, whichever they were
     ours = Accelerator(cpu=True, mixed_precision="bf16")  # with which ours can't be made: Accelerate has one state
     try:
         train(**small, out=tmp_path / "run")
