@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,6 +15,9 @@ from fastdcgan.storage.checksummed import can_flush
 
 _MAX_HOLDER_BYTES = 4096
 """Limit of what is read from the lock file, which names the holder."""
+
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 20, 0.05
+"""How often the lock file is read until it names one."""
 
 
 @contextmanager
@@ -75,11 +79,14 @@ def _acquire(descriptor: int, folder: RunFolder, say: Callable[[str], None]) -> 
 
 
 def _holder(descriptor: int) -> str:
-    try:
-        holder = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
-        return f"process {holder['pid']} on {holder['host']}, which has been training there since {holder['since']}"
-    except (OSError, ValueError, TypeError, KeyError):
-        return "another process, which trains there"
+    """Who holds the lock. A process writes that once it has it, so one that has just begun is given a moment."""
+    for _ in range(_LOOKS):
+        try:
+            holder = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
+            return f"process {holder['pid']} on {holder['host']}, which has been training there since {holder['since']}"
+        except (OSError, ValueError, TypeError, KeyError):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return "another process, which trains there"
 
 
 def _remove_if_empty(folder: RunFolder, missing: list[Path]) -> None:

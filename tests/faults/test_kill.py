@@ -122,8 +122,7 @@ def test_two_at_once(undisturbed: Undisturbed, pictures: Path, tmp_path: Path, f
         codes = sorted(sitting.code or 0 for sitting in ended)
         if codes == [0, 2]:
             complaint = next(sitting.error for sitting in ended if sitting.code == 2)
-            # "another process" where the number of the one that trains is not written yet.
-            assert complaint.count("\n") == 1 and f"{run} is in use by " in complaint
+            assert complaint.count("\n") == 1 and f"{run} is in use by process " in complaint
             refused += 1
         else:
             assert codes == [0, 0], [sitting.error for sitting in ended]

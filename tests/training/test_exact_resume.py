@@ -228,8 +228,7 @@ KILLED = pytest.mark.slow(30)
 def test_killed_with_9_eager_compiled_and_on_two_ranks(
     compiled: str, ranks: int, photographs: Path, tmp_path: Path
 ) -> None:
-    deaths = (7, 3) if compiled == "off" else (7,)  # compiled code is made or read anew in each sitting
-    killed_and_gone_on(array(photographs, tmp_path), ranks, tmp_path, "--compile", compiled, deaths=deaths)
+    killed_and_gone_on(array(photographs, tmp_path), ranks, tmp_path, "--compile", compiled)
 
 
 @pytest.mark.slow(15)
@@ -240,10 +239,8 @@ def test_two_ranks_killed_whatever_the_pictures_come_from(name: str, photographs
     killed_and_gone_on(SOURCES[name][0](photographs, tmp_path / "data"), 2, tmp_path)
 
 
-def killed_and_gone_on(
-    data: Path | str, ranks: int, tmp_path: Path, *options: str, deaths: tuple[int, ...] = (7, 3)
-) -> None:
-    """All ranks die in the same step, once or twice; what is left is that of an undisturbed run."""
+def killed_and_gone_on(data: Path | str, ranks: int, tmp_path: Path, *options: str) -> None:
+    """All ranks die in the same step, twice; what is left is that of an undisturbed run."""
     command = partial(sitting.train, data)
 
     def sittings(out: str, dies_in: int | None = None) -> list[sitting.Sitting]:
@@ -254,7 +251,7 @@ def killed_and_gone_on(
 
     for done in sittings("undisturbed"):
         assert done.code == 0, done.error
-    for dies_in in deaths:
+    for dies_in in (7, 3):
         died = sittings("killed", dies_in)
         codes = [one.code for one in died]
         assert -signal.SIGKILL in codes and 0 not in codes, died  # or one notices first that the other has gone
