@@ -51,7 +51,7 @@ def chart(
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10}):
         figure = Figure(figsize=(5, 2.5))
-        figure.subplots_adjust(left=0.14, right=0.98, bottom=0.12, top=0.95)  # measuring takes as long as drawing
+        figure.subplots_adjust(left=0.15, right=0.93, bottom=0.12, top=0.95)  # measuring takes as long as drawing
         axes = figure.subplots()
         for curve in curves:
             _draw(axes, curve)
