@@ -10,8 +10,8 @@ from torch import Tensor
 from fastdcgan.kernels import native
 from fastdcgan.kernels.convolution import Kernels, empty_big_side, empty_gradient, empty_small_side, shape_of
 
-_FEWEST_PICTURES = 4
-"""Fewer than 32 take as long as 32: with so few Winograd's kernels, whose products are ten times slower, catch up."""
+_FEWEST_PICTURES = 2
+"""Fewer than 16 take as long as 16: for one Winograd's kernels, whose products are ten times slower, catch up."""
 
 
 def is_faster(pictures: Tensor) -> bool:

@@ -6,7 +6,7 @@ Measurements are cached, one small JSON file for each set of conditions.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def choose_plan_for_run(
     plans = candidate_plans(request, device)
     changed = ""
     if previous_plan is not None:
-        if (plan := find_plan(plans, previous_plan)) is not None:
+        if (plan := find_plan([*plans, *_with_the_other_call(plans)], previous_plan)) is not None:
             return Choice(plan=plan, why="the one this run was begun with")
         changed = "not the one this run was begun with, which is not to be had here; "
     conditions = measurement_conditions(request, device, arch, batch, world_size)
@@ -138,6 +138,13 @@ def plan_fields(plan: Plan) -> JsonObject:
     """A plan's fields as JSON has them: lists instead of tuples."""
     fields: JsonObject = json.loads(json.dumps(asdict(plan)))
     return fields
+
+
+def _with_the_other_call(plans: list[Plan]) -> list[Plan]:
+    """The same with D called once where it was twice, and the reverse: the rules once said otherwise."""
+    return [
+        replace(plan, stacked=not plan.stacked) for plan in plans if not (plan.backend or plan.replay or plan.shares)
+    ]
 
 
 def find_plan(plans: list[Plan], fields: object) -> Plan | None:

@@ -99,11 +99,11 @@ def candidate_plans(request: ExecutionConfig, device: torch.device) -> list[Plan
             # All of our kernels, all but Winograd's, none: which are faster depends on the machine.
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
                 combinations.append(replace(default, precision=precision, backend=backend, kernels=kernels))
-    stacked = [replace(default, stacked=True)] if default.backend is None else []
+    other_calls = [replace(default, stacked=not default.stacked)] if default.backend is None else []
     # Two threads of one core share its arithmetic units: one thread a core may be faster.
     cores = physical_cores() if device.type == "cpu" and request.threads is None else None
     one_thread_a_core = [replace(default, threads=cores)] if cores and cores < torch.get_num_threads() else []
-    plans = list(dict.fromkeys([default, *stacked, *one_thread_a_core, *combinations]))
+    plans = list(dict.fromkeys([default, *other_calls, *one_thread_a_core, *combinations]))
     if device.type != "cuda" or request.compile != "auto":
         return plans
     whole = [replace(plan, replay=True) for plan in plans if plan.precision != "fp16" and not plan.stacked]

@@ -76,6 +76,8 @@ LAYERS = {
     "direct": (winograd, lambda: conv(48, 64), (33, 48, 12, 8)),
     "direct, transposed": (winograd, lambda: transposed(64, 48), (33, 64, 5, 3)),
     "direct, few pictures": (winograd, lambda: conv(16, 32), (17, 16, 6, 10)),
+    "direct, half of the rows": (winograd, lambda: conv(96, 64), (16, 96, 8, 6)),
+    "direct, transposed, half of the rows": (winograd, lambda: transposed(64, 96), (9, 64, 4, 3)),
     "direct, rows in strips": (winograd, lambda: conv(64, 32), (32, 64, 32, 32)),
     "direct, transposed, rows in strips": (winograd, lambda: transposed(128, 64), (32, 128, 16, 16)),
     "direct, shared sums": (winograd, lambda: conv(256, 512), (64, 256, 4, 4)),
@@ -138,6 +140,24 @@ def test_a_layer_computes_what_pytorchs_does(name: str, precision: str, instruct
     torch.manual_seed(0)
     x = torch.randn(shape)
     assert_errs_as_pytorchs(make(), kernels, x.bfloat16() if precision == "bf16" else x)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith(("direct", "winograd"))])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_so_do_several_threads(name: str, precision: str, threads: int) -> None:
+    """Of the widest instruction set. They share out pictures, rows or channels, whichever there are enough of."""
+    if precision == "bf16" and not winograd.available(torch.bfloat16):
+        pytest.skip("bf16 kernels need AVX512_BF16")
+    kernels, make, shape = LAYERS[name]
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_errs_as_pytorchs(make(), kernels, x.bfloat16() if precision == "bf16" else x)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("tile", TILES)

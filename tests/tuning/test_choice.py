@@ -32,7 +32,8 @@ from fastdcgan.tuning.tune import Measurement, TuningResult
 CPU = torch.device("cpu")
 ARCH = architecture("dcgan64")
 DAYS = 10**9  # images
-BF16, FP32 = Plan(precision="bf16", keep_memory=True), Plan(keep_memory=True)
+BF16 = Plan(precision="bf16", stacked=True, keep_memory=True)
+FP32 = replace(BF16, precision="fp32")
 PASSED = Parity(error=1e-6, allowed=1e-5, beyond=())
 
 
@@ -63,7 +64,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     log: list[str] = []
 
     def measure(plans: list[Plan], *_: Any) -> TuningResult:
-        assert plans == [BF16, replace(BF16, stacked=True), FP32]
+        assert plans == [BF16, replace(BF16, stacked=False), FP32]
         log.append("measured")
         return tuning(FP32)
 
@@ -124,14 +125,15 @@ def test_short_runs_use_what_was_measured_before(measured: list[str]) -> None:
 
 @pytest.mark.parametrize("options", [{"plan": "default"}, {"world_size": 2}])
 def test_where_nothing_is_measured_the_rules_decide(measured: list[str], options: dict[str, Any]) -> None:
-    several = "world_size" in options
-    assert chosen(**options).plan == replace(BF16, stacked=several), "fewer messages in one call"
+    assert chosen(**options).plan == BF16
     assert measured == []
 
 
 def test_a_continued_run_keeps_its_plan(measured: list[str]) -> None:
     assert chosen(previous_plan=plan_fields(BF16)).plan == BF16
     assert chosen(previous_plan=plan_fields(FP32)).plan == FP32
+    begun_before = replace(FP32, stacked=False)
+    assert chosen(previous_plan=plan_fields(begun_before)).plan == begun_before
     assert measured == []
 
 

@@ -132,6 +132,19 @@ void copy_pictures(const bf16 *in, const Side &side, int64_t batch, int64_t bloc
         }
 }
 
+// A panel of sums to pictures, at the pixel that is `pixel` in the first of them, from a channel on.
+void write_pixels(const float *sums, int64_t pictures, bf16 *pixel, const Side &side, int64_t channel) {
+    for (int64_t m = 0; m < pictures; m++, pixel += side.pixels() * side.channels, sums += PANEL) {
+        const Vector left = load(sums), right = load(sums + LANES);
+        if (side.channels % PANEL == 0) { // a whole cache line, which needn't be read first
+            stream_store(reinterpret_cast<uint32_t *>(pixel + channel), pack_neighbours(left, right));
+            continue;
+        }
+        store(pixel + channel, left);
+        if (channel + LANES < side.channels) store(pixel + channel + LANES, right);
+    }
+}
+
 template <class Direction> void convolve(const bf16 *in, const float *weight, bf16 *out, const Shape &shape) {
     const Side from = Direction::in(shape), to = Direction::out(shape);
     const int64_t kernel = shape.kernel(), words = from.words(), line = words + PAD, position = PICTURES * line;
@@ -140,6 +153,10 @@ template <class Direction> void convolve(const bf16 *in, const float *weight, bf
     int64_t strip = to.height;
     const auto copied = [&] { return (Direction::end(strip) - Direction::first(0)) * from.width * position * int64_t(sizeof(uint32_t)); };
     while (strip > 2 && copied() > MOST_COPIED) strip = (strip + 1) / 2;
+    // Where there are fewer pieces than threads, several share a piece: each makes the panels whose weights it has packed.
+    const int64_t pieces = shape.blocks() * ((to.height + strip - 1) / strip);
+    const int64_t groups = std::max<int64_t>(1, std::min(to.panels(), omp_get_max_threads() / pieces));
+    omp_set_schedule(groups > 1 ? omp_sched_static : omp_sched_dynamic, groups > 1 ? 0 : 1);
     // Not in a tensor: from pages as small as those are, products take nearly twice the time.
     static thread_local Scratch scratch_packed;
     const int64_t panel = shape.taps() * words * PANEL;
@@ -149,41 +166,34 @@ template <class Direction> void convolve(const bf16 *in, const float *weight, bf
     {
         static thread_local Scratch scratch;
         const Unit unit;
-#pragma omp for collapse(2) schedule(dynamic)
+#pragma omp for collapse(3) schedule(runtime)
         for (int64_t block = 0; block < shape.blocks(); block++)
-            for (int64_t top = 0; top < to.height; top += strip) {
-                const int64_t bottom = std::min(to.height, top + strip), first = first_row(top), end = end_row(bottom);
-                uint32_t *copy = scratch.take<uint32_t>((end - first) * from.width * position);
-                copy_pictures(in, from, shape.batch, block, first, end, copy);
-                const int64_t pictures = std::min(PICTURES, shape.batch - block * PICTURES);
-                for (int64_t n = 0; n < to.panels(); n++)
-                    for (int64_t y = top; y < bottom; y++)
-                        for (int64_t x = 0; x < to.width; x++) {
-                            unit.clear_sums();
-                            for (int64_t i = 0; i < kernel; i++) {
-                                const int64_t row = Direction::source(y, i);
-                                if (!exists(row, from.height)) continue;
-                                for (int64_t j = 0; j < kernel; j++) {
-                                    const int64_t column = Direction::source(x, j);
-                                    if (!exists(column, from.width)) continue;
-                                    unit.add_product(words, copy + ((row - first) * from.width + column) * position, line,
-                                                     packed + n * panel + (i * kernel + j) * words * PANEL, PANEL);
+            for (int64_t top = 0; top < to.height; top += strip)
+                for (int64_t group = 0; group < groups; group++) {
+                    const int64_t bottom = std::min(to.height, top + strip), first = first_row(top), end = end_row(bottom);
+                    uint32_t *copy = scratch.take<uint32_t>((end - first) * from.width * position);
+                    copy_pictures(in, from, shape.batch, block, first, end, copy);
+                    const int64_t pictures = std::min(PICTURES, shape.batch - block * PICTURES);
+                    for (int64_t n = group * to.panels() / groups; n < (group + 1) * to.panels() / groups; n++)
+                        for (int64_t y = top; y < bottom; y++)
+                            for (int64_t x = 0; x < to.width; x++) {
+                                unit.clear_sums();
+                                for (int64_t i = 0; i < kernel; i++) {
+                                    const int64_t row = Direction::source(y, i);
+                                    if (!exists(row, from.height)) continue;
+                                    for (int64_t j = 0; j < kernel; j++) {
+                                        const int64_t column = Direction::source(x, j);
+                                        if (!exists(column, from.width)) continue;
+                                        const uint32_t *A = copy + ((row - first) * from.width + column) * position;
+                                        const uint32_t *B = packed + n * panel + (i * kernel + j) * words * PANEL;
+                                        pictures > Unit::TILE ? unit.add_product(words, A, line, B, PANEL) : unit.add_product<true>(words, A, line, B, PANEL);
+                                    }
                                 }
+                                alignas(64) float sums[SUMS];
+                                unit.store_sums(sums, PANEL);
+                                write_pixels(sums, pictures, out + ((block * PICTURES * to.height + y) * to.width + x) * to.channels, to, n * PANEL);
                             }
-                            alignas(64) float sums[SUMS];
-                            unit.store_sums(sums, PANEL);
-                            bf16 *pixel = out + ((block * PICTURES * to.height + y) * to.width + x) * to.channels + n * PANEL;
-                            for (int64_t m = 0; m < pictures; m++, pixel += to.pixels() * to.channels) {
-                                const Vector left = load(sums + m * PANEL), right = load(sums + m * PANEL + LANES);
-                                if (to.channels % PANEL == 0) { // a whole cache line, which needn't be read first
-                                    stream_store(reinterpret_cast<uint32_t *>(pixel), pack_neighbours(left, right));
-                                    continue;
-                                }
-                                store(pixel, left);
-                                if (n * PANEL + LANES < to.channels) store(pixel + LANES, right);
-                            }
-                        }
-            }
+                }
         fence_streaming_stores();
     }
 }
@@ -242,12 +252,18 @@ void copy_small_row(const bf16 *from, int64_t count, const Copy &copy, int64_t b
         }
 }
 
-// sums[tap] (+)= small^T big over a copy's pictures and rows, of a panel of each side. The first copied row of the big side
-// is 2 top - 1.
-void multiply(const Unit &unit, const Copy &copy, int64_t kernel, int64_t top, int64_t bottom, int64_t o, int64_t c, bool is_first, float *sums) {
+// Sums of a panel of each side: those of a tap are a matrix, whose rows are `line` apart, and those of taps `next` apart.
+struct Sums {
+    float *at;
+    int64_t next, line;
+};
+
+// sums (+)= small^T big over a copy's pictures and rows, of a panel of each side. The first copied row of the big side is
+// 2 top - 1.
+void multiply(const Unit &unit, const Copy &copy, int64_t kernel, int64_t top, int64_t bottom, int64_t o, int64_t c, bool is_first, Sums sums) {
     for (int64_t i = 0; i < kernel; i++)
-        for (int64_t j = 0; j < kernel; j++, sums += SUMS) {
-            is_first ? unit.clear_sums() : unit.load_sums(sums, PANEL);
+        for (int64_t j = 0; j < kernel; j++, sums.at += sums.next) {
+            is_first ? unit.clear_sums() : unit.load_sums(sums.at, sums.line);
             for (int64_t block = 0; block < copy.blocks; block++)
                 for (int64_t y = top; y < bottom; y++) {
                     if (!exists(Gather::source(y, i), copy.big.height)) continue;
@@ -257,31 +273,48 @@ void multiply(const Unit &unit, const Copy &copy, int64_t kernel, int64_t top, i
                         unit.add_product(PAIRS, copy.small_at(block, o, y - top, x), PAIRS, copy.big_at(block, c, 2 * (y - top) + i, column), PANEL);
                     }
                 }
-            unit.store_sums(sums, PANEL);
+            unit.store_sums(sums.at, sums.line);
         }
 }
+
+// What is copied at a time: by all threads together, or by each. In pieces, of which a block of pictures has `strips`.
+struct Layout : Copy {
+    int64_t strips, pieces;
+
+    Layout(const Shape &shape, bool together) : Copy{shape.big(), shape.small(), 1, shape.small().height, 1} {
+        if (together) blocks = shape.blocks(), big_panels = big.panels();
+        const int64_t most = (together ? MOST_COPIED_TOGETHER : MOST_COPIED) / int64_t(sizeof(uint32_t));
+        for (int64_t *number : {&blocks, &rows})
+            while (*number > 1 && size() > most) *number = (*number + 1) / 2;
+        strips = (small.height + rows - 1) / rows;
+        pieces = (shape.blocks() + blocks - 1) / blocks * strips;
+    }
+};
 
 void weight_gradient(const bf16 *big, const bf16 *small, float *gradient, const Shape &shape) {
     const Side wide = shape.big(), narrow = shape.small();
     const int64_t taps = shape.taps(), sums_size = narrow.panels() * wide.panels() * taps * SUMS, threads = omp_get_max_threads();
-    // Each thread has some of the pictures and sums of its own. Where those would be too large, all share the sums.
-    const bool together = sums_size * threads * int64_t(sizeof(float)) > MOST_SUMS;
-    Copy layout{wide, narrow, together ? shape.blocks() : 1, narrow.height, together ? wide.panels() : 1};
-    const auto is_too_large = [&] { return layout.size() * int64_t(sizeof(uint32_t)) > (together ? MOST_COPIED_TOGETHER : MOST_COPIED); };
-    for (int64_t *number : {&layout.blocks, &layout.rows})
-        while (*number > 1 && is_too_large()) *number = (*number + 1) / 2;
-    const int64_t strips = (narrow.height + layout.rows - 1) / layout.rows, pieces = (shape.blocks() + layout.blocks - 1) / layout.blocks * strips;
+    // Each thread has some of the pictures and sums of its own. Where those would be too large, or pieces too few, all share
+    // the sums.
+    const bool together = sums_size * threads * int64_t(sizeof(float)) > MOST_SUMS || Layout(shape, false).pieces < threads;
+    const Layout layout(shape, together);
+    const int64_t strips = layout.strips, pieces = layout.pieces;
 
     static thread_local Scratch shared_scratch, scratch_sums;
     uint32_t *shared = together ? shared_scratch.take<uint32_t>(layout.size()) : nullptr;
     const int64_t most_parts = together ? 1 : std::min(threads, pieces);
-    float *all_sums = scratch_sums.take<float>(most_parts * sums_size);
+    const bool in_place = most_parts == 1 && shape.C % PANEL == 0;
+    float *all_sums = in_place ? gradient : scratch_sums.take<float>(most_parts * sums_size);
 #pragma omp parallel
     {
         static thread_local Scratch scratch;
         const Unit unit;
         const int64_t thread = together ? 0 : omp_get_thread_num(), step = together ? 1 : omp_get_num_threads(), parts = std::min(most_parts, step);
         float *sums = all_sums + thread * sums_size;
+        const auto sums_of = [&](int64_t o, int64_t c) {
+            if (in_place) return Sums{sums + o * PANEL * taps * shape.C + c * PANEL, shape.C, taps * shape.C};
+            return Sums{sums + (c * narrow.panels() + o) * taps * SUMS, SUMS, PANEL};
+        };
         for (int64_t piece = thread; piece < pieces; piece += step) {
             const int64_t start = piece / strips * layout.blocks, top = piece % strips * layout.rows, bottom = std::min(narrow.height, top + layout.rows);
             Copy copy = layout;
@@ -304,21 +337,23 @@ void weight_gradient(const bf16 *big, const bf16 *small, float *gradient, const 
                 });
                 for_each(together, std::min(copy.big_panels, wide.panels() - c) * narrow.panels(), 1, [&](int64_t each) {
                     const int64_t panel = each / narrow.panels(), o = each % narrow.panels();
-                    multiply(unit, copy, shape.kernel(), top, bottom, o, panel, piece == thread, sums + (c * narrow.panels() + each) * taps * SUMS);
+                    multiply(unit, copy, shape.kernel(), top, bottom, o, panel, piece == thread, sums_of(o, c + panel));
                 });
             }
         }
+        if (!in_place) {
 #pragma omp barrier
 #pragma omp for
-        for (int64_t o = 0; o < shape.O; o++)
-            for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t channel = 0; channel < shape.C; channel += LANES) {
-                    const int64_t panels = channel / PANEL * narrow.panels() + o / PANEL;
-                    const float *from = all_sums + (panels * taps + tap) * SUMS + o % PANEL * PANEL + channel % PANEL;
-                    Vector sum = load(from);
-                    for (int64_t part = 1; part < parts; part++) sum += load(from + part * sums_size);
-                    store(gradient + (o * taps + tap) * shape.C + channel, sum);
-                }
+            for (int64_t o = 0; o < shape.O; o++)
+                for (int64_t tap = 0; tap < taps; tap++)
+                    for (int64_t channel = 0; channel < shape.C; channel += LANES) {
+                        const int64_t panels = channel / PANEL * narrow.panels() + o / PANEL;
+                        const float *from = all_sums + (panels * taps + tap) * SUMS + o % PANEL * PANEL + channel % PANEL;
+                        Vector sum = load(from);
+                        for (int64_t part = 1; part < parts; part++) sum += load(from + part * sums_size);
+                        store(gradient + (o * taps + tap) * shape.C + channel, sum);
+                    }
+        }
     }
 }
 

@@ -107,15 +107,17 @@ template <> struct Multiplier<bf16> {
         _tile_stored(3, C + TILE * ldc + TILE, ldc * sizeof(*C));
         memory_is_touched();
     }
-    static void add_product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb) {
+    // HALF: of the upper TILE rows alone.
+    template <bool HALF = false> static void add_product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb) {
         memory_is_touched();
         for (int64_t k = 0; k < depth; k += DEPTH) {
             _tile_loadd(4, A + k, lda * sizeof(*A));
             _tile_loadd(6, B + k * ldb, ldb * sizeof(*B));
             _tile_loadd(7, B + k * ldb + TILE, ldb * sizeof(*B));
-            _tile_loadd(5, A + TILE * lda + k, lda * sizeof(*A));
+            if (!HALF) _tile_loadd(5, A + TILE * lda + k, lda * sizeof(*A));
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 4, 7);
+            if (HALF) continue;
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
