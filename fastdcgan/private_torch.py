@@ -6,6 +6,7 @@ when the package is imported or, for the compiler, when a step is captured.
 
 import sys
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
 import torch
@@ -43,14 +44,17 @@ class Adam(torch.optim.Adam):
             weights, gradients, means, squares = lists[:4]
             for place, of_weight in enumerate(zip(weights, gradients, means, squares, strict=True)):
                 copied = of_weight[1].device.type == "cpu" and not of_weight[1].is_contiguous()
-                if copied and len({tensor.stride() for tensor in of_weight}) == 1:
-                    weights[place], gradients[place], means[place], squares[place] = map(_as_it_lies, of_weight)
+                if copied and len(strides := {tensor.stride() for tensor in of_weight}) == 1:
+                    order = _order(*strides)
+                    for tensors, tensor in zip(lists, of_weight, strict=False):
+                        tensors[place] = tensor.permute(order)
         return has_complex
 
 
-def _as_it_lies(tensor: Tensor) -> Tensor:
-    """A view whose axes are in the order of their strides."""
-    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+@cache
+def _order(strides: tuple[int, ...]) -> list[int]:
+    """In which axes lie in memory, the outermost first."""
+    return sorted(range(len(strides)), key=strides.__getitem__, reverse=True)
 
 
 def functional_all_reduce_sum(tensor: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:

@@ -4,6 +4,7 @@ PyTorch's own `record_function` takes microseconds whether or not a profiler is 
 us where none is. They do nothing while a graph is compiled: the compiler moves and merges the operators in it.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -71,9 +72,10 @@ def profiler_range(name: str) -> AbstractContextManager[object]:
     return torch.profiler.record_function(name) if profiler_is_active() else _NO_RANGE
 
 
-def profiler_operator(name: str, tensors: list[Tensor]) -> AbstractContextManager[object]:
+def profiler_operator(name: str, arguments: Sequence[object]) -> AbstractContextManager[object]:
     """A range for an operator of our own, with the shapes of the tensors it is given, if a profiler is active."""
     if not profiler_is_active():
         return _NO_RANGE
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
     recorded: AbstractContextManager[object] = record_operator(name, tensors)
     return recorded

@@ -102,61 +102,38 @@ class _FusedBatchNorm(torch.autograd.Function):
     ) -> Tensor:
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         out_BCHW = torch.empty_like(x_BCHW)
-        mean_NC, invstd_NC = (weight_C.new_empty(batches, norm.num_features) for _ in range(2))
-        ctx.setting = _Setting.of(x_BCHW, norm, batches)
+        mean_NC, invstd_NC = (torch.empty(batches, norm.num_features) for _ in range(2))
+        setting = ctx.setting = _Setting.of(x_BCHW, norm, batches)
         ctx.ranks = norm.ranks
 
-        x_N, out_N = x_BCHW.chunk(batches), out_BCHW.chunk(batches)
-        parameters = weight_C, bias_C, norm.running_mean, norm.running_var
-        results = [(*parameters, out_N[n], mean_NC[n], invstd_NC[n], ctx.setting) for n in range(batches)]
+        results = weight_C, bias_C, norm.running_mean, norm.running_var, out_BCHW, mean_NC, invstd_NC
         if ctx.ranks == 1:
-            for n in range(batches):
-                _kernel("forward", x_N[n], *results[n])
+            _kernel("forward", x_BCHW, *results, setting)
         else:
             sums_N2C = torch.empty(batches, 2 * norm.num_features, dtype=torch.float64)
-            for n in range(batches):
-                _kernel("forward_sums", x_N[n], sums_N2C[n], ctx.setting)
-            sums_N2C = all_reduce_sum(sums_N2C)
-            for n in range(batches):
-                _kernel("forward_from", x_N[n], sums_N2C[n], *results[n])
+            _kernel("forward_sums", x_BCHW, sums_N2C, setting)
+            _kernel("forward_from", x_BCHW, all_reduce_sum(sums_N2C), *results, setting)
         ctx.save_for_backward(x_BCHW, weight_C, bias_C, mean_NC, invstd_NC)
         return out_BCHW
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x_BCHW, weight_C, bias_C, mean_NC, invstd_NC = ctx.saved_tensors
-        batches = len(mean_NC)
+        x_BCHW, *parameters = ctx.saved_tensors
+        weight_C, _, mean_NC, _ = parameters
         grad_BCHW = grad_BCHW.to(x_BCHW.dtype).contiguous(memory_format=torch.channels_last)
         grad_x_BCHW = torch.empty_like(x_BCHW)
-        grad_weight_NC = torch.empty_like(mean_NC) if ctx.needs_input_grad[1] else None
-        grad_bias_NC = torch.empty_like(mean_NC) if ctx.needs_input_grad[2] else None
-
-        x_N, grad_N, grad_x_N = (tensor.chunk(batches) for tensor in (x_BCHW, grad_BCHW, grad_x_BCHW))
-        saved = [(weight_C, bias_C, mean_NC[n], invstd_NC[n]) for n in range(batches)]
-        own_gradients = [(_row(grad_weight_NC, n), _row(grad_bias_NC, n), ctx.setting) for n in range(batches)]
+        grad_weight_C, grad_bias_C = own_gradients = [
+            torch.empty_like(weight_C) if needed else None for needed in ctx.needs_input_grad[1:3]
+        ]
         if ctx.ranks == 1:
-            for n in range(batches):
-                _kernel("backward", x_N[n], grad_N[n], *saved[n], grad_x_N[n], *own_gradients[n])
+            _kernel("backward", x_BCHW, grad_BCHW, *parameters, grad_x_BCHW, *own_gradients, ctx.setting)
         else:
-            sums_N2C = torch.empty(batches, 2 * weight_C.numel(), dtype=torch.float64)
-            for n in range(batches):
-                _kernel("backward_sums", x_N[n], grad_N[n], *saved[n], sums_N2C[n], *own_gradients[n])
+            sums_N2C = torch.empty(len(mean_NC), 2 * len(weight_C), dtype=torch.float64)
+            _kernel("backward_sums", x_BCHW, grad_BCHW, *parameters, sums_N2C, *own_gradients, ctx.setting)
             sums_N2C = all_reduce_sum(sums_N2C)
-            for n in range(batches):
-                _kernel("backward_from", x_N[n], grad_N[n], sums_N2C[n], *saved[n], grad_x_N[n], ctx.setting)
-        return grad_x_BCHW, _sum_over_batches(grad_weight_NC), _sum_over_batches(grad_bias_NC), None, None
-
-
-def _row(gradients_NC: Tensor | None, n: int) -> Tensor | None:
-    return None if gradients_NC is None else gradients_NC[n]
-
-
-def _sum_over_batches(gradients_NC: Tensor | None) -> Tensor | None:
-    """[N, C] to [C]."""
-    if gradients_NC is None:
-        return None
-    return gradients_NC[0] if len(gradients_NC) == 1 else gradients_NC.sum(0)
+            _kernel("backward_from", x_BCHW, grad_BCHW, sums_N2C, *parameters, grad_x_BCHW, ctx.setting)
+        return grad_x_BCHW, grad_weight_C, grad_bias_C, None, None
 
 
 def _kernel(name: str, x_BCHW: Tensor, *rest: object) -> None:
@@ -167,6 +144,7 @@ class _Setting(ctypes.Structure):
     """`Setting` of `native/normalise.cpp`."""
 
     _fields_ = (
+        ("batches", ctypes.c_int64),
         ("rows", ctypes.c_int64),
         ("C", ctypes.c_int64),
         ("count", ctypes.c_int64),
@@ -178,4 +156,4 @@ class _Setting(ctypes.Structure):
     @classmethod
     def of(cls, x_BCHW: Tensor, norm: FusedBatchNorm2d, batches: int) -> "_Setting":
         rows = x_BCHW.numel() // norm.num_features // batches
-        return cls(rows, norm.num_features, rows * norm.ranks, norm.momentum, norm.eps, norm.slope)
+        return cls(batches, rows, norm.num_features, rows * norm.ranks, norm.momentum, norm.eps, norm.slope)

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch  # loads its OpenMP library, which ours then shares
 from torch import Tensor
@@ -163,10 +164,23 @@ def kernel(name: str, precision: torch.dtype, tile: int | None = None) -> Callab
     function = getattr(library(), f"{name}{tile or ''}_{_SUFFIX[precision]}")
 
     def call(*arguments: object) -> None:
-        with ranges.profiler_operator(f"fastdcgan::{name}", [x for x in arguments if isinstance(x, Tensor)]):
-            function(*(_to_ctypes(argument) for argument in arguments))
+        if function.argtypes is None:  # the library's own object, so once a process
+            function.argtypes = [_argument_type(argument) for argument in arguments]
+        with ranges.profiler_operator(f"fastdcgan::{name}", arguments):
+            function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
 
     return call
+
+
+def _argument_type(argument: object) -> Any:
+    match argument:
+        case None | Tensor():
+            return ctypes.c_void_p
+        case ctypes.Structure():
+            return ctypes.POINTER(type(argument))
+        case int():
+            return ctypes.c_int64
+    return type(argument)
 
 
 def supports(x: Tensor) -> bool:
@@ -182,16 +196,3 @@ def to_autocast_dtype(x: Tensor) -> Tensor:
 def empty_channels_last(like: Tensor, *shape: int) -> Tensor:
     """An uninitialised tensor in channels-last memory, of the same dtype as another one."""
     return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
-
-
-def _to_ctypes(value: object) -> object:
-    match value:
-        case None:
-            return ctypes.c_void_p(None)
-        case Tensor():
-            return ctypes.c_void_p(value.data_ptr())
-        case ctypes.Structure():
-            return ctypes.byref(value)
-        case int():
-            return ctypes.c_int64(value)
-    return value

@@ -15,6 +15,8 @@
 //
 // Results are larger than the caches: they are written with streaming stores, to memory aligned to 64 bytes, as PyTorch's.
 //
+// Several batches may follow one another, each normalised by itself, and gradients of weight and bias added up over them.
+//
 // Where several processes share a batch, each pass is two calls (forward_sums, forward_from; backward_sums, backward_from),
 // and the processes add up their sums in between. With one process forward and backward do both at once.
 //
@@ -30,8 +32,8 @@
 namespace {
 
 struct Setting {
-    int64_t rows, C; // C is a multiple of LANES
-    int64_t count;   // rows of all processes: 2 at least
+    int64_t batches, rows, C; // rows of a batch; C is a multiple of LANES
+    int64_t count;            // rows of all processes: 2 at least
     double momentum, epsilon;
     float slope; // of the activation below zero
 };
@@ -210,11 +212,12 @@ void forward(const T *x, const float *weight, const float *bias, float *running_
 
 // --- Backward -------------------------------------------------------------------------------------------------------
 
-// The sums of h and of h c over all rows, to total[2][C]; and this process's gradients of weight and bias.
+// The sums of h and of h c over all rows, to total[2][C]; and this process's gradients of weight and bias, which are added to
+// those of the batches before.
 template <class T>
 void reduce_gradient_sums(const T *x, const T *grad_out, const ThreadBlocks &blocks, const float *weight, const float *bias,
                           const float *mean, const float *invstd, double *sums, double *total, float *grad_weight,
-                          float *grad_bias, const Setting &setting) {
+                          float *grad_bias, bool is_first, const Setting &setting) {
     const int64_t C = setting.C;
     static thread_local Scratch scratch;
     float *s = scratch.take<float>(2 * C), *t = s + C;
@@ -245,8 +248,8 @@ void reduce_gradient_sums(const T *x, const T *grad_out, const ThreadBlocks &blo
     reduce_threads(sums, total, C);
 #pragma omp for
     for (int64_t c = 0; c < C; c++) {
-        if (grad_weight) grad_weight[c] = total[C + c] * invstd[c];
-        if (grad_bias) grad_bias[c] = total[c];
+        if (grad_weight) grad_weight[c] = float(total[C + c] * invstd[c]) + (is_first ? 0 : grad_weight[c]);
+        if (grad_bias) grad_bias[c] = float(total[c]) + (is_first ? 0 : grad_bias[c]);
     }
 }
 
@@ -285,12 +288,12 @@ void write_input_gradient(const T *x, const T *grad_out, const ThreadBlocks &blo
 
 template <class T>
 void backward_sums(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *invstd,
-                   double *total, float *grad_weight, float *grad_bias, const Setting &setting) {
+                   double *total, float *grad_weight, float *grad_bias, bool is_first, const Setting &setting) {
     static thread_local Scratch scratch;
     double *sums = scratch.take<double>(omp_get_max_threads() * 2 * setting.C); // [threads][2][C]
 #pragma omp parallel
     reduce_gradient_sums(x, grad_out, ThreadBlocks(setting.rows), weight, bias, mean, invstd, sums, total, grad_weight, grad_bias,
-                         setting);
+                         is_first, setting);
 }
 
 template <class T>
@@ -304,43 +307,52 @@ void backward_from(const T *x, const T *grad_out, const double *total, const flo
 
 template <class T>
 void backward(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, const float *invstd,
-              T *grad_in, float *grad_weight, float *grad_bias, const Setting &setting) {
+              T *grad_in, float *grad_weight, float *grad_bias, bool is_first, const Setting &setting) {
     static thread_local Scratch scratch, scratch_constants;
     double *total = scratch.take<double>((omp_get_max_threads() + 1) * 2 * setting.C), *sums = total + 2 * setting.C;
     float *constants = scratch_constants.take<float>(2 * setting.C);
 #pragma omp parallel
     {
         const ThreadBlocks blocks(setting.rows);
-        reduce_gradient_sums(x, grad_out, blocks, weight, bias, mean, invstd, sums, total, grad_weight, grad_bias, setting);
+        reduce_gradient_sums(x, grad_out, blocks, weight, bias, mean, invstd, sums, total, grad_weight, grad_bias, is_first, setting);
         write_input_gradient(x, grad_out, blocks, total, weight, bias, mean, invstd, constants, grad_in, setting);
     }
 }
 
 } // namespace
 
+// For batch n, whose pixels begin at `at`.
+#define EACH_BATCH for (int64_t n = 0, at = 0, C = setting->C; n < setting->batches; n++, at += setting->rows * C)
+
 #define EXPORT(NAME, T)                                                                                                \
     void normalise_forward_##NAME(const T *x, const float *weight, const float *bias, float *running_mean, float *running_variance, \
-                        T *out, float *mean, float *invstd, const Setting *setting) {                                 \
-        forward<T>(x, weight, bias, running_mean, running_variance, out, mean, invstd, *setting);                     \
+                                  T *out, float *mean, float *invstd, const Setting *setting) {                       \
+        EACH_BATCH forward<T>(x + at, weight, bias, running_mean, running_variance, out + at, mean + n * C, invstd + n * C, *setting); \
     }                                                                                                                  \
-    void normalise_backward_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean,     \
-                         const float *invstd, T *grad_in, float *grad_weight, float *grad_bias,                       \
-                         const Setting *setting) {                                                                     \
-        backward<T>(x, grad_out, weight, bias, mean, invstd, grad_in, grad_weight, grad_bias, *setting);              \
+    void normalise_backward_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, \
+                                   const float *invstd, T *grad_in, float *grad_weight, float *grad_bias,             \
+                                   const Setting *setting) {                                                           \
+        EACH_BATCH backward<T>(x + at, grad_out + at, weight, bias, mean + n * C, invstd + n * C, grad_in + at, grad_weight, \
+                               grad_bias, n == 0, *setting);                                                           \
     }                                                                                                                  \
-    void normalise_forward_sums_##NAME(const T *x, double *total, const Setting *setting) { forward_sums<T>(x, total, *setting); } \
+    void normalise_forward_sums_##NAME(const T *x, double *total, const Setting *setting) {                           \
+        EACH_BATCH forward_sums<T>(x + at, total + n * 2 * C, *setting);                                              \
+    }                                                                                                                  \
     void normalise_forward_from_##NAME(const T *x, const double *total, const float *weight, const float *bias, float *running_mean, \
-                             float *running_variance, T *out, float *mean, float *invstd, const Setting *setting) {   \
-        forward_from<T>(x, total, weight, bias, running_mean, running_variance, out, mean, invstd, *setting);         \
+                                       float *running_variance, T *out, float *mean, float *invstd, const Setting *setting) { \
+        EACH_BATCH forward_from<T>(x + at, total + n * 2 * C, weight, bias, running_mean, running_variance, out + at, mean + n * C, \
+                                   invstd + n * C, *setting);                                                          \
     }                                                                                                                  \
     void normalise_backward_sums_##NAME(const T *x, const T *grad_out, const float *weight, const float *bias, const float *mean, \
-                              const float *invstd, double *total, float *grad_weight, float *grad_bias,               \
-                              const Setting *setting) {                                                                \
-        backward_sums<T>(x, grad_out, weight, bias, mean, invstd, total, grad_weight, grad_bias, *setting);           \
+                                        const float *invstd, double *total, float *grad_weight, float *grad_bias,     \
+                                        const Setting *setting) {                                                      \
+        EACH_BATCH backward_sums<T>(x + at, grad_out + at, weight, bias, mean + n * C, invstd + n * C, total + n * 2 * C, \
+                                    grad_weight, grad_bias, n == 0, *setting);                                         \
     }                                                                                                                  \
     void normalise_backward_from_##NAME(const T *x, const T *grad_out, const double *total, const float *weight, const float *bias, \
-                              const float *mean, const float *invstd, T *grad_in, const Setting *setting) {           \
-        backward_from<T>(x, grad_out, total, weight, bias, mean, invstd, grad_in, *setting);                          \
+                                        const float *mean, const float *invstd, T *grad_in, const Setting *setting) { \
+        EACH_BATCH backward_from<T>(x + at, grad_out + at, total + n * 2 * C, weight, bias, mean + n * C, invstd + n * C, \
+                                    grad_in + at, *setting);                                                           \
     }
 
 extern "C" {
