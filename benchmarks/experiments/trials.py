@@ -212,7 +212,7 @@ def first_of(source: ImageSource, count: int | None) -> ImageSource:
     return ArraySource(few, description=f"the first {count:,} of {source.description}", origin=source.origin)
 
 
-def run_trials(trials: Sequence[Trial], out: Path, *, judged: int = 256) -> None:
+def run_trials(trials: Sequence[Trial], out: Path, *, judged: int = 256, plan: Plan | None = None) -> None:
     """Take the trials that a file doesn't hold yet, in order, and add a line of JSON for each.
 
     Args:
@@ -220,13 +220,15 @@ def run_trials(trials: Sequence[Trial], out: Path, *, judged: int = 256) -> None
         out: the file.
         judged: pictures that are measured each time, against as many real ones. Of few pictures trained on, those of
             the whole data: else learning them by heart would be best.
+        plan: of our step, on all cores. None: our kernels in fp32, in one thread.
     """
-    torch.set_num_threads(1)
+    if plan is None:
+        torch.set_num_threads(1)
     done = [as_table(trial) for trial, _ in read_trials(out)]
     opened = cache(partial(_open, judged=judged))
     for trial in track([one for one in trials if as_table(one) not in done], description=out.name):
         source, judge = opened(trial.data, architecture(trial.arch).resolution)
-        train = points_of_reference if trial.reference else points_of
+        train = points_of_reference if trial.reference else partial(points_of, plan=plan)
         points = [asdict(point) for point in train(trial, first_of(source, trial.pictures), judge)]
         append_line(out, {"trial": as_table(trial), "points": points, "conditions": conditions()})
 
@@ -276,9 +278,15 @@ def trial_in(table: Mapping[str, Any]) -> Trial:
 
 
 def run_command(
-    trials_of: Callable[[int], Sequence[Trial]], show: Callable[[Path], None], default: Path, *, seeds: int = 3
+    trials_of: Callable[[int], Sequence[Trial]],
+    show: Callable[[Path], None],
+    default: Path,
+    *,
+    seeds: int = 3,
+    judged: int = 256,
+    plan: Plan | None = None,
 ) -> None:
-    """The command line of an experiment, whose trials go with the number of seeds."""
+    """The command line of an experiment, whose trials go with the number of seeds. The others as in `run_trials`."""
 
     def main(out: Annotated[Path, tyro.conf.Positional] = default, seeds: int = seeds, show_only: bool = False) -> None:
         """Train what is missing, and print a table.
@@ -289,7 +297,7 @@ def run_command(
             show_only: only print.
         """
         if not show_only:
-            run_trials(trials_of(seeds), out)
+            run_trials(trials_of(seeds), out, judged=judged, plan=plan)
         show(out)
 
     tyro.cli(main)

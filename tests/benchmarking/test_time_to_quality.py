@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_extractor import ToyNetwork, noise_pictures, toy_extractor
 
-from benchmarks.experiments import batch_size, same_quality, small_data, trials
+from benchmarks.experiments import batch_size, fast_recipe, same_quality, small_data, trials
 from benchmarks.experiments.digits import digits
 from benchmarks.experiments.trials import Trial, append_line, as_table, read_lines, read_trials, run_trials
 from fastdcgan.config import RecipeConfig
@@ -52,7 +52,7 @@ def test_images_to_a_quality() -> None:
     assert batch_size.images_to({1000: 0.3, 2000: 0.8, 4000: 0.2}, 0.4) == pytest.approx(2000 * 2**0.5)
 
 
-@pytest.mark.parametrize("experiment", [batch_size, small_data])
+@pytest.mark.parametrize("experiment", [batch_size, fast_recipe, small_data])
 def test_experiments_show_what_they_have(experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "some.jsonl"
     for seed in (0, 1):
@@ -85,7 +85,7 @@ def test_lines_from_before_a_trial_said_what_it_was_trained_on_are_of_faces(tmp_
 
 
 def test_the_committed_lines_are_trials_of_the_experiments() -> None:
-    for experiment in (batch_size, small_data):
+    for experiment in (batch_size, fast_recipe, small_data):
         results = Path(str(experiment.__file__)).parent / "results" / f"{Path(str(experiment.__file__)).stem}.jsonl"
         there = [trial for trial, _ in read_trials(results)]
         assert there and set(there) <= set(experiment.trials()), "what is there is not done again"

@@ -31,8 +31,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         ("--recipe small-data --augment cutout", {"augment": "cutout"}),
         ("--augment none --recipe small-data", {}),
         ("--recipe small-data --lr 0.001", {"augment": EVERYTHING, "lr": 0.001}),
-        ("--recipe fast", {"lr": 4e-4}),
-        ("--recipe fast --lr 2e-4", {}),  # the paper's own value, named
+        ("--recipe fast", {"lr": 1.2e-3, "beta2": 0.99}),
+        ("--recipe fast --lr 2e-4 --beta2 0.999", {}),  # the paper's own values, named
         ("--recipe large-batch", {"batch_size": 256, "lr": 3.2e-3}),
         ("--recipe large-batch --batch-size 64", {"batch_size": 64, "lr": 8e-4}),
         ("--recipe large-batch --lr 1e-3", {"batch_size": 256, "lr": 1e-3}),
