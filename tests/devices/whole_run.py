@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fastdcgan.gan.step import TrainState
 from fastdcgan.runs.checkpoints.tensors import moments
 from fastdcgan.telemetry.report import end_of_run
 from fastdcgan.training import announce, recorder, trainer
+from fastdcgan.tuning import choice
 
 BATCH = 4
 
@@ -106,7 +107,8 @@ def train(asked: TrainConfig, plant: Plant | None = None, device: str = standin.
         patch.setattr(trainer, "fit", seen)
         patch.setattr(trainer, "batches_of", batches_seen)
         patch.setattr(end_of_run, "device_ceilings", lambda device, seconds: None)
-        if device == "cpu":  # as on the stand-in device: PyTorch's kernels, and casts that aren't kept
+        if device == "cpu":  # as on the stand-in device: two calls of D, PyTorch's kernels, and casts that aren't kept
+            patch.setattr(choice, "choose_plan", lambda *asked: replace(plan.choose_plan(*asked), stacked=False))
             patch.setattr(plan, "own_kernels", lambda device, precision: ())
             patch.setattr(announce, "why_no_kernels", lambda plan, device: "")  # would compile them to say that
             patch.setattr(prepare, "_autocast", autocast_without_cache)

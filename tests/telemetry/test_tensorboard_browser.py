@@ -179,7 +179,7 @@ def test_the_operator_table_has_our_ranges(tensorboard: str, screenshots: Path) 
         tab.screenshot(path=screenshots / "tensorboard-operators.png")
         search = plugin.get_by_text("Search by Name").locator("..").locator("input")
         for name in (
-            *("data wait", "discriminator real", "discriminator fake", "backward D", "optimizer D"),
+            *("data wait", "discriminator real + discriminator fake", "backward D", "optimizer D"),
             *("generator", "backward G", "optimizer G"),
         ):
             search.fill(name)
