@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.trials import HALF_LIFE, Trial, as_table, read_trials, run_command
+from benchmarks.experiments.trials import HALF_LIFE, Trial, as_table, mean_and_range, read_trials, run_command
 from fastdcgan.config import RecipeConfig
 
 BASE = 2e-4
@@ -123,7 +123,9 @@ def show(out: Path) -> None:
     table.add_column("critical batch")
     aims = {data: _aim(by_trial, data) for data in ("faces", "digits")}
     for one, curve in by_trial.items():
-        points = ", ".join(f"{images // 1000}k: {_spread(list(seeds.values()))}" for images, seeds in curve.items())
+        points = ", ".join(
+            f"{images // 1000}k: {mean_and_range(list(seeds.values()))}" for images, seeds in curve.items()
+        )
         needed = images_to({images: fmean(seeds.values()) for images, seeds in curve.items()}, aims[one.data])
         critical = critical_batch(one.batch_size, needed / AIM) if needed else None
         table.add_row(
@@ -150,10 +152,6 @@ def _more(one: Trial) -> str:
     recipe = {name: value for name, value in as_table(one)["recipe"].items() if name != "lr"}
     more = recipe | ({"half-life": one.half_life} if one.half_life != HALF_LIFE else {})
     return ", ".join(f"{name} {value:g}" for name, value in more.items())
-
-
-def _spread(kernels: list[float]) -> str:
-    return f"{fmean(kernels):.3f}" + (f" ({min(kernels):.3f} to {max(kernels):.3f})" if len(kernels) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ batches of 128. Networks of width 64, by the rules' plan for this machine on all
 
 from collections import defaultdict
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.trials import Trial, read_trials, run_command
+from benchmarks.experiments.trials import Trial, mean_and_range, read_trials, run_command
 from fastdcgan.config import ExecutionConfig, RecipeConfig
 from fastdcgan.execution.plan import choose_plan
 
@@ -72,8 +71,7 @@ def show(out: Path) -> None:
         for name in WAYS:
             if found := kernels.get((data, name)):
                 columns = [found[images] for images in measured_at]
-                means = [f"{fmean(column):.3f} ({min(column):.3f} to {max(column):.3f})" for column in columns]
-                table.add_row(name, *means, str(len(columns[0])))
+                table.add_row(name, *map(mean_and_range, columns), str(len(columns[0])))
         Console(width=120).print(table)
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.experiments.trials import Trial, read_trials, run_command
+from benchmarks.experiments.trials import Trial, mean_and_range, read_trials, run_command
 from fastdcgan.config import RecipeConfig
 
 PICTURES = (400, 100)
@@ -51,7 +51,7 @@ def show(out: Path) -> None:
     table = Table("pictures", "recipe", *(f"{images:,} images" for images in MEASURED_AT), "seeds", "of dcgan's")
     for (pictures, name), found in sorted(kernels.items()):
         columns = [found[images] for images in MEASURED_AT]
-        means = [f"{fmean(column):.3f} ({min(column):.3f} to {max(column):.3f})" for column in columns]
+        means = map(mean_and_range, columns)
         papers = kernels.get((pictures, "dcgan"))
         share = f"{fmean(columns[-1]) / fmean(papers[MEASURED_AT[-1]]):.2f}" if papers else "?"
         table.add_row(str(pictures), name, *means, str(len(columns[-1])), share)

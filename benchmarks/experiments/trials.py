@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -269,6 +270,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def read_trials(path: Path) -> list[tuple[Trial, list[dict[str, Any]]]]:
     """The trials in a file and their points. What a line doesn't name is as it was before it could be named."""
     return [(trial_in(line["trial"]), line["points"]) for line in read_lines(path)]
+
+
+def mean_and_range(figures: Sequence[float]) -> str:
+    """Of one trial over its seeds, for tables: "0.550 (0.500 to 0.600)"; of one seed the figure."""
+    return f"{fmean(figures):.3f}" + (f" ({min(figures):.3f} to {max(figures):.3f})" if len(figures) > 1 else "")
 
 
 def trial_in(table: Mapping[str, Any]) -> Trial:

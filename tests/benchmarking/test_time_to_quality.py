@@ -85,7 +85,7 @@ def test_lines_from_before_a_trial_said_what_it_was_trained_on_are_of_faces(tmp_
 
 
 def test_the_committed_lines_are_trials_of_the_experiments() -> None:
-    for experiment in (batch_size, fast_recipe, small_data):
+    for experiment in (batch_size, fast_recipe, same_quality, small_data):
         results = Path(str(experiment.__file__)).parent / "results" / f"{Path(str(experiment.__file__)).stem}.jsonl"
         there = [trial for trial, _ in read_trials(results)]
         assert there and set(there) <= set(experiment.trials()), "what is there is not done again"
