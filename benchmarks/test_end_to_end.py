@@ -69,7 +69,7 @@ def test_end_to_end(
     number = itertools.count(1)
 
     def step_as_trained(real_BCHW: Tensor) -> None:
-        z_BL = latents(0, Randomness.NOISE, next(number), batch, arch.latent_dim).to(where, non_blocking=True)
+        z_BL = latents(0, Randomness.NOISE_BY_TABLE, next(number), batch, arch.latent_dim).to(where, non_blocking=True)
         take_step(real_BCHW, z_BL)
 
     # Decoding is quicker than training, so the store is full but for what the last step took.

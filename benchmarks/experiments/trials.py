@@ -179,7 +179,7 @@ def _measured(
         begin_cpu, begin = time.process_time(), time.perf_counter()
         while step * a_step < images:
             step += 1
-            drawn = [latents(trial.seed, Stream.NOISE, step, a_step, latent_dim)]
+            drawn = [latents(trial.seed, Stream.NOISE_BY_TABLE, step, a_step, latent_dim)]
             if recipe.augmentation():
                 drawn.append(uniform(trial.seed, Stream.AUGMENT, step, a_step, 2 * NUMBERS))
             metrics = take_step(step, next(batches), *(to_device(numbers_BN, device) for numbers_BN in drawn))

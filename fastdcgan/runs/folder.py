@@ -25,6 +25,7 @@ from fastdcgan.config import (
     may_change,
 )
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.randomness import Stream
 from fastdcgan.runs import origin
 from fastdcgan.storage.files import (
     make_folder,
@@ -44,6 +45,9 @@ BATCH_NAMED = "batch_size_named"
 
 BEGUN_FROM = "begun_from"
 """The condition that says whose weights a run has begun with, as an `Ancestor`; None: new ones."""
+
+NOISE = "noise"
+"""The condition that names the stream of a step's noise; a run without it draws from `Stream.NOISE`."""
 
 CHANGES = "changes"
 """The condition that lists with which options the run has gone on by --from-step, from which steps on."""
@@ -331,6 +335,12 @@ def read_condition(folder: RunFolder, name: str) -> object:
         return read_json(folder.config)["conditions"][name]
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+def noise_of(folder: RunFolder) -> Stream:
+    """What a step's noise is drawn from in a run, or in a new one if there is none."""
+    by_table = Stream.NOISE_BY_TABLE
+    return by_table if read_condition(folder, NOISE) == by_table.name or not folder.config.exists() else Stream.NOISE
 
 
 def run_id(folder: RunFolder) -> str | None:

@@ -5,7 +5,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -157,12 +157,12 @@ def read_metrics_and_count_invalid(path: Path) -> tuple[list[Record], int]:
 
 def _is_valid(record: Record) -> bool:
     """Whether all fields are finite numbers, as in every record that we write."""
-    values = asdict(record).values()
+    values = vars(record).values()
     # not isinstance: True is an int to it
     return type(record.step) is int and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values)
 
 
 def _line(record: Record) -> str:
-    values = asdict(record)
+    values = vars(record)
     assert all(math.isfinite(value) for value in values.values()), values
     return json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in values.items()}) + "\n"

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -148,8 +148,7 @@ class ServiceTracker:
 
     def write(self, record: Record) -> None:
         """Add a record's figures, under the names that they have in TensorBoard."""
-        values = asdict(record)
-        self.tracker.log({tag: values[name] for name, tag in TAGS.items()}, step=record.step)
+        self.tracker.log({tag: getattr(record, name) for name, tag in TAGS.items()}, step=record.step)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Add the figures of an evaluation, under the names that they have in TensorBoard."""

@@ -12,6 +12,7 @@ from fastdcgan.data.source import ImageSource
 from fastdcgan.distributed.accelerator import Accelerator
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import Architecture
+from fastdcgan.gan.randomness import Stream
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs.checkpoints.record import Progress
 from fastdcgan.runs.folder import RunFolder
@@ -118,6 +119,9 @@ class Run:
     start: Progress
     labels: Labels | None = None
     """Of the pictures, where their classes are learned."""
+
+    noise: Stream = Stream.NOISE_BY_TABLE
+    """What noise is drawn from: for a run begun by an earlier version, as it was drawn there."""
 
     ancestor: Ancestor | None = None
     """Whose weights it begins with, in this session; None: its own, or new ones."""

@@ -31,10 +31,12 @@ from fastdcgan.runs.folder import (
     BATCH_NAMED,
     BEGUN_FROM,
     CHANGES,
+    NOISE,
     VALUE_RANGE,
     RunFolder,
     converting_write_errors,
     create,
+    noise_of,
     read_condition,
     run_id,
     value_range_of,
@@ -107,6 +109,7 @@ def setup(
         schedule=schedule,
         start=start,
         labels=labels,
+        noise=broadcast_object(accelerator, noise_of(folder)),
         ancestor=ancestor,
         changes=all_changes(folder, back, start.step),
     )
@@ -300,6 +303,7 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,
         CHANGES: run.changes,
+        NOISE: run.noise.name,
         BEGUN_FROM: asdict(run.ancestor) if run.ancestor else read_condition(folder, BEGUN_FROM),
     }
     with converting_write_errors(folder.path):

@@ -1,6 +1,6 @@
 """A whole run, from the request to the last checkpoint: resolve, join, validate, open, build, fit."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdcgan.config import TrainConfig
-from fastdcgan.data.decoding.prefetch import prefetch_map
-from fastdcgan.data.order import rank_share
+from fastdcgan.data.order import rank_slice
 from fastdcgan.data.stream import Batching, label_batches, real_batches
 from fastdcgan.device import pinned_for, to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
@@ -37,9 +36,6 @@ from fastdcgan.training.starting.begin import with_ancestors_choices
 from fastdcgan.training.stopping.last_save import end_together, save_after_error
 from fastdcgan.training.stopping.vote import StopVote
 from fastdcgan.training.validate import validate
-
-DRAWN_TOGETHER = 16
-"""Steps whose random numbers are handed over at once from the thread that draws them: it is seldom waited for."""
 
 
 def train(request: TrainConfig, caller: Caller | None = None) -> RunFolder:
@@ -116,13 +112,12 @@ def take_steps(run: Run, take_step: TakeStep, stop: StopRequests, display: Displ
     with (
         closing(Recorder(run, display)) as recorder,
         closing(batches_of(run)) as batches,
-        closing(random_inputs(run)) as drawn,
     ):
         try:
             while step < run.schedule.total and not signal:
                 real_BCHW, *of_class = recorder.next_batch(batches, step)
                 with profiler_range(ranges.NOISE):
-                    z_BL, of_augmentation = next(drawn)
+                    z_BL, of_augmentation = random_inputs(run, step + 1)
                 others = (*of_augmentation, *of_class)
                 recorder.add(take_step(real_BCHW, z_BL, *others))
                 step += 1
@@ -183,27 +178,20 @@ def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
             yield from zip(pictures, label_batches(run.labels.numbers, batching, where, start), strict=True)
 
 
-def random_inputs(run: Run) -> Generator[tuple[Tensor, tuple[Tensor | None, ...]]]:
-    """What `noise` and `draws` give for each step that is left, on the device.
+def random_inputs(run: Run, step: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """What `noise` and `draws` give for a step, on the device.
 
-    A thread draws for the next steps while one is taken. What it draws depends on the step alone.
+    Drawn here, not ahead by a thread: that takes 30 us at a batch of 128, and handing over the interpreter took more.
     """
-    left, device = range(run.start.step + 1, run.schedule.total + 1), run.accelerator.device
-    groups = (left[first : first + DRAWN_TOGETHER] for first in range(0, len(left), DRAWN_TOGETHER))
-
-    def drawn(steps: Sequence[int]) -> list[tuple[Tensor, tuple[Tensor | None, ...]]]:
-        return [(noise(run, step), draws(run, step)) for step in steps]
-
-    with closing(prefetch_map(drawn, groups, threads=1, depth=1)) as drawn_ahead:
-        for of_steps in drawn_ahead:
-            for z_BL, others in of_steps:
-                yield to_device(z_BL, device), tuple(x if x is None else to_device(x, device) for x in others)
+    device = run.accelerator.device
+    others = tuple(x if x is None else to_device(x, device) for x in draws(run, step))
+    return to_device(noise(run, step), device), others
 
 
 def noise(run: Run, step: int) -> Tensor:
     """This rank's share of a step's noise: z_BL, on the host. It is another one after each time a run went back."""
     seed, images = run.config.run.seed, run.config.images_a_step
-    return _own_share(run, latents(seed, Stream.NOISE, _place_in_stream(run, step), images, run.arch.latent_dim))
+    return _own_share(run, latents(seed, run.noise, _place_in_stream(run, step), images, run.arch.latent_dim))
 
 
 def draws(run: Run, step: int) -> tuple[Tensor | None, ...]:
@@ -222,12 +210,13 @@ def _place_in_stream(run: Run, step: int) -> int:
     return step + (run.start.rollbacks << 32)
 
 
-def _own_share(run: Run, drawn_B: Tensor) -> Tensor:
+def _own_share(run: Run, drawn_BN: Tensor) -> Tensor:
     """This rank's rows, ready to be copied to the device."""
     ranks, parts = run.accelerator.num_processes, run.config.parts_a_step
-    mine = rank_share(len(drawn_B), run.accelerator.process_index, ranks, parts)
-    # NumPy copies in this thread alone. PyTorch would start the step's threads, and wait for each where cores are busy.
-    return pinned_for(torch.from_numpy(drawn_B.numpy()[mine]), run.accelerator.device)
+    part = len(drawn_BN) // parts
+    # NumPy copies, if it must, in this thread. PyTorch would start the step's, and wait for each where cores are busy.
+    drawn_PBN = drawn_BN.numpy().reshape(parts, part, -1)[:, rank_slice(part, run.accelerator.process_index, ranks)]
+    return pinned_for(torch.from_numpy(drawn_PBN.reshape(-1, drawn_PBN.shape[-1])), run.accelerator.device)
 
 
 @contextmanager

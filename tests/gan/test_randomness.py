@@ -3,8 +3,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
-from fastdcgan.gan.randomness import Stream, latents, rng
+from fastdcgan.gan.randomness import Stream, latents, normal_table, rng
 
 STREAMS = st.sampled_from(Stream)
 
@@ -42,12 +43,24 @@ def test_no_global_state_is_read_or_changed() -> None:
     assert np.array_equal(np.random.get_state()[1], before_numpy)
 
 
-def test_noise_is_standard_normal_in_fp32_on_the_cpu() -> None:
-    z_BL = latents(0, Stream.NOISE, 0, 1000, 100)
+@pytest.mark.parametrize("stream", [Stream.NOISE, Stream.NOISE_BY_TABLE])
+def test_noise_is_standard_normal_in_fp32_on_the_cpu(stream: Stream) -> None:
+    z_BL = latents(0, stream, 0, 1000, 100)
     assert (z_BL.shape, z_BL.dtype, z_BL.device.type) == ((1000, 100), torch.float32, "cpu")
     assert abs(z_BL.mean().item()) < 5 / 1e5**0.5
     assert abs(z_BL.std().item() - 1) < 5 / 2e5**0.5
-    assert abs(np.corrcoef(z_BL[:, 0], latents(0, Stream.NOISE, 1, 1000, 100)[:, 0])[0, 1]) < 5 / 1000**0.5
+    assert abs(np.corrcoef(z_BL[:, 0], latents(0, stream, 1, 1000, 100)[:, 0])[0, 1]) < 5 / 1000**0.5
+    neighbours = np.corrcoef(z_BL[:, :5].T) - np.eye(5)
+    assert np.abs(neighbours).max() < 5 / 1000**0.5, "numbers that come from the same 64 bits"
+    assert kstest(z_BL.flatten().numpy(), "norm").pvalue > 1e-4
+
+
+def test_the_table_is_the_normal_distribution_in_equally_likely_parts() -> None:
+    table = normal_table()
+    parts = (torch.arange(65_536, dtype=torch.float64) + 0.5) / 65_536
+    assert torch.allclose(torch.from_numpy(table).double(), torch.special.ndtri(parts), rtol=1e-6, atol=0)
+    drawn = latents(0, Stream.NOISE_BY_TABLE, 0, 1000, 100).numpy()
+    assert np.isin(drawn, table).all() and len(np.unique(drawn)) > 65_536 * 0.75, "of all of it"
 
 
 def test_streams_keep_their_numbers() -> None:
@@ -62,4 +75,5 @@ def test_streams_keep_their_numbers() -> None:
         "EVALUATE": 6,
         "EVALUATE_REAL": 7,
         "AUGMENT": 8,
+        "NOISE_BY_TABLE": 9,
     }

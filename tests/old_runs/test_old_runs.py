@@ -23,8 +23,10 @@ from fastdcgan.data.open import open_source
 from fastdcgan.data.pack import Pack, pack_status
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.runs.checkpoints.folder import list_checkpoints
 from fastdcgan.runs.folder import RunFolder
+from fastdcgan.training import trainer
 from fastdcgan.tuning.choice import load_choice
 
 from .write import LONG, TRAIN
@@ -76,6 +78,23 @@ def test_it_goes_on_where_it_was(old: Path) -> None:
     assert [record["step"] for record in records()[len(before) :]][-3:] == [90, 100, 120]
     assert [path.name for path in list_checkpoints(RunFolder(Path("run")).checkpoints)][-1] == "step-00000120"
     assert "step 60" in Path("run/run.log").read_text()
+
+
+def test_its_noise_is_drawn_as_before_and_a_new_run_draws_by_table(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Stream] = []
+
+    def noted(seed: int, stream: Stream, *rest: int) -> torch.Tensor:
+        drawn.append(stream)
+        return latents(seed, stream, *rest)
+
+    monkeypatch.setattr(trainer, "latents", noted)
+    for budget in (LONG, (LONG[0], str(2 * int(LONG[1])))):  # the second time it has been written by this version
+        cli.main([*TRAIN, *budget])
+    assert drawn and set(drawn) == {Stream.NOISE}
+    drawn.clear()
+    for budget in (LONG, (LONG[0], str(2 * int(LONG[1])))):
+        cli.main([*TRAIN, *budget, "--out", "another"])
+    assert drawn and set(drawn) == {Stream.NOISE_BY_TABLE}
 
 
 def test_another_configuration_is_still_refused(old: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -303,14 +303,16 @@ def test_a_run_that_fails_again_and_again_ends(
 def test_noise_is_another_one_after_each_time_a_run_went_back() -> None:
     from types import SimpleNamespace
 
+    from fastdcgan.gan.randomness import Stream
     from fastdcgan.runs.checkpoints.record import Progress
 
     def noise(step: int, rollbacks: int) -> Tensor:
         config = TrainConfig(data=DataConfig(batch_size=2), run=RunConfig(seed=3))
         accelerator = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
         start = Progress(rollbacks=rollbacks)
+        arch = SimpleNamespace(latent_dim=8)
         run: Any = SimpleNamespace(
-            config=config, accelerator=accelerator, start=start, arch=SimpleNamespace(latent_dim=8)
+            config=config, accelerator=accelerator, start=start, arch=arch, noise=Stream.NOISE_BY_TABLE
         )
         return trainer.noise(run, step)
 

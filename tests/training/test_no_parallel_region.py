@@ -38,10 +38,12 @@ for batch, ranks, parts in ((128, 1, 1), (1024, 1, 1), (1024, 2, 1), (1024, 2, 4
     shares = []
     for rank in range(ranks):
         accelerator = Fields(process_index=rank, num_processes=ranks, device=torch.device("cpu"))
-        run = Fields(config=config, accelerator=accelerator, start=Fields(rollbacks=0), arch=Fields(latent_dim=100))
+        start, arch = Fields(rollbacks=0), Fields(latent_dim=100)
+        noise_of = Stream.NOISE_BY_TABLE
+        run = Fields(config=config, accelerator=accelerator, start=start, arch=arch, noise=noise_of)
         shares.append(noise(run, 1).reshape(parts, -1, 100).numpy())
     assert threads() == before, (batch, ranks, parts)
-    whole = latents(3, Stream.NOISE, 1, batch, 100).numpy().reshape(parts, -1, 100)
+    whole = latents(3, Stream.NOISE_BY_TABLE, 1, batch, 100).numpy().reshape(parts, -1, 100)
     each = batch // parts // ranks
     for rank, share in enumerate(shares):
         assert (share == whole[:, rank * each : (rank + 1) * each]).all(), (batch, ranks, parts)

@@ -1,6 +1,6 @@
-"""Noise and the augmentation's numbers, drawn ahead by a thread: those of their step, and for no step too many."""
+"""Noise and the augmentation's numbers: those of their step, and of their rank."""
 
-import threading
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,60 +8,47 @@ import pytest
 import torch
 
 from fastdcgan.config import DataConfig, RecipeConfig, RunConfig, TrainConfig
-from fastdcgan.training import trainer
-from fastdcgan.training.trainer import DRAWN_TOGETHER, draws, noise, random_inputs
-
-TOTAL = 2 * DRAWN_TOGETHER + 3
+from fastdcgan.gan.randomness import Stream, latents
+from fastdcgan.training.trainer import draws, noise, random_inputs
 
 
-def run_after(step: int, augmentation: tuple[str, ...], *, labels: object = None, rank: int = 0) -> Any:
+def run_with(
+    augmentation: tuple[str, ...],
+    *,
+    labels: object = None,
+    rank: int = 0,
+    parts: int = 2,
+    stream: Stream = Stream.NOISE_BY_TABLE,
+) -> Any:
     return SimpleNamespace(
-        config=TrainConfig(data=DataConfig(batch_size=8), run=RunConfig(seed=3), recipe=RecipeConfig(accumulate=2)),
+        config=TrainConfig(data=DataConfig(batch_size=8), run=RunConfig(seed=3), recipe=RecipeConfig(accumulate=parts)),
         accelerator=SimpleNamespace(process_index=rank, num_processes=2, device=torch.device("cpu")),
         arch=SimpleNamespace(latent_dim=6),
-        schedule=SimpleNamespace(total=TOTAL),
-        start=SimpleNamespace(step=step, rollbacks=1),
+        start=SimpleNamespace(rollbacks=1),
         state=SimpleNamespace(augmentation=augmentation),
         labels=labels,
+        noise=stream,
     )
 
 
-@pytest.mark.parametrize("step", [0, 1, DRAWN_TOGETHER, TOTAL - 1, TOTAL])
 @pytest.mark.parametrize(("augmentation", "labels"), [((), None), ((), object()), (("color",), None)])
-def test_each_step_gets_its_own_numbers(step: int, augmentation: tuple[str, ...], labels: object) -> None:
-    run = run_after(step, augmentation, labels=labels, rank=1)
-    found = list(random_inputs(run))
-    assert len(found) == TOTAL - step
-    for number, (z_BL, others) in enumerate(found, step + 1):
-        assert torch.equal(z_BL, noise(run, number)), number
-        wanted = draws(run, number)
+def test_a_step_gets_its_own_numbers(augmentation: tuple[str, ...], labels: object) -> None:
+    run = run_with(augmentation, labels=labels, rank=1)
+    noises = []
+    for step in (1, 2, 9):
+        z_BL, others = random_inputs(run, step)
+        noises.append(z_BL)
+        assert torch.equal(z_BL, noise(run, step)), step
+        wanted = draws(run, step)
         assert len(others) == len(wanted)
-        assert all(b is None if a is None else torch.equal(a, b) for a, b in zip(wanted, others, strict=True)), number
+        assert all(b is None if a is None else torch.equal(a, b) for a, b in zip(wanted, others, strict=True)), step
+    assert not any(torch.equal(a, b) for a, b in combinations(noises, 2))
 
 
-def test_they_are_drawn_ahead_and_by_no_thread_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[tuple[int, threading.Thread]] = []
-
-    def noted(run: Any, step: int) -> torch.Tensor:
-        drawn.append((step, threading.current_thread()))
-        return noise(run, step)
-
-    monkeypatch.setattr(trainer, "noise", noted)
-    inputs = random_inputs(run_after(0, ()))
-    next(inputs)
-    inputs.close()
-    assert threading.current_thread() not in {thread for _, thread in drawn}
-    assert not any(thread.is_alive() for _, thread in drawn)
-    assert [step for step, _ in drawn] in (
-        list(range(1, DRAWN_TOGETHER + 1)),
-        list(range(1, 2 * DRAWN_TOGETHER + 1)),
-    ), "the next ones, in order, and no more"
-
-
-def test_what_goes_wrong_in_the_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(run: Any, step: int) -> torch.Tensor:
-        raise MemoryError("no room for noise")
-
-    monkeypatch.setattr(trainer, "noise", fails)
-    with pytest.raises(MemoryError, match="no room for noise"):
-        next(random_inputs(run_after(0, ())))
+@pytest.mark.parametrize("stream", [Stream.NOISE, Stream.NOISE_BY_TABLE])
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_ranks_share_out_what_one_process_draws(stream: Stream, parts: int) -> None:
+    """Of each part of the batch, in order."""
+    whole_PBL = latents(3, stream, 5 + (1 << 32), 8, 6).reshape(parts, -1, 6)
+    shares = [noise(run_with((), rank=rank, parts=parts, stream=stream), 5).reshape(parts, -1, 6) for rank in (0, 1)]
+    assert torch.equal(torch.cat(shares, dim=1), whole_PBL)
