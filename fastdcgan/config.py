@@ -146,10 +146,10 @@ class DataConfig:
 class RecipeConfig:
     """How the two networks learn from each other."""
 
-    recipe: RecipeName = field(default="dcgan", metadata=FREE)
+    recipe: RecipeName | None = field(default=None, metadata=FREE)
     """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 1.2e-3
-    --beta2 0.99. small-data: --augment colour,translation,cutout. large-batch: --batch-size 16 times the usual, and
-    --lr in proportion to it."""
+    --beta2 0.99 --ema-ramp 0.3. small-data: --augment colour,translation,cutout. large-batch: --batch-size 16 times the
+    usual, and --lr in proportion to it. Default: dcgan; for the embedded faces fast, with --flip."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
@@ -201,8 +201,11 @@ class RecipeConfig:
     """Steps between updates of D by these penalties, each as much stronger (Karras et al. 2020)."""
 
     ema: float = field(default=0.999, metadata=FREE)
-    """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, so
-    that its half-life is at most a twentieth of the steps so far. 0: with G itself. What is learned is the same."""
+    """Pictures are made with a moving average of G, which keeps this much of itself at each step; less at first, by
+    its ramp. 0: with G itself. What is learned is the same."""
+
+    ema_ramp: float = field(default=0.05, metadata=FREE)
+    """The average's half-life is at most this part of the steps so far, in (0, 1]: it forgets how the run began."""
 
     batch_norm: Literal["sync", "local"] = "sync"
     """What BatchNorm normalises over where there are several processes. sync: the global batch, so that what is learned
@@ -400,6 +403,7 @@ class TrainConfig:
             self,
             model=replace(ModelConfig.of(arch), conditional=self.model.conditional),
             data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
+            recipe=replace(self.recipe, recipe=self.recipe.recipe or "dcgan"),
             run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
         )
 
@@ -472,6 +476,8 @@ class TrainConfig:
                 raise ValueError(f"{label} {beta}: must be at least 0 and below 1")
         if not 0 <= recipe.ema < 1:
             raise ValueError(f"--ema {recipe.ema}: must be at least 0 and below 1")
+        if not 0 < recipe.ema_ramp <= 1:
+            raise ValueError(f"--ema-ramp {recipe.ema_ramp}: must be above 0 and at most 1")
         if not 0 <= recipe.label_smoothing < 0.5:
             raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
         if recipe.label_smoothing and recipe.objective in ("hinge", "rpgan"):
@@ -536,12 +542,15 @@ class DataDefaults:
     images: int | None
     epochs: int | None
     channels: int | None = None
+    recipe: RecipeName = "dcgan"
+    flip: bool = False
 
 
 DEFAULTS = DataDefaults(arch="dcgan64", batch_size=128, images=None, epochs=20)
 
 # Faces within minutes on two old CPU cores: 32x32 is a sixth of the work, and small batches are more updates.
-FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=32_000, epochs=None)
+# A mirrored face is a face.
+FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=40_000, epochs=None, recipe="fast", flip=True)
 
 NAMED_DEFAULTS = {
     "faces": FACES_DEFAULTS,
@@ -556,11 +565,26 @@ LARGEST_FACTOR = 16
 soon stopped getting better (docs/recipes.md)."""
 
 
+def set_by_default(request: TrainConfig, begun: RecipeName | None = None) -> dict[str, Any]:
+    """The options that a request's recipe sets where they aren't named; they may depend on those that are.
+
+    Args:
+        request: all that is named.
+        begun: the recipe of the run that it goes on with, if there is one: if none is named, it stays.
+    """
+    if request.recipe.recipe is not None:
+        return set_by_recipe(request)
+    defaults = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS)
+    name = begun or defaults.recipe
+    values = set_by_recipe(replace(request, recipe=replace(request.recipe, recipe=name)))
+    return {"recipe": name, **values, **({"flip": True} if defaults.flip and name == defaults.recipe else {})}
+
+
 def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
-    """The options that a request's recipe sets where they aren't named; they may depend on those that are."""
+    """The options that a request's recipe sets, by their names."""
     match request.recipe.recipe:
         case "fast":
-            return {"lr": 1.2e-3, "beta2": 0.99}
+            return {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
         case "small-data":
             return {"augment": "colour,translation,cutout"}
         case "large-batch":
@@ -568,7 +592,7 @@ def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
             batch = request.data.batch_size or LARGEST_FACTOR * usual
             factor = min(max(1.0, batch / usual), LARGEST_FACTOR)
             return {"batch_size": batch, "lr": float(f"{RecipeConfig().lr * factor:.3g}")}
-        case "dcgan":
+        case "dcgan" | None:
             return {}
 
 

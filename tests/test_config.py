@@ -34,7 +34,8 @@ def test_without_options_faces_are_learned_within_minutes() -> None:
     assert config.model == ModelConfig(arch="dcgan32", resolution=32, channels=3, width=64, latent_dim=100)
     assert config.data.batch_size == FACES_DEFAULTS.batch_size
     assert (config.run.images, config.run.epochs) == (FACES_DEFAULTS.images, FACES_DEFAULTS.epochs)
-    assert config.recipe == RecipeConfig(objective="bce", label_smoothing=0.0, lr=2e-4, beta1=0.5, beta2=0.999)
+    papers = RecipeConfig(objective="bce", label_smoothing=0.0, lr=2e-4, beta1=0.5, beta2=0.999)
+    assert config.recipe == replace(papers, recipe="dcgan")
 
 
 def test_faces_at_another_size_keep_their_budget() -> None:
@@ -262,6 +263,7 @@ OTHER_BUT_FREE: dict[str, Any] = {
     "rank_timeout": 5.0,
     "exact_ranks": 4,
     "ema": 0.5,
+    "ema_ramp": 0.5,
     "recipe": "fast",
     "profile": True,
     "profile_wait": 5,
@@ -317,6 +319,8 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"track": ""}, "--track : must be"),
         ({"track": "none,wandb"}, "--track none,wandb: must be"),
         ({"track_checkpoints": True}, "--track-checkpoints: needs what keeps them, as with --track tensorboard,wandb"),
+        ({"ema_ramp": 0.0}, "--ema-ramp 0.0: must be above 0 and at most 1"),
+        ({"ema_ramp": 1.5}, "--ema-ramp 1.5: must be above 0 and at most 1"),
         ({"exact_ranks": 3}, "--exact-ranks 3: must be a power of two"),
         ({"exact_ranks": 0}, "--exact-ranks 0: must be a power of two"),
         ({"exact_ranks": 2, "precision": "bf16"}, "--exact-ranks 2 does not go with --precision bf16"),

@@ -132,7 +132,7 @@ def points_of(
     recipe = replace(trial.recipe, ema=0.5 ** (trial.batch_size * trial.recipe.d_steps / trial.half_life))
     plan = plan or Plan(kernels=own_kernels(CPU, "fp32"), keep_memory=True, threads=1)
     state = prepare(plan, *build_for(recipe, arch, trial.seed), recipe, device)
-    average = MovingAverage(state.generator, recipe.ema)
+    average = MovingAverage(state.generator, recipe.ema, recipe.ema_ramp)
     one_step = step_function(plan, state)
 
     def take_step(step: int, real_BCHW: Tensor, *drawn: Tensor) -> Mapping[str, Tensor]:

@@ -12,9 +12,9 @@ from typing import Any, get_type_hints
 
 from fastdcgan.api.notebook import NotebookView, notebook_display
 from fastdcgan.api.run import Run
-from fastdcgan.config import GROUPS, TrainConfig, flat, from_flat, set_by_recipe
+from fastdcgan.config import GROUPS, TrainConfig, flat, from_flat, set_by_default
 from fastdcgan.distributed.accelerator import apart_from_the_program
-from fastdcgan.runs.folder import RunFolder
+from fastdcgan.runs.folder import RunFolder, begun_recipe
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.run_log import RunLog
@@ -104,9 +104,10 @@ def _request(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
             raise TypeError(f"train() has no option {name!r}{hint}")
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
     request = from_flat({**known, **given})
-    if "recipe" in given:
-        request = from_flat({**known, **set_by_recipe(request), **given})
-    return request
+    usual = flat(TrainConfig())
+    named = {name: value for name, value in known.items() if value != usual[name]} | given
+    begun = begun_recipe(request.run.out) if request.run.out is not None else None
+    return from_flat({**usual, **set_by_default(request, begun), **named})
 
 
 class _Program(Caller):

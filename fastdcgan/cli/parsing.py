@@ -20,7 +20,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from fastdcgan.config import TrainConfig, set_by_recipe, with_values
+from fastdcgan.config import TrainConfig, set_by_default, with_values
 
 Verb = Callable[..., None]
 
@@ -100,12 +100,22 @@ def read(parse: Parse) -> Verb:
         with redirect_stderr(told):
             verb = parse(_registry({}))
             request = verb.keywords.get("config") if isinstance(verb, partial) else None
-            values = set_by_recipe(request) if isinstance(request, TrainConfig) else {}
+            values = _set_by_default(request) if isinstance(request, TrainConfig) else {}
             return parse(_registry(values)) if values else verb
     except SystemExit as end:
         if not end.code:
             raise
     raise ValueError(_without_box(told.getvalue()))
+
+
+def _set_by_default(request: TrainConfig) -> dict[str, Any]:
+    """What a request's recipe sets; of a run that is gone on with, the recipe it was begun with if none is named."""
+    begun = None
+    if request.run.out is not None and request.run.out.exists():
+        from fastdcgan.runs.folder import begun_recipe  # loads torch
+
+        begun = begun_recipe(request.run.out)
+    return set_by_default(request, begun)
 
 
 def _without_box(box: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastdcgan.private_torch import foreach_lerp_
 
 RAMP = 0.05
-"""The average's half-life is at most this part of the steps so far: it forgets how the run began."""
+"""The average's half-life is at most this part of the steps so far, if not said: it forgets how the run began."""
 
 _PIECE = 32_000
 """Numbers mixed at a time on the CPU: too few for PyTorch to divide among threads. Where another program is busy, the
@@ -26,16 +26,17 @@ class MovingAverage:
     Args:
         network: the plain module, on its device. It is copied, layout and layers' classes too.
         decay: the average's share in each update, in (0, 1), once the ramp is over.
+        ramp: the half-life is at most this part of the steps so far, in (0, 1].
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, network: nn.Module, decay: float, ramp: float = RAMP) -> None:
+        self.decay, self.ramp = decay, ramp
         self.network = copy.deepcopy(network).requires_grad_(False)
         self._averaged, self._current = _numbers(self.network), _numbers(network)
 
     def update(self, step: int) -> None:
         """Take in the network as it is after a step, counted from 1. Doesn't wait for the device."""
-        foreach_lerp_(self._averaged, self._current, 1 - decay_at(step, self.decay))
+        foreach_lerp_(self._averaged, self._current, 1 - decay_at(step, self.decay, self.ramp))
 
 
 def _numbers(network: nn.Module) -> list[Tensor]:
@@ -51,9 +52,9 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     return pieces
 
 
-def decay_at(step: int, decay: float) -> float:
+def decay_at(step: int, decay: float, ramp: float = RAMP) -> float:
     """The average's share in the update after a step, counted from 1: 0 means that the network replaces it."""
-    return min(decay, math.pow(0.5, 1 / (RAMP * step)))
+    return min(decay, math.pow(0.5, 1 / (ramp * step)))
 
 
 def half_life(decay: float) -> float:

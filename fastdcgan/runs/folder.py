@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from fastdcgan import __version__
 from fastdcgan.config import (
     ModelConfig,
+    RecipeName,
     TrainConfig,
     differing_fields,
     differing_names,
@@ -334,6 +335,17 @@ def read_condition(folder: RunFolder, name: str) -> object:
     try:
         return read_json(folder.config)["conditions"][name]
     except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def begun_recipe(out: Path) -> RecipeName | None:
+    """The recipe of the run in a folder; None if there is no run, or it can't be read, which `validate` says."""
+    folder = RunFolder(out)
+    if not folder.config.exists():
+        return None
+    try:
+        return read_config(folder).recipe.recipe or "dcgan"
+    except ValueError:
         return None
 
 

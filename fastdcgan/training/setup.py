@@ -223,7 +223,9 @@ def build_state(config: TrainConfig, arch: Architecture, plan: Plan, accelerator
         wrap=partial(wrap, accelerator, in_one_order=plan.shares > 0),
         all_reduce_dtype=torch.bfloat16 if config.execution.compress_gradients == "bf16" else None,
     )
-    return replace(state, average=MovingAverage(state.generator, config.recipe.ema)) if config.recipe.ema else state
+    recipe = config.recipe
+    average = MovingAverage(state.generator, recipe.ema, recipe.ema_ramp) if recipe.ema else None
+    return replace(state, average=average)
 
 
 def go_back(

@@ -1,5 +1,6 @@
 """--recipe names a set of options: they count where the user hasn't named another value, on all ways to train."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,10 +9,12 @@ import pytest
 
 import fastdcgan
 from fastdcgan import cli
-from fastdcgan.config import RecipeName, TrainConfig, describe_recipe, flat
+from fastdcgan.config import RecipeConfig, RecipeName, RunConfig, TrainConfig, describe_recipe, flat, with_values
+from fastdcgan.runs.folder import RunFolder, write_config
 from fastdcgan.training import trainer
 
 EVERYTHING = "colour,translation,cutout"
+FAST = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
 
 
 @pytest.fixture
@@ -25,14 +28,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
 @pytest.mark.parametrize(
     ("words", "changed"),
     [
-        ("", {}),
+        ("", FAST | {"flip": True}),  # the embedded faces
+        ("--lr 1e-3 --no-flip", FAST | {"lr": 1e-3}),
+        ("--data photos", {"data": "photos"}),
         ("--recipe dcgan", {}),
         ("--recipe small-data", {"augment": EVERYTHING}),
         ("--recipe small-data --augment cutout", {"augment": "cutout"}),
         ("--augment none --recipe small-data", {}),
         ("--recipe small-data --lr 0.001", {"augment": EVERYTHING, "lr": 0.001}),
-        ("--recipe fast", {"lr": 1.2e-3, "beta2": 0.99}),
-        ("--recipe fast --lr 2e-4 --beta2 0.999", {}),  # the paper's own values, named
+        ("--recipe fast", FAST),
+        ("--recipe fast --lr 2e-4 --beta2 0.999", {"ema_ramp": 0.3}),  # the paper's own values, named
         ("--recipe large-batch", {"batch_size": 256, "lr": 3.2e-3}),
         ("--recipe large-batch --batch-size 64", {"batch_size": 64, "lr": 8e-4}),
         ("--recipe large-batch --lr 1e-3", {"batch_size": 256, "lr": 1e-3}),
@@ -67,6 +72,35 @@ def test_from_python_too(tmp_path: Path) -> None:
         kept = {name: run.config[name] for name in ("recipe", "augment", "lr")}
         assert kept == {"recipe": "small-data", "augment": EVERYTHING, "lr": 1e-3} | named
         assert said in (run.path / "run.log").read_text()
+
+
+def test_a_configuration_counts_as_named(tmp_path: Path, asked: list[TrainConfig]) -> None:
+    for config, learning_rate in ((TrainConfig(), 1.2e-3), (TrainConfig(recipe=RecipeConfig(lr=3e-3)), 3e-3)):
+        with suppress(AssertionError):  # nothing was trained
+            fastdcgan.train(config, out=tmp_path)
+        assert (asked[-1].recipe.lr, asked[-1].recipe.beta2, asked[-1].data.flip) == (learning_rate, 0.99, True)
+
+
+@pytest.mark.parametrize(
+    ("begun", "found"),
+    [
+        ({}, {}),  # the faces' default before it was `fast`
+        ({"recipe": "fast", **FAST, "flip": True}, FAST | {"flip": True}),
+        ({"recipe": "small-data", "augment": EVERYTHING}, {"augment": EVERYTHING}),
+    ],
+)
+def test_a_begun_run_goes_on_with_its_recipe_if_none_is_named(
+    begun: dict[str, Any], found: dict[str, Any], tmp_path: Path, asked: list[TrainConfig]
+) -> None:
+    config = with_values(TrainConfig(run=RunConfig(out=tmp_path)), begun).resolved()
+    write_config(RunFolder(tmp_path), config, config.model.architecture(), {})
+    cli.main(["train", "--out", str(tmp_path)])
+    with suppress(AssertionError):  # nothing was trained
+        fastdcgan.train(out=tmp_path)
+    usual = flat(TrainConfig()) | {"out": str(tmp_path), "recipe": begun.get("recipe", "dcgan")}
+    for request in asked:
+        assert {name: value for name, value in flat(request).items() if value != usual[name]} == found
+    assert len(asked) == 2
 
 
 def test_what_was_named_otherwise_is_said(asked: list[TrainConfig]) -> None:

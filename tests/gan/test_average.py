@@ -28,13 +28,15 @@ def learn(state: TrainState, *steps: int) -> None:
         state.average.update(step)
 
 
-def test_it_is_the_average_of_weights_and_statistics() -> None:
-    state = with_average(fresh())
+@pytest.mark.parametrize("ramp", [RAMP, 0.5])
+def test_it_is_the_average_of_weights_and_statistics(ramp: float) -> None:
+    state = fresh()
+    state = replace(state, average=MovingAverage(state.generator, 0.9, ramp))
     assert state.average is not None
     wanted = {name: tensor.double() for name, tensor in state.generator.state_dict().items()}
     for step in range(1, 6):
         learn(state, step)
-        decay = min(0.9, 2 ** (-1 / (RAMP * step)))
+        decay = min(0.9, 2 ** (-1 / (ramp * step)))
         for name, tensor in state.generator.state_dict().items():
             wanted[name] = decay * wanted[name] + (1 - decay) * tensor.double()
     found = state.average.network.state_dict()
