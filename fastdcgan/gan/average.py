@@ -15,6 +15,13 @@ from fastdcgan.private_torch import foreach_lerp_
 RAMP = 0.05
 """The average's half-life is at most this part of the steps so far, if not said: it forgets how the run began."""
 
+EVERY = 8
+"""Steps between updates, once `EACH_UNTIL` are over. The weights hardly move in so few, and to read all of them at each
+took 3 % of a step of small batches, and longer than all else that the host does beside it."""
+
+EACH_UNTIL = 16
+"""Steps each of which is taken in, so that a short run has an average too."""
+
 _PIECE = 32_000
 """Numbers mixed at a time on the CPU: too few for PyTorch to divide among threads. Where another program is busy, the
 loop would wait at each step for the slowest of them, for longer than the whole average takes."""
@@ -25,7 +32,7 @@ class MovingAverage:
 
     Args:
         network: the plain module, on its device. It is copied, layout and layers' classes too.
-        decay: the average's share in each update, in (0, 1), once the ramp is over.
+        decay: what the average keeps of itself at each step, in (0, 1), once the ramp is over.
         ramp: the half-life is at most this part of the steps so far, in (0, 1].
     """
 
@@ -35,8 +42,12 @@ class MovingAverage:
         self._averaged, self._current = _numbers(self.network), _numbers(network)
 
     def update(self, step: int) -> None:
-        """Take in the network as it is after a step, counted from 1. Doesn't wait for the device."""
-        foreach_lerp_(self._averaged, self._current, 1 - decay_at(step, self.decay, self.ramp))
+        """Take in the network as it is after a step, counted from 1, for all steps since the last update.
+
+        Doesn't wait for the device. Most steps are no update's: what happens is a function of the step.
+        """
+        if (steps := steps_taken_in(step)) > 0:
+            foreach_lerp_(self._averaged, self._current, 1 - decay_at(step, self.decay, self.ramp) ** steps)
 
 
 def _numbers(network: nn.Module) -> list[Tensor]:
@@ -53,8 +64,15 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def decay_at(step: int, decay: float, ramp: float = RAMP) -> float:
-    """The average's share in the update after a step, counted from 1: 0 means that the network replaces it."""
+    """The average's share in an update for one step, counted from 1: 0 means that the network replaces it."""
     return min(decay, math.pow(0.5, 1 / (ramp * step)))
+
+
+def steps_taken_in(step: int) -> int:
+    """How many steps the update after a step stands for; 0: there is none."""
+    if step <= EACH_UNTIL:
+        return 1
+    return EVERY if step % EVERY == 0 else 0
 
 
 def half_life(decay: float) -> float:

@@ -11,7 +11,7 @@ from small_states import ARCH, fresh, load, save, train
 from fastdcgan.execution.plan import Plan
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import architecture
-from fastdcgan.gan.average import RAMP, MovingAverage, decay_at, half_life
+from fastdcgan.gan.average import RAMP, MovingAverage, decay_at, half_life, steps_taken_in
 from fastdcgan.gan.step import TrainState
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.record import Progress
@@ -47,6 +47,20 @@ def test_it_is_the_average_of_weights_and_statistics(ramp: float) -> None:
         assert not torch.equal(found[name], state.generator.state_dict()[name]), name
 
 
+def test_each_update_stands_for_the_steps_since_the_last() -> None:
+    """So what G was is forgotten by as much as if each step were taken in."""
+    assert [sum(map(steps_taken_in, range(1, last + 1))) for last in (1, 5, 16, 23, 24, 800)] == [1, 5, 16, 16, 24, 800]
+    network = models.build(architecture("dcgan16", width=4), seed=0)[0]
+    average = MovingAverage(network, 0.99)
+    (before, *_), (now, *_) = average.network.parameters(), network.parameters()
+    with torch.no_grad():
+        before.fill_(1.0)
+        now.fill_(0.0)
+    for step in range(8001, 8401):
+        average.update(step)
+    assert before.unique().tolist() == pytest.approx([0.99**400], rel=1e-4)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_in_pieces_it_is_bit_for_bit_what_it_is_in_one(layout: torch.memory_format) -> None:
     network = models.build(architecture("dcgan32"), seed=0)[0].to(memory_format=layout)  # type: ignore[call-overload]
@@ -57,7 +71,7 @@ def test_in_pieces_it_is_bit_for_bit_what_it_is_in_one(layout: torch.memory_form
         for name, tensor in network.state_dict().items():
             if name in wanted:
                 tensor.add_(torch.randn_like(tensor))
-                wanted[name].lerp_(tensor, 1 - decay_at(step, 0.9))
+                wanted[name].lerp_(tensor, 1 - decay_at(step, 0.9) ** steps_taken_in(step))
         average.update(step)
     found = average.network.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
