@@ -574,7 +574,8 @@ def set_by_default(request: TrainConfig, begun: RecipeName | None = None) -> dic
     """
     if request.recipe.recipe is not None:
         return set_by_recipe(request)
-    defaults = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS)
+    ancestors_data = request.data.data is None and request.run.init_from is not None  # whatever they are
+    defaults = DEFAULTS if ancestors_data else NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS)
     name = begun or defaults.recipe
     values = set_by_recipe(replace(request, recipe=replace(request.recipe, recipe=name)))
     return {"recipe": name, **values, **({"flip": True} if defaults.flip and name == defaults.recipe else {})}

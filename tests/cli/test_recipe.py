@@ -31,6 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         ("", FAST | {"flip": True}),  # the embedded faces
         ("--lr 1e-3 --no-flip", FAST | {"lr": 1e-3}),
         ("--data photos", {"data": "photos"}),
+        ("--init-from runs/of-photos", {"init_from": "runs/of-photos"}),
         ("--recipe dcgan", {}),
         ("--recipe small-data", {"augment": EVERYTHING}),
         ("--recipe small-data --augment cutout", {"augment": "cutout"}),
