@@ -99,7 +99,8 @@ def read(parse: Parse) -> Verb:
     try:
         with redirect_stderr(told):
             verb = parse(_registry({}))
-            request = verb.keywords.get("config") if isinstance(verb, partial) else None
+            named = verb.keywords if isinstance(verb, partial) else {}
+            request = None if named.get("run") else named.get("config")  # a run has its own recipe
             values = _set_by_default(request) if isinstance(request, TrainConfig) else {}
             return parse(_registry(values)) if values else verb
     except SystemExit as end:

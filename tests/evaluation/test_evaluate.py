@@ -36,7 +36,7 @@ def trained(out: Path, data: Path, *, seed: int = 0, ema: float = 0.9) -> Path:
         TrainConfig(
             model=ModelConfig(arch="dcgan16", width=4, latent_dim=6),
             data=DataConfig(data=str(data), batch_size=10),
-            recipe=RecipeConfig(ema=ema, lr=0.02),
+            recipe=RecipeConfig(ema=ema, lr=0.005),
             run=RunConfig(out=out, images=60, checkpoint_every=3, seed=seed, quiet=True),
         )
     )
