@@ -106,7 +106,7 @@ def busy_programs() -> Iterator[None]:
 
 @pytest.fixture
 def run_and_display(tmp_path: Path, name: str, batch: int, beside: str) -> Iterator[tuple[Run, Display]]:
-    """A run after its first step, which has told what it tells in the beginning."""
+    """A run after its first thousand steps, which has told what it tells in the beginning."""
     arch = architecture(name)
     pictures = tmp_path / "pictures.npy"
     shape = (PICTURES, *arch.resolution, arch.channels)
@@ -123,7 +123,7 @@ def run_and_display(tmp_path: Path, name: str, batch: int, beside: str) -> Itera
     folder = RunFolder(tmp_path / "run")
     with Display(quiet=True, log=RunLog(folder.log, may_create=folder.config.exists)) as display:
         run = setup(config, folder, join(config.execution), display)
-        yield replace(run, start=Progress(step=1, images=batch, seconds=0.0)), display
+        yield replace(run, start=Progress(step=1000, images=1000 * batch, seconds=0.0)), display
 
 
 @pytest.mark.case("host overhead", weight=0.2)

@@ -19,7 +19,7 @@ EVERY = 8
 """Steps between updates, once `EACH_UNTIL` are over. The weights hardly move in so few, and to read all of them at each
 took 3 % of a step of small batches, and longer than all else that the host does beside it."""
 
-EACH_UNTIL = 16
+EACH_UNTIL = 64
 """Steps each of which is taken in, so that a short run has an average too."""
 
 _PIECE = 32_000

@@ -75,7 +75,7 @@ def run_with_classes(tmp_path_factory: pytest.TempPathFactory) -> Run:
         for number in range(8):
             levels_HWC = numbers.integers(0, 60, (16, 16, 3)) + 90 * place
             Image.fromarray(levels_HWC.astype(np.uint8)).save(folder / "pictures" / name / f"{number}.png")
-    return trained_on(folder / "pictures", folder, "dcgan16", 3, conditional=True)
+    return trained_on(folder / "pictures", folder, "dcgan16", 3, conditional=True, images=256)
 
 
 @pytest.fixture
