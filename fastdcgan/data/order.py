@@ -24,14 +24,19 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
 
 
 def rank_share(global_batch: int, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
-    """A rank's positions in a global batch that is accumulated in `parts`: its slice of each part, int [B].
+    """A rank's positions in a global batch that is accumulated in `parts`, as `rank_rows` has them: int [B]."""
+    return rank_rows(np.arange(global_batch), rank, world_size, parts)
+
+
+def rank_rows(rows_B: np.ndarray, rank: int, world_size: int, parts: int = 1) -> np.ndarray:
+    """A rank's rows of a global batch that is accumulated in `parts`: its slice of each part; a view where it can be.
 
     So a part is made of the same pictures however many ranks there are.
     """
-    assert global_batch % parts == 0, (global_batch, parts)
-    part = global_batch // parts
-    positions = np.arange(global_batch).reshape(parts, part)
-    return positions[:, rank_slice(part, rank, world_size)].ravel()
+    assert len(rows_B) % parts == 0, (len(rows_B), parts)
+    part, shape = len(rows_B) // parts, rows_B.shape[1:]
+    own = rows_B.reshape(parts, part, *shape)[:, rank_slice(part, rank, world_size)]
+    return own.reshape(own.shape[0] * own.shape[1], *shape)
 
 
 def batch_numbers(

@@ -10,9 +10,10 @@ from itertools import chain
 
 from torch import Tensor, nn
 
+from fastdcgan.config import RecipeConfig
 from fastdcgan.private_torch import foreach_lerp_
 
-RAMP = 0.05
+RAMP = RecipeConfig().ema_ramp
 """The average's half-life is at most this part of the steps so far, if not said: it forgets how the run began."""
 
 EVERY = 8

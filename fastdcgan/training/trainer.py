@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdcgan.config import TrainConfig
-from fastdcgan.data.order import rank_slice
+from fastdcgan.data.order import rank_rows
 from fastdcgan.data.stream import Batching, label_batches, real_batches
 from fastdcgan.device import pinned_for, to_device
 from fastdcgan.distributed.accelerator import Accelerator, join
@@ -213,10 +213,9 @@ def _place_in_stream(run: Run, step: int) -> int:
 def _own_share(run: Run, drawn_BN: Tensor) -> Tensor:
     """This rank's rows, ready to be copied to the device."""
     ranks, parts = run.accelerator.num_processes, run.config.parts_a_step
-    part = len(drawn_BN) // parts
     # NumPy copies, if it must, in this thread. PyTorch would start the step's, and wait for each where cores are busy.
-    drawn_PBN = drawn_BN.numpy().reshape(parts, part, -1)[:, rank_slice(part, run.accelerator.process_index, ranks)]
-    return pinned_for(torch.from_numpy(drawn_PBN.reshape(-1, drawn_PBN.shape[-1])), run.accelerator.device)
+    mine_BN = rank_rows(drawn_BN.numpy(), run.accelerator.process_index, ranks, parts)
+    return pinned_for(torch.from_numpy(mine_BN), run.accelerator.device)
 
 
 @contextmanager

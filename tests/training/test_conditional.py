@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = draw_pictures(folder / "pictures", COUNTS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train("--data", data, "--conditional", "--images", 24, "--lr", 0.02, "--out", "run", "--decoder", "pillow")
+        train("--data", data, "--conditional", "--images", 24, "--lr", 0.06, "--out", "run", "--decoder", "pillow")
     return folder / "run"
 
 
@@ -105,7 +105,7 @@ def test_grids_have_a_row_a_class(run: Path) -> None:
 
 def test_the_same_command_goes_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = run.parent / "pictures"
-    train("--data", data, "--conditional", "--images", 24, "--lr", 0.02, "--out", run, "--decoder", "pillow")
+    train("--data", data, "--conditional", "--images", 24, "--lr", 0.06, "--out", run, "--decoder", "pillow")
     assert "Nothing to do" in capsys.readouterr().out
 
 
@@ -129,8 +129,7 @@ def test_more_than_a_batch_goes_on_in_turn(run: Path) -> None:
     cli.main(["generate", str(run), "--count", "70", "--out", "all.npy"])
     cli.main(["generate", str(run), "--count", "70", "--class", "dark owl", "--out", "owl.npy"])
     found, owl = np.load("all.npy"), np.load("owl.npy")
-    alike = [np.array_equal(found[number], owl[number]) for number in range(70)]
-    assert all(alike[1::3]) and sum(alike) < 35, "of three steps some pictures are alike in all classes"
+    assert all(np.array_equal(found[number], owl[number]) == (number % 3 == 1) for number in range(70))
 
 
 def test_files_are_named_by_their_class(run: Path, tmp_path: Path) -> None:

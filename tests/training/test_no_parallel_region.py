@@ -39,8 +39,7 @@ for batch, ranks, parts in ((128, 1, 1), (1024, 1, 1), (1024, 2, 1), (1024, 2, 4
     for rank in range(ranks):
         accelerator = Fields(process_index=rank, num_processes=ranks, device=torch.device("cpu"))
         start, arch = Fields(rollbacks=0), Fields(latent_dim=100)
-        noise_of = Stream.NOISE_BY_TABLE
-        run = Fields(config=config, accelerator=accelerator, start=start, arch=arch, noise=noise_of)
+        run = Fields(config=config, accelerator=accelerator, start=start, arch=arch, noise=Stream.NOISE_BY_TABLE)
         shares.append(noise(run, 1).reshape(parts, -1, 100).numpy())
     assert threads() == before, (batch, ranks, parts)
     whole = latents(3, Stream.NOISE_BY_TABLE, 1, batch, 100).numpy().reshape(parts, -1, 100)

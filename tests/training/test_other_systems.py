@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ def open_files_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("looks into /proc")
 
     def refuse_open(*paths: Path) -> None:
-        held = {Path(os.path.realpath(entry)) for entry in Path("/proc/self/fd").iterdir()}
+        held = set()
+        for entry in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):  # another thread has closed it meanwhile
+                held.add(Path(os.path.realpath(entry)))
         if any(path.resolve() in held for path in paths if path.is_file()):
             raise PermissionError(13, "it is being used by another process", str(paths[0]))
 
