@@ -78,8 +78,15 @@ class _Convolution(nn.Module):
         self.linear = linear
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        x_BCHW = self.conv(x_BCHW)
+        x_BCHW = self._product(x_BCHW) if self.conv.kernel_size == (1, 1) else self.conv(x_BCHW)
         return x_BCHW if self.linear else nn.functional.relu6(x_BCHW, inplace=True)
+
+    def _product(self, x_BCHW: Tensor) -> Tensor:
+        """A convolution of single pixels, as a matrix product: faster where there are few channels to add up."""
+        weight_OI = self.conv.weight.flatten(1)
+        x_NI = x_BCHW.permute(0, 2, 3, 1).flatten(0, 2)
+        out_NO = (x_NI @ weight_OI.T).add_(self.conv.bias)
+        return out_NO.unflatten(0, (len(x_BCHW), *x_BCHW.shape[2:])).permute(0, 3, 1, 2)
 
 
 class _Block(nn.Module):

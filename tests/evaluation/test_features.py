@@ -1,4 +1,7 @@
+import time
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,4 +129,26 @@ def test_progress_ends_at_the_number_of_pictures() -> None:
         flip=False,
         on_progress=lambda done, total: told.append((done, total)),
     )
-    assert told[-1] == (70, 70) and len(told) == 5
+    assert told[-1] == (70, 70) and len(told) > 3
+
+
+def test_several_threads_keep_the_order_and_compute_alone() -> None:
+    """The first pictures take longest; a thread that shared its arithmetic would wait for the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    shared: list[int] = []
+
+    def features_of(pictures_BHWC: Tensor) -> Tensor:
+        shared.append(torch.get_num_threads())
+        time.sleep(0.2 if not pictures_BHWC[0].any() else 0)
+        return pictures_BHWC[:, 0, 0].float()
+
+    extractor = replace(toy_extractor(ToyNetwork(features=3)), features_of=features_of, threads=3)
+    try:
+        features_NF = real_features(numbered_pictures(70), 70, extractor, flip=False).features
+        assert features_NF[:, 0].tolist() == list(range(70))
+        assert set(shared) == {1}
+        with ThreadPoolExecutor(1) as new_thread:
+            assert torch.get_num_threads() == new_thread.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
