@@ -171,19 +171,16 @@ def measure_ceilings(seconds: float = 0.5) -> Ceilings:
     """This CPU's peaks, as the best of many runs of PyTorch's own kernels, each of a few milliseconds.
 
     Args:
-        seconds: how long to run each of five kernels.
+        seconds: how long to run each of seven kernels.
     """
     flops = {}
-    randn = partial(torch.randn, generator=torch.Generator())  # the global random state is the caller's
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        a, b = (randn(1024, 1024).to(dtype) for _ in range(2))
-        x_BCHW = randn(32, 128, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
-        w = randn(256, 128, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
-        matrices = _best_rate(2 * 1024**3, partial(torch.mm, a, b), seconds)
+        x_BCHW = _randn(32, 128, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
+        w = _randn(256, 128, 4, 4).to(dtype).contiguous(memory_format=torch.channels_last)
         spec = ConvSpec(128, 256, Size(4, 4), 2, 1)
         amount = 32 * _layer_flops(spec, Size(8, 8))
         convolution = _best_rate(amount, partial(F.conv2d, x_BCHW, w, stride=2, padding=1), seconds)
-        flops[name] = max(matrices, convolution)
+        flops[name] = max(_matrix_rate(dtype, seconds), convolution)
     size = copied_bytes(third_level_cache(torch.get_num_threads()), memory_limit())
     source, target = torch.ones(size // 4), torch.ones(size // 4)
     copy = _best_rate(2 * size, partial(target.copy_, source), seconds)
@@ -205,6 +202,24 @@ def copied_bytes(cache: int | None, memory: int) -> int:
     """
     most = min(MOST_COPIED, memory // 32)
     return most if cache is None else min(2 * cache, most)
+
+
+def _randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator())  # the global random state is the caller's
+
+
+def _matrix_rate(dtype: torch.dtype, seconds: float) -> float:
+    """FLOPs a second of matrix products: of small ones alone where a large one would take ten times as long as asked.
+
+    Without bf16 instructions, two cores take 2 s for the large one.
+    """
+    rate = 0.0
+    for side in (256, 1024):
+        amount = 2 * side**3
+        if rate == 0 or amount / rate < 10 * seconds:
+            a, b = (_randn(side, side).to(dtype) for _ in range(2))
+            rate = max(rate, _best_rate(amount, partial(torch.mm, a, b), seconds))
+    return rate
 
 
 def _best_rate(amount: float, kernel: Callable[[], object], seconds: float) -> float:

@@ -13,6 +13,7 @@ from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import train_step
+from fastdcgan.limits import roofline
 from fastdcgan.limits.roofline import (
     KNOWN_GPUS,
     MOST_COPIED,
@@ -96,6 +97,17 @@ def test_this_machines_peaks_are_plausible() -> None:
     ceilings = measure_ceilings(seconds=0.02)
     assert 1e9 < ceilings.flops["fp32"] < 1e15
     assert 1e8 < ceilings.bytes < 1e13
+
+
+@pytest.mark.parametrize(("rate", "sides"), [(2e9, [256]), (100e9, [256, 1024])])
+def test_no_large_product_where_it_would_take_long(
+    rate: float, sides: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 GFLOP/s is what bf16 reaches without instructions for it: a run ended 4 s later for it."""
+    measured: list[int] = []
+    monkeypatch.setattr(roofline, "_best_rate", lambda amount, kernel, seconds: measured.append(amount) or rate)
+    assert roofline._matrix_rate(torch.bfloat16, 0.03) == rate
+    assert measured == [2 * side**3 for side in sides]
 
 
 @pytest.mark.parametrize(
