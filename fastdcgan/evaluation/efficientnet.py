@@ -86,7 +86,8 @@ class _Convolution(nn.Module):
         weight_OI = self.conv.weight.flatten(1)
         x_NI = x_BCHW.permute(0, 2, 3, 1).flatten(0, 2)
         out_NO = (x_NI @ weight_OI.T).add_(self.conv.bias)
-        return out_NO.unflatten(0, (len(x_BCHW), *x_BCHW.shape[2:])).permute(0, 3, 1, 2)
+        out_BHWO: Tensor = out_NO.unflatten(0, (len(x_BCHW), *x_BCHW.shape[2:]))
+        return out_BHWO.permute(0, 3, 1, 2)
 
 
 class _Block(nn.Module):

@@ -53,8 +53,12 @@ def announce(run: Run, display: Display) -> None:
     )
     announce_recipe(run, display)
     if run.state.average is not None:
-        most = half_life(run.state.average.decay) * taken
-        display.say(f"average   of G, for pictures: with a half-life of at most {most:,.0f} images (--ema)")
+        average = run.state.average
+        most = half_life(average.decay) * taken
+        display.say(
+            f"average   of G, for pictures: with a half-life of {average.ramp:g} of the images so far (--ema-ramp), "
+            f"at most {most:,.0f} (--ema)"
+        )
     display.say(f"output    {run.folder.path}")
     for line in describe_ancestor(run.ancestor, run.config) if run.ancestor else ():
         display.say(line)

@@ -153,7 +153,13 @@ class Shape(ctypes.Structure):
 
 def has_kernel(name: str, precision: torch.dtype) -> bool:
     """Whether there is this kernel here, in fp32 or bf16; bf16 needs AVX512_BF16."""
-    return precision in _SUFFIX and hasattr(library(), f"{name}_{_SUFFIX[precision]}")
+    return precision in _SUFFIX and _has_function(library(), f"{name}_{_SUFFIX[precision]}")
+
+
+@cache
+def _has_function(library: ctypes.CDLL | str, name: str) -> bool:
+    """Kept, as layers ask at each call, and a function that isn't there is looked for anew each time (4 us)."""
+    return hasattr(library, name)
 
 
 def kernel(name: str, precision: torch.dtype, tile: int | None = None) -> Callable[..., None]:
