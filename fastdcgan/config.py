@@ -565,20 +565,24 @@ LARGEST_FACTOR = 16
 soon stopped getting better (docs/recipes.md)."""
 
 
-def set_by_default(request: TrainConfig, begun: RecipeName | None = None) -> dict[str, Any]:
+def set_by_default(request: TrainConfig, begun: TrainConfig | None = None) -> dict[str, Any]:
     """The options that a request's recipe sets where they aren't named; they may depend on those that are.
 
     Args:
         request: all that is named.
-        begun: the recipe of the run that it goes on with, if there is one: if none is named, it stays.
+        begun: the configuration of the run that it goes on with, if there is one: if no recipe is named, its recipe
+            stays, and what that set, also if the recipe sets something else today.
     """
     if request.recipe.recipe is not None:
         return set_by_recipe(request)
     ancestors_data = request.data.data is None and request.run.init_from is not None  # whatever they are
     defaults = DEFAULTS if ancestors_data else NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS)
-    name = begun or defaults.recipe
+    name = (begun.recipe.recipe or "dcgan") if begun else defaults.recipe
     values = set_by_recipe(replace(request, recipe=replace(request.recipe, recipe=name)))
-    return {"recipe": name, **values, **({"flip": True} if defaults.flip and name == defaults.recipe else {})}
+    if defaults.flip and name == defaults.recipe:
+        values["flip"] = True
+    own = flat(begun) if begun else values
+    return {"recipe": name, **{option: own[option] for option in values}}
 
 
 def set_by_recipe(request: TrainConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastdcgan.api.notebook import NotebookView, notebook_display
 from fastdcgan.api.run import Run
 from fastdcgan.config import GROUPS, TrainConfig, flat, from_flat, set_by_default
 from fastdcgan.distributed.accelerator import apart_from_the_program
-from fastdcgan.runs.folder import RunFolder, begun_recipe
+from fastdcgan.runs.folder import RunFolder, begun_config
 from fastdcgan.storage.signals import Stopped, StopRequests, stop_requests
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.run_log import RunLog
@@ -106,7 +106,7 @@ def _request(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     request = from_flat({**known, **given})
     usual = flat(TrainConfig())
     named = {name: value for name, value in known.items() if value != usual[name]} | given
-    begun = begun_recipe(request.run.out) if request.run.out is not None else None
+    begun = begun_config(request.run.out) if request.run.out is not None else None
     return from_flat({**usual, **set_by_default(request, begun), **named})
 
 

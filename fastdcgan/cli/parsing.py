@@ -110,12 +110,12 @@ def read(parse: Parse) -> Verb:
 
 
 def _set_by_default(request: TrainConfig) -> dict[str, Any]:
-    """What a request's recipe sets; of a run that is gone on with, the recipe it was begun with if none is named."""
+    """What a request's recipe sets; of a run that is gone on with, what its own did, if none is named."""
     begun = None
     if request.run.out is not None and request.run.out.exists():
-        from fastdcgan.runs.folder import begun_recipe  # loads torch
+        from fastdcgan.runs.folder import begun_config  # loads torch
 
-        begun = begun_recipe(request.run.out)
+        begun = begun_config(request.run.out)
     return set_by_default(request, begun)
 
 

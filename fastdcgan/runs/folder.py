@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from fastdcgan import __version__
 from fastdcgan.config import (
     ModelConfig,
-    RecipeName,
     TrainConfig,
     differing_fields,
     differing_names,
@@ -338,13 +337,13 @@ def read_condition(folder: RunFolder, name: str) -> object:
         return None
 
 
-def begun_recipe(out: Path) -> RecipeName | None:
-    """The recipe of the run in a folder; None if there is no run, or it can't be read, which `validate` says."""
+def begun_config(out: Path) -> TrainConfig | None:
+    """The configuration of the run in a folder; None if there is no run, or it can't be read, which `validate` says."""
     folder = RunFolder(out)
     if not folder.config.exists():
         return None
     try:
-        return read_config(folder).recipe.recipe or "dcgan"
+        return read_config(folder)
     except ValueError:
         return None
 

@@ -87,7 +87,8 @@ def test_a_configuration_counts_as_named(tmp_path: Path, asked: list[TrainConfig
     [
         ({}, {}),  # the faces' default before it was `fast`
         ({"recipe": "fast", **FAST, "flip": True}, FAST | {"flip": True}),
-        ({"recipe": "small-data", "augment": EVERYTHING}, {"augment": EVERYTHING}),
+        ({"recipe": "fast", "lr": 4e-4}, {"lr": 4e-4}),  # what it set once
+        ({"recipe": "small-data", "augment": EVERYTHING}, {"augment": EVERYTHING}),  # likewise
     ],
 )
 def test_a_begun_run_goes_on_with_its_recipe_if_none_is_named(
