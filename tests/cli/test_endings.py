@@ -52,19 +52,19 @@ def test_so_does_train_py() -> None:
     assert readerless(sys.executable, "train.py", "--help") == (141, "")
 
 
+def progress_and_tables(photos: Path, out: Path) -> list[tuple[object, ...]]:
+    """Commands that show progress or tables; the last one trains."""
+    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
+    tune = ("tune", *tiny, "--compile", "off", "--seconds", 1)
+    train = ("train", "--data", photos, "--out", out, *tiny, "--images", 200)
+    return [("roofline",), ("data", photos), ("pack", photos), tune, train]
+
+
 @pytest.mark.slow(35)
 def test_so_do_progress_and_tables(photos: Path, tmp_path: Path) -> None:
-    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
-    train = ("train", "--data", photos, "--out", tmp_path / "out", *tiny, "--images", 200)
-    for arguments in (
-        ("roofline",),
-        ("data", photos),
-        ("pack", photos),
-        ("tune", *tiny, "--compile", "off", "--seconds", 1),
-        train,
-    ):
+    for arguments in progress_and_tables(photos, tmp_path / "out"):
         assert readerless(*PROGRAM, *arguments) == (141, ""), arguments[0]
-    done = subprocess.run([*PROGRAM, *map(str, train)], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, f"the folder can be gone on with: {done.stderr}"
 
 
@@ -108,19 +108,11 @@ def test_output_that_finds_no_space(arguments: tuple[str, ...], buffered: bool, 
 
 @pytest.mark.slow(35)
 def test_tables_and_progress_that_find_no_space(photos: Path, tmp_path: Path, full_disk: Path) -> None:
-    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
-    train = ("train", "--data", photos, "--out", tmp_path / "out", *tiny, "--images", 200)
-    for arguments in (
-        ("roofline",),
-        ("data", photos),
-        ("pack", photos),
-        ("tune", *tiny, "--compile", "off", "--seconds", 1),
-        train,
-    ):
+    for arguments in progress_and_tables(photos, tmp_path / "out"):
         code, said = on_full_disk(full_disk, *PROGRAM, *arguments)
         assert (code, said.splitlines()[-1:]) == (2, FULL.splitlines()), said
         assert "Traceback" not in said
-    done = subprocess.run([*PROGRAM, *map(str, train)], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, f"the folder can be gone on with: {done.stderr}"
 
 
