@@ -33,6 +33,9 @@ INCEPTION_SHA256_PREFIX = "6726825d"
 
 INCEPTION_SIDE = 299
 
+_MOST_THREADS = 16
+"""Each takes tens of megabytes for its pictures."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
@@ -196,7 +199,7 @@ def _downloaded_inception() -> Path:
 
 
 def _threads(device: torch.device) -> int:
-    return torch.get_num_threads() if device.type == "cpu" else 1
+    return min(torch.get_num_threads(), _MOST_THREADS) if device.type == "cpu" else 1
 
 
 def _sha256(path: Path) -> str:
