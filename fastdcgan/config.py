@@ -148,8 +148,8 @@ class RecipeConfig:
 
     recipe: RecipeName | None = field(default=None, metadata=FREE)
     """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 1.2e-3
-    --beta2 0.99 --ema-ramp 0.3. small-data: --augment colour,translation,cutout. large-batch: --batch-size 16 times the
-    usual, and --lr in proportion to it. Default: dcgan; for the embedded faces fast, with --flip."""
+    --beta2 0.99 --ema-ramp 0.3. small-data: these, and --augment colour,translation,cutout. large-batch: --batch-size
+    16 times the usual, and --lr in proportion to it. Default: dcgan; for the embedded faces fast, with --flip."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
@@ -560,6 +560,8 @@ NAMED_DEFAULTS = {
 """By the name of the data; `DEFAULTS` for all others."""
 
 
+_FAST = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
+
 LARGEST_FACTOR = 16
 """By how much a batch can be larger than usual and its learning rate still in proportion: at 64 times as large, faces
 soon stopped getting better (docs/recipes.md)."""
@@ -589,9 +591,9 @@ def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
     """The options that a request's recipe sets, by their names."""
     match request.recipe.recipe:
         case "fast":
-            return {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
+            return dict(_FAST)
         case "small-data":
-            return {"augment": "colour,translation,cutout"}
+            return {"augment": "colour,translation,cutout", **_FAST}
         case "large-batch":
             usual = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).batch_size
             batch = request.data.batch_size or LARGEST_FACTOR * usual

@@ -15,6 +15,7 @@ from fastdcgan.training import trainer
 
 EVERYTHING = "colour,translation,cutout"
 FAST = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
+SMALL = FAST | {"augment": EVERYTHING}
 
 
 @pytest.fixture
@@ -33,10 +34,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         ("--data photos", {"data": "photos"}),
         ("--init-from runs/of-photos", {"init_from": "runs/of-photos"}),
         ("--recipe dcgan", {}),
-        ("--recipe small-data", {"augment": EVERYTHING}),
-        ("--recipe small-data --augment cutout", {"augment": "cutout"}),
-        ("--augment none --recipe small-data", {}),
-        ("--recipe small-data --lr 0.001", {"augment": EVERYTHING, "lr": 0.001}),
+        ("--recipe small-data", SMALL),
+        ("--recipe small-data --augment cutout", SMALL | {"augment": "cutout"}),
+        ("--augment none --recipe small-data", FAST),
+        ("--recipe small-data --lr 0.001", SMALL | {"lr": 0.001}),
         ("--recipe fast", FAST),
         ("--recipe fast --lr 2e-4 --beta2 0.999", {"ema_ramp": 0.3}),  # the paper's own values, named
         ("--recipe large-batch", {"batch_size": 256, "lr": 3.2e-3}),
@@ -66,12 +67,12 @@ def test_from_python_too(tmp_path: Path) -> None:
     small: dict[str, Any] = {"arch": "dcgan16", "width": 4, "batch_size": 8, "images": 16, "plan": "default"}
     small |= {"data": str(pictures), "quiet": True, "recipe": "small-data", "lr": 1e-3}
     for out, named, said in (
-        ("set", {}, f"recipe    small-data: --augment {EVERYTHING}"),
-        ("named", {"augment": "cutout"}, "recipe    small-data: but --augment cutout, as you named it"),
+        ("set", {}, f"recipe    small-data: --augment {EVERYTHING}, --beta2 0.99, --ema-ramp 0.3"),
+        ("named", {"augment": "cutout"}, "--ema-ramp 0.3, but --augment cutout, --lr 0.001, as you named it"),
     ):
         run = fastdcgan.train(out=tmp_path / out, **small, **named)
-        kept = {name: run.config[name] for name in ("recipe", "augment", "lr")}
-        assert kept == {"recipe": "small-data", "augment": EVERYTHING, "lr": 1e-3} | named
+        kept = {name: run.config[name] for name in ("recipe", *SMALL)}
+        assert kept == SMALL | {"recipe": "small-data", "lr": 1e-3} | named
         assert said in (run.path / "run.log").read_text()
 
 
