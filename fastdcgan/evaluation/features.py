@@ -139,7 +139,7 @@ def _features(
         torch.set_num_threads(1)  # of this thread, and of those that begin after it
         return extractor.features_of(pictures_BHWC).numpy()
 
-    found = prefetch_map(extract, pieces_BHWC, threads=extractor.threads, depth=2 * extractor.threads)
+    found = prefetch_map(extract, pieces_BHWC, threads=extractor.pool, depth=2 * extractor.threads)
     try:
         for features_BF in found:
             features_NF[done : done + len(features_BF)] = features_BF
