@@ -3,8 +3,8 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -129,7 +129,7 @@ def generated_features(
 def _features(
     batches_BHWC: Iterable[Tensor], count: int, extractor: Extractor, on_progress: OnProgress | None
 ) -> Features:
-    """Each thread has pictures of its own, so none waits for another within the extractor's 60 layers."""
+    """Several threads have pictures of their own, so that none waits for another within the extractor's 60 layers."""
     features_NF: Features = np.empty((count, extractor.features), np.float32)
     done = 0
     pieces_BHWC = chain.from_iterable(batch_BHWC.split(_EXTRACTED_AT_ONCE) for batch_BHWC in batches_BHWC)
@@ -139,15 +139,20 @@ def _features(
         torch.set_num_threads(1)  # of this thread, and of those that begin after it
         return extractor.features_of(pictures_BHWC).numpy()
 
-    found = prefetch_map(extract, pieces_BHWC, threads=extractor.pool, depth=2 * extractor.threads)
-    try:
+    def by_threads() -> Generator[Features]:
+        try:
+            yield from prefetch_map(extract, pieces_BHWC, threads=extractor.pool, depth=2 * extractor.threads)
+        finally:
+            torch.set_num_threads(threads)
+
+    def here() -> Iterator[Features]:
+        return (extractor.features_of(pictures_BHWC).numpy() for pictures_BHWC in pieces_BHWC)
+
+    with closing(by_threads()) if extractor.threads > 1 else nullcontext(here()) as found:
         for features_BF in found:
             features_NF[done : done + len(features_BF)] = features_BF
             done += len(features_BF)
             if on_progress is not None:
                 on_progress(done, count)
-    finally:
-        found.close()
-        torch.set_num_threads(threads)
     assert done == count, (done, count)
     return features_NF

@@ -1,5 +1,7 @@
 """Evaluations while a run trains: every `--evaluate-every` steps, on the main process, with few pictures."""
 
+from dataclasses import replace
+
 import torch
 
 from fastdcgan.config import FEWEST_EVALUATED, RunConfig
@@ -54,7 +56,10 @@ class Evaluator:
             WriteError: it can't be written.
         """
         run = self._run
-        extractor = self._extractor = self._extractor or open_extractor("efficientnet-lite0", self._device())
+        # One caller: several threads would each keep memory of their own from the allocator, for the rest of the run.
+        extractor = self._extractor = self._extractor or replace(
+            open_extractor("efficientnet-lite0", self._device()), threads=1
+        )
         count = min(run.config.run.evaluate_images, len(run.source))
         if count < FEWEST_EVALUATED:
             raise ValueError(f"{count} pictures are too few: at least {FEWEST_EVALUATED}")
