@@ -94,7 +94,9 @@ def test_limits_know_it(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["48", "96", "112", "192x96", "64x128"])
+@pytest.mark.parametrize(
+    "shape", ["48", "96", "64x128", *(pytest.param(shape, marks=pytest.mark.exhaustive) for shape in ("112", "192x96"))]
+)
 def test_every_verb_at_every_kind_of_size(
     shape: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,7 +128,11 @@ def test_two_hosts_learn_what_one_does(hosts: Hosts, on_one_host: Path, photos: 
     assert_same_weights(learned(out, STEPS), learned(on_one_host, STEPS))
 
 
-@pytest.mark.parametrize("launcher", [torchrun, torchrun_by_number, accelerate], ids=lambda launcher: launcher.__name__)
+@pytest.mark.parametrize(
+    "launcher",
+    [torchrun, accelerate, pytest.param(torchrun_by_number, marks=pytest.mark.exhaustive)],
+    ids=lambda launcher: launcher.__name__,
+)
 def test_a_cut_link_ends_the_run_which_then_goes_on(
     launcher: Launcher, hosts: Hosts, on_one_host: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_mount_that_lacks_much_serves_and_what_it_cannot_promise_is_said(
 
 
 @pytest.mark.slow(35)
-@pytest.mark.parametrize("cache", ["on", "off"])
+@pytest.mark.parametrize("cache", ["on", pytest.param("off", marks=pytest.mark.exhaustive)])
 def test_after_a_mount_was_away_the_same_command_goes_on_exactly(
     cache: str, shim: Path, photographs: Path, tmp_path: Path
 ) -> None:

@@ -114,12 +114,13 @@ def test_every_objective(objective: ObjectiveName, smoothing: float) -> None:
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan32"])  # compiling takes its time; both layouts are among them
+@pytest.mark.parametrize("name", ["dcgan28", pytest.param("dcgan32", marks=pytest.mark.exhaustive)])  # both layouts
 def test_inductor_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), INDUCTOR)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_compiler
 def test_inductor_in_fp32() -> None:
     check_in_fp32(narrow("dcgan28"), INDUCTOR)

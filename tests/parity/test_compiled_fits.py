@@ -5,7 +5,6 @@ magnifies roundings, and only the figures are compared.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,9 @@ STEPS, BATCH = 3, 4
 WIDTH, LATENT_DIM = 4, 6
 
 QUICKEST = {"64x128": "on", "112": "step"}
-"""Each compiles for about 20 s: the others wait for FASTDCGAN_FAULTS=long."""
-
-LONG = pytest.mark.skipif(os.environ.get("FASTDCGAN_FAULTS") != "long", reason="compiles for minutes")
 
 RUNS = [
-    pytest.param(shape, how, marks=() if QUICKEST.get(shape) == how else LONG)
+    pytest.param(shape, how, marks=() if QUICKEST.get(shape) == how else pytest.mark.exhaustive)
     for shape in ("96", "112", "64x128", "192x96")
     for how in ("on", "step")
 ]

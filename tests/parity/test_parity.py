@@ -41,6 +41,8 @@ TRACED = Plan(backend="aot_eager")  # the compiler's front end: graph breaks fai
 INDUCTOR = Plan(backend="inductor")
 REPLAYED = Plan(replay=True)
 
+BOTH_LAYOUTS = ["dcgan28", pytest.param("dcgan32", marks=pytest.mark.exhaustive)]
+
 LARGE_ONES_LATER = [pytest.param(name, marks=pytest.mark.slow) if "128" in name else name for name in ARCHITECTURES]
 
 needs_compiler = pytest.mark.skipif(not has_cpp_compiler(), reason="Inductor needs a C++ compiler")
@@ -241,21 +243,27 @@ def test_traces_without_graph_break(name: str) -> None:
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("dcgan28", "dcgan64") else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in ARCHITECTURES
+    ],
+)
 def test_inductor_in_fp32(name: str) -> None:
     check_in_fp32(narrow(name), INDUCTOR)
 
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan32"])  # compiling takes its time; both layouts are among them
+@pytest.mark.parametrize("name", BOTH_LAYOUTS)
 def test_inductor_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), INDUCTOR)
 
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("name", ["dcgan28", "dcgan32"])
+@pytest.mark.parametrize("name", BOTH_LAYOUTS)
 def test_inductor_replayed_in_fp64(name: str) -> None:
     check_in_fp64(narrow(name), Plan(backend=COMPILED, replay=True), steps=5)
 

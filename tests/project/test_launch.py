@@ -166,7 +166,7 @@ def test_processes_train_together(launcher: Callable[[], tuple[str, ...]], tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Slurm's script is for Linux")
-@pytest.mark.parametrize("told", ["the script", "the processes alone"])
+@pytest.mark.parametrize("told", ["the script", pytest.param("the processes alone", marks=pytest.mark.exhaustive)])
 def test_a_preempted_slurm_job_saves_and_is_queued_again(told: str, tmp_path: Path) -> None:
     """With stand-ins for srun and scontrol: one machine, two processes."""
     when = "2026-11-22T12:00:00" if told == "the processes alone" else "None"

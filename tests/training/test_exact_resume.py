@@ -219,12 +219,19 @@ def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path:
 
 SAVED = "checkpoints/step-00000004"
 
-KILLED = pytest.mark.slow(30)
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=KILLED)])
-@pytest.mark.parametrize("compiled", ["off", *(pytest.param(how, marks=KILLED) for how in ("on", "step"))])
+@pytest.mark.parametrize(
+    ("compiled", "ranks"),
+    [
+        ("off", 1),
+        pytest.param("off", 2, marks=pytest.mark.slow(30)),
+        pytest.param("on", 2, marks=pytest.mark.slow(30)),
+        pytest.param("step", 1, marks=pytest.mark.slow(30)),
+        pytest.param("on", 1, marks=[pytest.mark.slow(30), pytest.mark.exhaustive]),
+        pytest.param("step", 2, marks=[pytest.mark.slow(30), pytest.mark.exhaustive]),
+    ],
+)
 def test_killed_with_9_eager_compiled_and_on_two_ranks(
     compiled: str, ranks: int, photographs: Path, tmp_path: Path
 ) -> None:
@@ -233,7 +240,14 @@ def test_killed_with_9_eager_compiled_and_on_two_ranks(
 
 @pytest.mark.slow(15)
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
-@pytest.mark.parametrize("name", ["a zip", "a folder of npy", "LMDB", "parquet", "HDF5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a zip",
+        "HDF5",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("a folder of npy", "LMDB", "parquet")),
+    ],
+)
 def test_two_ranks_killed_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     killed_and_gone_on(SOURCES[name][0](photographs, tmp_path / "data"), 2, tmp_path)
