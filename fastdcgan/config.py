@@ -1,7 +1,7 @@
 """What a run can be asked for. The command line is generated from these dataclasses: their docstrings are its help.
 
 `None` means "choose for me"; `TrainConfig.resolved()` makes those choices, so that what is written to `config.json`
-has no open ends.
+has no open ends. What depends on how many pictures there are is chosen in `training/run.py`.
 """
 
 import re
@@ -118,8 +118,8 @@ class DataConfig:
     """Mirror each picture left to right with probability one half."""
 
     batch_size: int | None = None
-    """The global batch: pictures an iteration, over all processes. Default: 128; 16 for the embedded faces;
-    of fewer pictures the largest power of two."""
+    """The global batch: pictures an iteration, over all processes. Default: 128, but 16 to 64 for fewer than 19,200
+    pictures, so that they are enough steps; 16 for the embedded faces."""
 
     drop_duplicates: bool = field(default=False, metadata=AS_BEFORE)
     """Leave out pictures that are copies of others, byte for byte. `fastdcgan data` counts them."""
@@ -149,7 +149,8 @@ class RecipeConfig:
     recipe: RecipeName | None = field(default=None, metadata=FREE)
     """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 1.2e-3
     --beta2 0.99 --ema-ramp 0.3. small-data: these, and --augment colour,translation,cutout. large-batch: --batch-size
-    16 times the usual, and --lr in proportion to it. Default: dcgan; for the embedded faces fast, with --flip."""
+    16 times the usual, and --lr in proportion to it. Default: fast, with --flip for the embedded faces; of a run begun
+    by --init-from, that of the other one."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
@@ -160,7 +161,7 @@ class RecipeConfig:
     """One-sided: D's target for real pictures is 1 minus this. In [0, 0.5)."""
 
     lr: float = field(default=2e-4, metadata=CHANGEABLE)
-    """Adam's learning rate, for both networks."""
+    """Adam's learning rate, for both networks; the recipe fast sets 1.2e-3."""
 
     lr_g: float | None = field(default=None, metadata=AS_BEFORE | CHANGEABLE)
     """That of G alone. Default: that of both."""
@@ -172,7 +173,7 @@ class RecipeConfig:
     """Adam's decay of the gradient's mean."""
 
     beta2: float = field(default=0.999, metadata=CHANGEABLE)
-    """Adam's decay of the gradient's square."""
+    """Adam's decay of the gradient's square; the recipe fast sets 0.99."""
 
     d_steps: int = field(default=1, metadata=AS_BEFORE)
     """Updates of D for one of G, each with a batch of pictures and noise of its own. A step is one update of G; all of
@@ -205,7 +206,8 @@ class RecipeConfig:
     its ramp. 0: with G itself. What is learned is the same."""
 
     ema_ramp: float = field(default=0.05, metadata=FREE)
-    """The average's half-life is at most this part of the steps so far, in (0, 1]: it forgets how the run began."""
+    """The average's half-life is at most this part of the steps so far, in (0, 1]: it forgets how the run began.
+    The recipe fast sets 0.3."""
 
     batch_norm: Literal["sync", "local"] = "sync"
     """What BatchNorm normalises over where there are several processes. sync: the global batch, so that what is learned
@@ -281,8 +283,8 @@ class RunConfig:
     """Stop after this many training images (rounded up to a whole batch). Default: as many as --epochs says."""
 
     epochs: int | None = field(default=None, metadata=FREE)
-    """Stop after this many passes over the data. Default: 20, unless --images is given; the embedded faces have a
-    budget of a few minutes."""
+    """Stop after this many passes over the data. Default: 20, or more, up to 50,000 images, unless --images is given;
+    the embedded faces have a budget of a few minutes."""
 
     seed: int = 0
     """Initial weights, noise and the order of the data are functions of this."""
@@ -398,13 +400,13 @@ class TrainConfig:
         # Who names a resolution alone gets the network for it.
         name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
         arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
-        budgeted = self.run.images is not None or self.run.epochs is not None
+        images = self.run.images if self.run.epochs is not None else self.run.images or defaults.images
         return replace(
             self,
             model=replace(ModelConfig.of(arch), conditional=self.model.conditional),
             data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
             recipe=replace(self.recipe, recipe=self.recipe.recipe or "dcgan"),
-            run=self.run if budgeted else replace(self.run, images=defaults.images, epochs=defaults.epochs),
+            run=replace(self.run, images=images),
         )
 
     @property
@@ -539,18 +541,20 @@ class DataDefaults:
 
     arch: str
     batch_size: int
+    """Less for few pictures (`batch_for_few`)."""
+
     images: int | None
-    epochs: int | None
+    """None: by how many pictures there are (`Schedule.of`)."""
+
     channels: int | None = None
-    recipe: RecipeName = "dcgan"
     flip: bool = False
 
 
-DEFAULTS = DataDefaults(arch="dcgan64", batch_size=128, images=None, epochs=20)
+DEFAULTS = DataDefaults(arch="dcgan64", batch_size=128, images=None)
 
 # Faces within minutes on two old CPU cores: 32x32 is a sixth of the work, and small batches are more updates.
 # A mirrored face is a face.
-FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=40_000, epochs=None, recipe="fast", flip=True)
+FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=40_000, flip=True)
 
 NAMED_DEFAULTS = {
     "faces": FACES_DEFAULTS,
@@ -559,6 +563,8 @@ NAMED_DEFAULTS = {
 }
 """By the name of the data; `DEFAULTS` for all others."""
 
+
+DEFAULT_RECIPE: RecipeName = "fast"
 
 _FAST = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
 
@@ -572,16 +578,14 @@ def set_by_default(request: TrainConfig, begun: TrainConfig | None = None) -> di
 
     Args:
         request: all that is named.
-        begun: the configuration of the run that it goes on with, if there is one: if no recipe is named, its recipe
-            stays, and what that set, also if the recipe sets something else today.
+        begun: the configuration of the run that it goes on with or begins with, if there is one: if no recipe is
+            named, its recipe stays, and what that set, also if the recipe sets something else today.
     """
     if request.recipe.recipe is not None:
         return set_by_recipe(request)
-    ancestors_data = request.data.data is None and request.run.init_from is not None  # whatever they are
-    defaults = DEFAULTS if ancestors_data else NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS)
-    name = (begun.recipe.recipe or "dcgan") if begun else defaults.recipe
+    name = (begun.recipe.recipe or "dcgan") if begun else DEFAULT_RECIPE
     values = set_by_recipe(replace(request, recipe=replace(request.recipe, recipe=name)))
-    if defaults.flip and name == defaults.recipe:
+    if name == DEFAULT_RECIPE and NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).flip:
         values["flip"] = True
     own = flat(begun) if begun else values
     return {"recipe": name, **{option: own[option] for option in values}}

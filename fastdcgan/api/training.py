@@ -106,8 +106,7 @@ def _request(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     request = from_flat({**known, **given})
     usual = flat(TrainConfig())
     named = {name: value for name, value in known.items() if value != usual[name]} | given
-    begun = begun_config(request.run.out) if request.run.out is not None else None
-    return from_flat({**usual, **set_by_default(request, begun), **named})
+    return from_flat({**usual, **set_by_default(request, begun_config(request)), **named})
 
 
 class _Program(Caller):

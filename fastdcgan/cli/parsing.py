@@ -110,13 +110,12 @@ def read(parse: Parse) -> Verb:
 
 
 def _set_by_default(request: TrainConfig) -> dict[str, Any]:
-    """What a request's recipe sets; of a run that is gone on with, what its own did, if none is named."""
-    begun = None
-    if request.run.out is not None and request.run.out.exists():
-        from fastdcgan.runs.folder import begun_config  # loads torch
+    """What a request's recipe sets; of a run that is gone on with or begun with, what its own did, if none is named."""
+    if request.run.init_from is None and not (request.run.out and request.run.out.exists()):
+        return set_by_default(request)
+    from fastdcgan.runs.folder import begun_config  # loads torch
 
-        begun = begun_config(request.run.out)
-    return set_by_default(request, begun)
+    return set_by_default(request, begun_config(request))
 
 
 def _without_box(box: str) -> str:

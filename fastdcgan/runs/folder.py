@@ -337,15 +337,19 @@ def read_condition(folder: RunFolder, name: str) -> object:
         return None
 
 
-def begun_config(out: Path) -> TrainConfig | None:
-    """The configuration of the run in a folder; None if there is no run, or it can't be read, which `validate` says."""
-    folder = RunFolder(out)
-    if not folder.config.exists():
-        return None
-    try:
-        return read_config(folder)
-    except ValueError:
-        return None
+def begun_config(request: TrainConfig) -> TrainConfig | None:
+    """The configuration of the run that is gone on with, in --out, or begun with, by --init-from.
+
+    None if there is none, or it can't be read, which `validate` says.
+    """
+    ancestor = request.run.init_from and origin.split(request.run.init_from)[0]
+    for path in (request.run.out, ancestor):
+        if path and RunFolder(path).config.exists():
+            try:
+                return read_config(RunFolder(path))
+            except ValueError:
+                return None
+    return None
 
 
 def noise_of(folder: RunFolder) -> Stream:

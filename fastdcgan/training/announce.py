@@ -115,7 +115,7 @@ def announce_end(run: Run, display: Display) -> None:
         display.say(f"                    fastdcgan generate {folder.path} --checkpoint best")
     display.say(f"Make new pictures:  fastdcgan generate {folder.path} --count 64 --out grid.png")
     if config.data.data == "faces":
-        display.say("Train bigger:       fastdcgan train --arch dcgan64 --batch-size 128 --epochs 50")
+        display.say("Train bigger:       fastdcgan train --arch dcgan64 --images 100000")
         display.say("                    (--data FOLDER for your own images)")
 
 

@@ -44,7 +44,7 @@ from fastdcgan.runs.folder import (
 )
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.evaluation import check_can_choose
-from fastdcgan.training.run import Run, Schedule, batch_for_few
+from fastdcgan.training.run import FEW, Run, Schedule, batch_for_few
 from fastdcgan.training.starting.begin import begin_with_ancestor
 from fastdcgan.training.starting.go_back import WentBack, all_changes, asked_to_go_back, set_aside_after
 from fastdcgan.tuning.choice import Choice, choose_plan_for_run, plan_fields
@@ -156,21 +156,18 @@ def learned_labels(config: TrainConfig, source: ImageSource, accelerator: Accele
 def with_agreed_batch(
     config: TrainConfig, count: int, accelerator: Accelerator, display: Display, *, may_choose: bool
 ) -> TrainConfig:
-    """The request; if `may_choose`, with a smaller batch where `count` pictures don't fill its own, and says so."""
+    """The request; if `may_choose`, with a smaller batch where there are few pictures, and says so."""
     usual = cast(int, config.data.batch_size)
     batch = batch_for_few(config, count, accelerator.num_processes) if may_choose else usual
     batch = broadcast_object(accelerator, batch)
     if batch == usual:
         return config
     pictures = f"{count:,} picture{'s' * (count != 1)}"
-    for_each = f", for each of --d-steps {config.recipe.d_steps}" if config.recipe.d_steps > 1 else ""
-    may_help = (
-        "" if config.recipe.augmentation() else "; in long training --recipe small-data may help (docs/recipes.md)"
-    )
-    display.say(
-        f"batch     {batch} instead of {usual}: the largest power of two in {pictures}{for_each} (--batch-size); "
-        f"so few may be memorised: the report looks for copies of them{may_help}"
-    )
+    memorised = ""
+    if count < FEW:
+        may_help = "" if config.recipe.augmentation() else "; in long training --recipe small-data may help"
+        memorised = f"; so few may be memorised: the report looks for copies of them{may_help} (docs/recipes.md)"
+    display.say(f"batch     {batch} instead of {usual}, as {pictures} would be too few steps (--batch-size){memorised}")
     return replace(config, data=replace(config.data, batch_size=batch))
 
 

@@ -31,8 +31,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     [
         ("", FAST | {"flip": True}),  # the embedded faces
         ("--lr 1e-3 --no-flip", FAST | {"lr": 1e-3}),
-        ("--data photos", {"data": "photos"}),
-        ("--init-from runs/of-photos", {"init_from": "runs/of-photos"}),
+        ("--data photos", FAST | {"data": "photos"}),
+        ("--data photos --recipe dcgan", {"data": "photos"}),
         ("--recipe dcgan", {}),
         ("--recipe small-data", SMALL),
         ("--recipe small-data --augment cutout", SMALL | {"augment": "cutout"}),
@@ -83,6 +83,7 @@ def test_a_configuration_counts_as_named(tmp_path: Path, asked: list[TrainConfig
         assert (asked[-1].recipe.lr, asked[-1].recipe.beta2, asked[-1].data.flip) == (learning_rate, 0.99, True)
 
 
+@pytest.mark.parametrize("option", ["--out", "--init-from"])
 @pytest.mark.parametrize(
     ("begun", "found"),
     [
@@ -92,15 +93,16 @@ def test_a_configuration_counts_as_named(tmp_path: Path, asked: list[TrainConfig
         ({"recipe": "small-data", "augment": EVERYTHING}, {"augment": EVERYTHING}),  # likewise
     ],
 )
-def test_a_begun_run_goes_on_with_its_recipe_if_none_is_named(
-    begun: dict[str, Any], found: dict[str, Any], tmp_path: Path, asked: list[TrainConfig]
+def test_what_goes_on_with_a_run_or_begins_with_it_has_its_recipe_if_none_is_named(
+    begun: dict[str, Any], found: dict[str, Any], option: str, tmp_path: Path, asked: list[TrainConfig]
 ) -> None:
     config = with_values(TrainConfig(run=RunConfig(out=tmp_path)), begun).resolved()
     write_config(RunFolder(tmp_path), config, config.model.architecture(), {})
-    cli.main(["train", "--out", str(tmp_path)])
+    cli.main(["train", option, str(tmp_path)])
+    named = {option.removeprefix("--").replace("-", "_"): str(tmp_path)}
     with suppress(AssertionError):  # nothing was trained
-        fastdcgan.train(out=tmp_path)
-    usual = flat(TrainConfig()) | {"out": str(tmp_path), "recipe": begun.get("recipe", "dcgan")}
+        fastdcgan.train(**named)
+    usual = flat(TrainConfig()) | named | {"recipe": begun.get("recipe", "dcgan")}
     for request in asked:
         assert {name: value for name, value in flat(request).items() if value != usual[name]} == found
     assert len(asked) == 2

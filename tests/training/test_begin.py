@@ -66,7 +66,7 @@ def test_weights_and_moments_are_those_of_the_other_run(
     train("--init-from", origin, "--data", "second.npy", "--batch-size", 6, "--images", 6, "--lr", 1e-12, "--out", "b")
     said = capsys.readouterr().out
     assert f"begun     with the weights of a@{step} ({4 * step} images), and Adam's moments" in said
-    assert "--batch-size: 4, now 6" in said and "--lr: 0.0002, now 1e-12" in said
+    assert "--batch-size: 4, now 6" in said and "--lr: 0.0012, now 1e-12" in said
     assert "--data: first.npy, now second.npy" in said
     before, after = learned(Path("a"), step), learned(Path("b"), 1)
     for name, tensor in before.items():

@@ -98,18 +98,18 @@ def test_gone_back_to_alone_the_same_steps_come_again(inside: Path) -> None:
 
 
 def test_other_options_from_a_step_on(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changed = ("--lr", 1e-12, "--beta1", 0.4, "--beta2", 0.99, "--label-smoothing", 0.1, "--accumulate", 2)
+    changed = ("--lr", 1e-12, "--beta1", 0.4, "--beta2", 0.9, "--label-smoothing", 0.1, "--accumulate", 2)
     train("--images", 20, "--out", "a", "--from-step", 4, *changed)
-    assert "changed   --lr: 0.0002, now 1e-12" in capsys.readouterr().out
+    assert "changed   --lr: 0.0012, now 1e-12" in capsys.readouterr().out
     before, after = learned(Path("a"), 4), learned(Path("a"), 5)
     weights = [name for name in before if re.fullmatch(r"(generator|discriminator)\..*(weight|bias)", name)]
     assert weights and all((after[name] - before[name]).abs().max() < 1e-6 for name in weights)
     (change,) = conditions()["changes"]
-    assert change["from_step"] == 4 and "--lr: 0.0002, now 1e-12" in change["options"] and len(change["options"]) == 5
+    assert change["from_step"] == 4 and "--lr: 0.0012, now 1e-12" in change["options"] and len(change["options"]) == 5
     capsys.readouterr()
     train("--images", 24, "--out", "a", *changed)
     assert "resuming  after step 5" in capsys.readouterr().out, "from now on these are the run's options"
-    assert "--lr: 1e-12, now 0.0002" in refusal(capsys, "--images", 24, "--out", "a")
+    assert "--beta1: 0.4, now 0.5" in refusal(capsys, "--images", 24, "--out", "a")
     assert conditions()["changes"] == [change]
 
 
@@ -129,7 +129,7 @@ def test_latest_goes_on_with_other_options(inside: Path, capsys: pytest.CaptureF
     train(*command)
     assert "resuming  after step 6" in capsys.readouterr().out
     train(*command)
-    assert conditions()["changes"] == [{"from_step": 6, "options": ["--lr: 0.0002, now 0.0001"]}]
+    assert conditions()["changes"] == [{"from_step": 6, "options": ["--lr: 0.0012, now 0.0001"]}]
     assert not Path("a/set-aside").exists()
 
 

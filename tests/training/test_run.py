@@ -261,20 +261,21 @@ def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, tmp_path:
 @pytest.mark.parametrize(
     ("options", "count", "processes", "batch"),
     [
-        ({}, 1000, 1, 128),
-        ({}, 128, 1, 128),
-        ({}, 127, 1, 64),
-        ({}, 40, 1, 32),
+        ({}, 150 * 128, 1, 128),
+        ({}, 150 * 128 - 1, 1, 64),
+        ({}, 2500, 1, 16),
+        ({}, 128, 1, 16),
+        ({}, 15, 1, 8),
         ({}, 1, 1, 1),
-        ({}, 40, 4, 32),
-        ({"accumulate": 8}, 40, 4, 32),
-        ({"accumulate": 16}, 40, 4, 128),  # no part for each: refused
+        ({}, 2500, 4, 16),
+        ({"accumulate": 8}, 40, 4, 32),  # no smaller one has a part for each
+        ({"accumulate": 16}, 40, 4, 128),  # refused
         ({"exact_ranks": 64}, 40, 1, 128),
         ({"exact_ranks": 8, "accumulate": 4}, 40, 1, 32),
         ({"exact_ranks": 16, "accumulate": 4}, 40, 1, 128),
         ({"data": "faces"}, 40, 1, 16),
-        ({"d_steps": 3}, 400, 1, 128),
-        ({"d_steps": 3}, 300, 1, 64),
+        ({"d_steps": 3}, 3 * 150 * 32, 1, 32),
+        ({"d_steps": 3}, 400, 1, 16),
         ({"d_steps": 3}, 2, 1, 128),
     ],
 )
@@ -283,6 +284,22 @@ def test_few_pictures_are_taken_in_a_smaller_batch(
 ) -> None:
     config = from_flat({**flat(TrainConfig()), "data": "/photos", **options}).resolved()
     assert batch_for_few(config, count, processes) == batch
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "steps"),
+    [
+        ({"batch_size": 16}, 2500, 3125),  # 50,000 images are more than 20 epochs
+        ({"batch_size": 128}, 20_000, 20 * 156),
+        ({"batch_size": 16, "d_steps": 5}, 2500, 625),
+        ({"batch_size": 16, "epochs": 2}, 2500, 2 * 156),
+        ({"batch_size": 16, "images": 160}, 2500, 10),
+        ({"batch_size": 16, "data": "faces"}, 8000, 2500),
+    ],
+)
+def test_how_long_is_trained(options: dict[str, object], count: int, steps: int) -> None:
+    config = from_flat({**flat(TrainConfig()), "data": "/photos", **options}).resolved()
+    assert Schedule.of(config, count).total == steps
 
 
 def test_a_batch_that_pictures_do_not_fill_is_refused() -> None:
@@ -317,15 +334,15 @@ def test_a_run_over_few_pictures_goes_on_in_its_own_batch(
         return capsys.readouterr().out
 
     said = train("--images", 64)
-    assert said.count("batch     32 instead of 128: the largest power of two in 40 pictures") == 1
+    assert said.count("batch     16 instead of 128, as 40 pictures would be too few steps (--batch-size)") == 1
     assert "memorised" in said and "--recipe small-data may help" in said
-    assert json.loads((out / "config.json").read_text())["config"]["batch_size"] == 32
+    assert json.loads((out / "config.json").read_text())["config"]["batch_size"] == 16
 
     assert "instead of" not in train("--images", 128)
-    assert metrics(out)[-1]["step"] == 4
-    train("--images", 192, "--batch-size", 32)  # naming it does not change how it was begun
-    train("--images", 256)
     assert metrics(out)[-1]["step"] == 8
+    train("--images", 192, "--batch-size", 16)  # naming it does not change how it was begun
+    train("--images", 256)
+    assert metrics(out)[-1]["step"] == 16
     with pytest.raises(SystemExit):
-        train("--images", 256, "--batch-size", 16)
+        train("--images", 256, "--batch-size", 32)
     assert "--batch-size" in capsys.readouterr().err
