@@ -3,9 +3,8 @@
 import hashlib
 import pickle
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -62,11 +61,6 @@ class Extractor:
 
     threads: int = 1
     """How many may call it at once: on a CPU as many as there are for arithmetic, each of which computes alone."""
-
-    @cached_property
-    def pool(self) -> ThreadPoolExecutor:
-        """These threads. They stay: new ones would get memory of their own from the allocator, each time."""
-        return ThreadPoolExecutor(self.threads, thread_name_prefix="extractor")
 
 
 def open_extractor(name: ExtractorName, device: torch.device, inception_weights: Path | None = None) -> Extractor:

@@ -141,7 +141,7 @@ def _features(
 
     def by_threads() -> Generator[Features]:
         try:
-            yield from prefetch_map(extract, pieces_BHWC, threads=extractor.pool, depth=2 * extractor.threads)
+            yield from prefetch_map(extract, pieces_BHWC, threads=extractor.threads, depth=2 * extractor.threads)
         finally:
             torch.set_num_threads(threads)
 

@@ -1,4 +1,3 @@
-import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,26 +152,3 @@ def test_several_threads_keep_the_order_and_compute_alone() -> None:
             assert torch.get_num_threads() == new_thread.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_threads_stay_for_the_next_pictures_also_after_an_error() -> None:
-    """New threads each time took a run 1 MiB more an evaluation."""
-    seen: set[threading.Thread] = set()
-    broken = False
-
-    def features_of(pictures_BHWC: Tensor) -> Tensor:
-        seen.add(threading.current_thread())
-        if broken:
-            raise ValueError("no features")
-        return pictures_BHWC[:, 0, 0].float()
-
-    source = numbered_pictures(70)
-    extractor = replace(toy_extractor(ToyNetwork(features=3)), features_of=features_of, threads=2)
-    real_features(source, 70, extractor, flip=False)
-    broken = True
-    with pytest.raises(ValueError, match="no features"):
-        real_features(source, 60, extractor, flip=False)
-    broken = False
-    features_NF = real_features(source, 60, extractor, flip=False).features
-    assert len(np.unique(features_NF[:, 0])) == 60
-    assert len(seen) <= 2

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,7 +13,7 @@ def prefetch_map(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     *,
-    threads: int | Executor,
+    threads: int,
     depth: int,
     weight_of: Callable[[Item], int] = lambda item: 0,
     max_weight: int = 0,
@@ -26,12 +26,12 @@ def prefetch_map(
     Args:
         work: called in threads.
         items: consumed lazily, so it may be endless.
-        threads: how many, or a pool of them, which stays.
+        threads: how many.
         depth: how many items are in work or waiting to be yielded.
         weight_of: an item's weight, for example in bytes.
         max_weight: bound of the total weight of the items in work or waiting; a single one may be heavier.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastdcgan-data") if isinstance(threads, int) else threads
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastdcgan-data")
     pending: deque[tuple[Future[Result], int]] = deque()
     weight = 0
     try:
@@ -48,8 +48,4 @@ def prefetch_map(
         while pending:
             yield pending.popleft()[0].result()
     finally:
-        for future, _ in pending:
-            future.cancel()
-        wait([future for future, _ in pending])
-        if pool is not threads:
-            pool.shutdown()
+        pool.shutdown(cancel_futures=True)
