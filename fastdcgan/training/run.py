@@ -103,15 +103,16 @@ class Schedule:
 def batch_for_few(config: TrainConfig, count: int, processes: int) -> int:
     """The configured batch, or a smaller power of two, so that `count` pictures are many steps.
 
-    Not smaller than 16, unless the pictures don't fill it (one batch for each of D's updates), and never what
-    processes, --accumulate or --exact-ranks can't take in equal parts. Where none is left it stays as it is.
+    Not smaller than 16 for each part that BatchNorm sees, unless the pictures don't fill it (one batch for each of D's
+    updates), and never what processes, --accumulate or --exact-ranks can't take in equal parts. Where none is left it
+    stays as it is.
     """
     usual = cast(int, config.data.batch_size)
     for_one_update = count // config.recipe.d_steps
     parts = [divisor * config.recipe.accumulate for divisor in (processes, config.execution.exact_ranks or 1)]
     powers = (1 << power for power in range(usual.bit_length()))
     possible = [batch for batch in powers if batch <= for_one_update and not any(batch % part for part in parts)]
-    wanted = max(for_one_update // BATCHES_AN_EPOCH, SMALLEST_BATCH)
+    wanted = max(for_one_update // BATCHES_AN_EPOCH, SMALLEST_BATCH * config.recipe.accumulate)
     return max((batch for batch in possible if batch <= wanted), default=min(possible, default=usual))
 
 

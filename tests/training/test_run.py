@@ -268,6 +268,7 @@ def test_pillow_and_greyscale_and_epochs(arch: str, photographs: Path, tmp_path:
         ({}, 15, 1, 8),
         ({}, 1, 1, 1),
         ({}, 2500, 4, 16),
+        ({"accumulate": 4}, 2500, 1, 64),
         ({"accumulate": 8}, 40, 4, 32),  # no smaller one has a part for each
         ({"accumulate": 16}, 40, 4, 128),  # refused
         ({"exact_ranks": 64}, 40, 1, 128),
