@@ -1,7 +1,7 @@
 """What a run can be asked for. The command line is generated from these dataclasses: their docstrings are its help.
 
 `None` means "choose for me"; `TrainConfig.resolved()` makes those choices, so that what is written to `config.json`
-has no open ends. What depends on how many pictures there are is chosen in `training/run.py`.
+has no open ends. The budget, and a batch for few pictures, are chosen in `training/run.py`.
 """
 
 import re
@@ -284,7 +284,7 @@ class RunConfig:
 
     epochs: int | None = field(default=None, metadata=FREE)
     """Stop after this many passes over the data. Default: 20, or more, up to 50,000 images, unless --images is given;
-    the embedded faces have a budget of a few minutes."""
+    the embedded faces have a budget of a few minutes. A run that was begun without either keeps its budget."""
 
     seed: int = 0
     """Initial weights, noise and the order of the data are functions of this."""
@@ -400,13 +400,11 @@ class TrainConfig:
         # Who names a resolution alone gets the network for it.
         name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
         arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
-        images = self.run.images if self.run.epochs is not None else self.run.images or defaults.images
         return replace(
             self,
             model=replace(ModelConfig.of(arch), conditional=self.model.conditional),
             data=replace(self.data, data=data, batch_size=self.data.batch_size or defaults.batch_size),
             recipe=replace(self.recipe, recipe=self.recipe.recipe or "dcgan"),
-            run=replace(self.run, images=images),
         )
 
     @property

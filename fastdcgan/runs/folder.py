@@ -43,6 +43,10 @@ VALUE_RANGE = "value_range"
 BATCH_NAMED = "batch_size_named"
 """The condition that says whether the user gave --batch-size when the run was begun."""
 
+BUDGET_NAMED = "budget_named"
+"""The condition that says whether the user gave --images or --epochs, the last time that the run was asked for; else it
+keeps what it was begun with."""
+
 BEGUN_FROM = "begun_from"
 """The condition that says whose weights a run has begun with, as an `Ancestor`; None: new ones."""
 

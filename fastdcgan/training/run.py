@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from fastdcgan.config import TrainConfig
+from fastdcgan.config import DEFAULT_DATA, DEFAULTS, NAMED_DEFAULTS, TrainConfig
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.order import steps_per_epoch
 from fastdcgan.data.source import ImageSource
@@ -70,12 +70,12 @@ class Schedule:
                 f"{config.data.data}: use --batch-size {max(1, count // d_steps)} or less, or more images"
             )
         run = config.run
-        if run.images is not None:
-            total = math.ceil(run.images / taken)
-        elif run.epochs is not None:
+        if run.epochs is not None:
             total = run.epochs * per_epoch
         else:
-            total = max(EPOCHS * per_epoch, math.ceil(FEWEST_IMAGES / taken))
+            usual = NAMED_DEFAULTS.get(config.data.data or DEFAULT_DATA, DEFAULTS).images
+            images = run.images or usual or max(EPOCHS * per_epoch * taken, FEWEST_IMAGES)
+            total = math.ceil(images / taken)
         return cls(
             per_epoch=per_epoch,
             total=total,

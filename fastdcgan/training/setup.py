@@ -30,6 +30,7 @@ from fastdcgan.runs.classes import CLASS_COUNTS
 from fastdcgan.runs.folder import (
     BATCH_NAMED,
     BEGUN_FROM,
+    BUDGET_NAMED,
     CHANGES,
     NOISE,
     VALUE_RANGE,
@@ -38,6 +39,7 @@ from fastdcgan.runs.folder import (
     create,
     noise_of,
     read_condition,
+    read_config,
     run_id,
     value_range_of,
     write_config,
@@ -74,6 +76,9 @@ def setup(
     labels = learned_labels(config, source, accelerator)
     may_choose = not (batch_named or folder.config.exists())
     config = with_agreed_batch(config, len(source), accelerator, display, may_choose=may_choose)
+    budget_named = config.run.images is not None or config.run.epochs is not None
+    if not budget_named:
+        config = with_usual_budget(config, len(source), folder, accelerator)
     schedule = Schedule.of(config, len(source))
     check_can_choose(config.run, len(source))
     demand = memory_demand(config, arch, accelerator)
@@ -114,7 +119,7 @@ def setup(
         changes=all_changes(folder, back, start.step),
     )
     if accelerator.is_main_process:
-        write_down(run, batch_named=batch_named)
+        write_down(run, batch_named=batch_named, budget_named=budget_named)
     return run
 
 
@@ -169,6 +174,13 @@ def with_agreed_batch(
         memorised = f"; so few may be memorised: the report looks for copies of them{may_help} (docs/recipes.md)"
     display.say(f"batch     {batch} instead of {usual}, as {pictures} would be too few steps (--batch-size){memorised}")
     return replace(config, data=replace(config.data, batch_size=batch))
+
+
+def with_usual_budget(config: TrainConfig, count: int, folder: RunFolder, accelerator: Accelerator) -> TrainConfig:
+    """A request without a budget, with that which the run was begun with, or with the usual one for its pictures."""
+    begun = read_config(folder).run.images if read_condition(folder, BUDGET_NAMED) is False else None
+    images = begun or Schedule.of(config, count).total * config.images_a_step
+    return replace(config, run=replace(config.run, images=broadcast_object(accelerator, images)))
 
 
 def memory_demand(config: TrainConfig, arch: Architecture, accelerator: Accelerator) -> MemoryDemand:
@@ -279,7 +291,7 @@ def load_last_checkpoint(
     return identity, start
 
 
-def write_down(run: Run, *, batch_named: bool) -> None:
+def write_down(run: Run, *, batch_named: bool, budget_named: bool) -> None:
     """Make the run's folder, with the configuration, the conditions and the files left out. Raises WriteError."""
     accelerator, source, folder = run.accelerator, run.source, run.folder
     if folder.config.exists():
@@ -301,6 +313,7 @@ def write_down(run: Run, *, batch_named: bool) -> None:
         VALUE_RANGE: astuple(source.value_range) if source.value_range else None,
         "steps": run.schedule.total,
         BATCH_NAMED: batch_named,
+        BUDGET_NAMED: budget_named,
         CHANGES: run.changes,
         NOISE: run.noise.name,
         BEGUN_FROM: asdict(run.ancestor) if run.ancestor else read_condition(folder, BEGUN_FROM),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, Command
@@ -22,6 +23,7 @@ from fastdcgan.config import TrainConfig, flat, from_flat
 from fastdcgan.data.hidden import IN_HIDDEN_FOLDER
 from fastdcgan.data.source import Skipped
 from fastdcgan.runs.folder import RunFolder
+from fastdcgan.training import run
 from fastdcgan.training.announce import list_skipped
 from fastdcgan.training.run import Schedule, batch_for_few
 
@@ -318,6 +320,29 @@ def test_a_step_counts_the_pictures_of_all_updates_of_the_discriminator() -> Non
     assert (config.images_a_step, schedule.per_epoch, schedule.total) == (640, 10, 30)
     config = from_flat({**flat(TrainConfig()), "data": "/photos", "d_steps": 5, "images": 641}).resolved()
     assert Schedule.of(config, 10_000).total == 2
+
+
+def test_a_run_without_a_budget_keeps_that_which_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a later version's is another; one that was named does not stay."""
+    np.save(tmp_path / "pictures.npy", np.random.default_rng(0).integers(256, size=(32, 16, 16, 3), dtype=np.uint8))
+
+    def steps(out: str, *options: object) -> int:
+        small = ("--arch", "dcgan16", "--width", 4, "--plan", "default", "--threads", 1, "--track", "none")
+        data = ("--data", tmp_path / "pictures.npy", "--out", tmp_path / out)
+        cli.main(list(map(str, ("train", *data, *small, *options))))
+        return int(metrics(tmp_path / out)[-1]["step"])
+
+    monkeypatch.setattr(run, "EPOCHS", 1)
+    monkeypatch.setattr(run, "FEWEST_IMAGES", 64)
+    assert steps("usual") == 64 / 16
+    assert steps("named", "--images", 32) == 32 / 16
+    monkeypatch.setattr(run, "FEWEST_IMAGES", 96)
+    assert steps("usual") == 64 / 16
+    assert steps("named") == 96 / 16
+    assert steps("usual", "--images", 80) == 80 / 16
+    assert steps("usual") == 96 / 16
 
 
 @pytest.mark.slow
