@@ -76,7 +76,7 @@ def profile_request(request: TrainConfig) -> Path:
     folder = RunFolder(config.run.out or Path("runs") / f"{date.today().isoformat()}-{config.model.arch}-profile")
     if folder.config.exists():
         raise ValueError(f"{folder.path} already holds a run: fastdcgan profile {folder.path} profiles it")
-    return _profile(folder, config, start_step=0, copied=[])
+    return _profile(folder, config, start_step=0, copied=[], batch_named=request.data.batch_size is not None)
 
 
 def _with_changes(begun: TrainConfig, request: TrainConfig) -> TrainConfig:
@@ -85,7 +85,9 @@ def _with_changes(begun: TrainConfig, request: TrainConfig) -> TrainConfig:
     return from_flat({**flat(begun), **changed})
 
 
-def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: list[Path]) -> Path:
+def _profile(
+    folder: RunFolder, config: TrainConfig, start_step: int, copied: list[Path], *, batch_named: bool = True
+) -> Path:
     run = config.run
     check_writable(RunFolder(folder.profile))
     aside = RunFolder(folder.profile / ".run")
@@ -112,8 +114,10 @@ def _profile(folder: RunFolder, config: TrainConfig, start_step: int, copied: li
         _copied(folder, aside, copied, accelerator),
         Display(visible=accelerator.is_main_process) as display,
     ):
-        config, aside = validate(config, accelerator)
-        prepared = setup(config, aside, accelerator, display)
+        config, aside = validate(config, accelerator, batch_named=batch_named)
+        prepared = setup(config, aside, accelerator, display, batch_named=batch_named)
+        # The budget is of the usual batch: a smaller one, for few pictures, would be more steps.
+        prepared = replace(prepared, schedule=replace(prepared.schedule, total=last + 1))
         announce_plan(prepared, display)
         display.say(f"profile   steps {last - run.profile_active + 1:,} to {last:,} of {folder.path}")
         try:

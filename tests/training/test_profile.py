@@ -103,6 +103,12 @@ def test_without_a_run_options_say_what_is_profiled(pictures: Path, tmp_path: Pa
     assert {path.name for path in (tmp_path / "new" / "profile").iterdir()} == FILES
 
 
+def test_few_pictures_are_profiled_in_the_batch_that_they_would_be_trained_in(pictures: Path, tmp_path: Path) -> None:
+    at = TINY.index("--batch-size")
+    cli.main(["profile", "--data", str(pictures), "--out", str(tmp_path), *TINY[:at], *TINY[at + 2 :], *WINDOW])
+    assert ", batch 8, " in (tmp_path / "profile" / "summary.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
