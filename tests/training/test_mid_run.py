@@ -405,7 +405,7 @@ def test_an_output_that_is_full_from_the_start(
     assert "No space left" in refusal(capsys, pictures, tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small disk")
 def test_a_disk_that_fills_up(undisturbed: Path, pictures: Path, tmp_path: Path) -> None:
     """A real one, with so many kilobytes left."""
