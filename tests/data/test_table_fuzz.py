@@ -125,7 +125,14 @@ def test_damage_is_refused_in_one_line_or_counted(kind: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
-@pytest.mark.parametrize("kind", [kind for kind in MADE if kind != "parquet folder"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.exhaustive) if kind == "encoded HDF5" else kind
+        for kind in MADE
+        if kind != "parquet folder"
+    ],
+)
 @pytest.mark.timeout(0)
 def test_much_damage_is_refused_in_one_line_or_counted(kind: str, tmp_path: Path, figure: Figure) -> None:
     most = 1150 if os.environ.get("FASTDCGAN_FAULTS") == "long" else 1050

@@ -479,8 +479,8 @@ def test_only_rank_0_writes_the_report(run: RunFolder) -> None:
 @pytest.mark.slow
 def test_a_run_ends_with_its_report(fastdcgan: Command, photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    tiny = ("--arch", "dcgan16", "--width", 8, "--batch-size", 24, "--log-every", 4, "--images", 480)  # few steps at a high rate would make pictures so alike that WebP joins them
-    recipe = ("--recipe", "dcgan")
+    tiny = ("--arch", "dcgan16", "--width", 8, "--batch-size", 24, "--log-every", 4, "--images", 480)
+    recipe = ("--recipe", "dcgan")  # so few steps at a high rate make pictures so alike that WebP joins them
     result = fastdcgan("train", "--data", photographs, "--out", out, *tiny, *recipe)
     assert result.returncode == 0, result.stderr
     assert f"See what happened:  {out / 'report.html'}" in result.stdout
