@@ -4,10 +4,19 @@ Alpaydin and Kaynak 1998, the test part of UCI's "Optical Recognition of Handwri
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Resampling, fromarray
 
 from fastdcgan.data.array import ArraySource
 from fastdcgan.gan.architecture import Size
+
+
+def digits_labels() -> NDArray[np.int64]:
+    """Which digit each of them is."""
+    from sklearn.datasets import load_digits
+
+    labels_N: NDArray[np.int64] = load_digits().target.astype(np.int64)
+    return labels_N
 
 
 def digits(size: Size) -> ArraySource:

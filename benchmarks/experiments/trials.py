@@ -294,6 +294,17 @@ def run_command(
 ) -> None:
     """The command line of an experiment, whose trials go with the number of seeds. The others as in `run_trials`."""
 
+    def run(out: Path, seeds: int) -> None:
+        run_trials(trials_of(seeds), out, judged=judged, plan=plan)
+
+    run_seeds_command(run, show, default, seeds=seeds)
+
+
+def run_seeds_command(
+    run: Callable[[Path, int], None], show: Callable[[Path], None], default: Path, *, seeds: int = 3
+) -> None:
+    """The command line of an experiment that adds to a file what it lacks of so many seeds."""
+
     def main(out: Annotated[Path, tyro.conf.Positional] = default, seeds: int = seeds, show_only: bool = False) -> None:
         """Train what is missing, and print a table.
 
@@ -303,7 +314,7 @@ def run_command(
             show_only: only print.
         """
         if not show_only:
-            run_trials(trials_of(seeds), out, judged=judged, plan=plan)
+            run(out, seeds)
         show(out)
 
     tyro.cli(main)

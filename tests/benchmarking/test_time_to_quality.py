@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from toy_extractor import ToyNetwork, noise_pictures, toy_extractor
 
-from benchmarks.experiments import batch_size, fast_recipe, same_quality, small_data, trials
+from benchmarks.experiments import batch_size, conditional_norm, fast_recipe, same_quality, small_data, trials
 from benchmarks.experiments.digits import digits
 from benchmarks.experiments.trials import Trial, append_line, as_table, read_lines, read_trials, run_trials
 from fastdcgan.config import RecipeConfig
+from fastdcgan.gan import reference
 from fastdcgan.gan.architecture import Size
 
 TINY = Trial(name="tiny", arch="dcgan16", width=4, batch_size=8, measured_at=(16, 40))
@@ -97,6 +99,45 @@ def test_the_critical_batch_is_what_explains_the_images() -> None:
         share = (1 + 256 / critical) / (1 + 16 / critical)
         assert batch_size.critical_batch(256, share) == pytest.approx(critical)
     assert batch_size.critical_batch(256, 0.9) is None, "fewer images than the small batch: no C says so"
+
+
+def test_ways_to_tell_the_class_are_tried_once_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditional_norm, "MEASURED_AT", (16, 48))
+    monkeypatch.setattr(conditional_norm, "JUDGED", 60)
+    out = tmp_path / "some.jsonl"
+    conditional_norm.run(out, 1)
+    first = out.read_text()
+    conditional_norm.run(out, 1)
+    assert out.read_text() == first
+    lines = read_lines(out)
+    assert [line["way"] for line in lines] == list(conditional_norm.WAYS)
+    assert [[point["images"] for point in line["points"]] for line in lines] == [[16, 48]] * 3
+    conditional_norm.show(out)
+    assert "one-hot" in capsys.readouterr().out
+
+
+def test_a_generator_that_is_told_the_class_by_batch_norm() -> None:
+    """Beside the noise alone it is the reference's; with one scale and shift for all classes BatchNorm is PyTorch's."""
+    torch.manual_seed(0)
+    layers, _ = reference.layers_of_size(32, 32, width=4, latent_dim=6)
+    z_BL, labels_B = torch.randn(5, 6), torch.tensor([0, 3, 3, 9, 1])
+    theirs, ours = reference.Generator(layers, 10), conditional_norm.ConditionalGenerator(layers, "one-hot")
+    ours.plain.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours(z_BL, labels_B), theirs(z_BL, labels_B))
+
+    made = {}
+    for way in ("BatchNorm", "both"):
+        torch.manual_seed(0)
+        network = conditional_norm.ConditionalGenerator(layers, way)
+        network.initialise()
+        assert not torch.equal(network(z_BL, labels_B), network(z_BL, labels_B.flip(0)))
+        for norm in network.norms:
+            nn.init.ones_(norm.scale.weight)
+        made[way] = network(z_BL, labels_B), network(z_BL, labels_B.flip(0))
+    assert len(network.norms) == 3
+    assert torch.equal(*made["BatchNorm"]) and not torch.equal(*made["both"])
 
 
 def test_digits_are_whole_and_white_on_black() -> None:
