@@ -283,8 +283,9 @@ class RunConfig:
     """Stop after this many training images (rounded up to a whole batch). Default: as many as --epochs says."""
 
     epochs: int | None = field(default=None, metadata=FREE)
-    """Stop after this many passes over the data. Default: 20, or more, up to 50,000 images, unless --images is given;
-    the embedded faces have a budget of a few minutes. A run that was begun without either keeps its budget."""
+    """Stop after this many passes over the data. Default: 20, or as many as give 50,000 images if that is more, unless
+    --images is given; the embedded faces have a budget of a few minutes. A run that was begun without either keeps its
+    budget."""
 
     seed: int = 0
     """Initial weights, noise and the order of the data are functions of this."""
