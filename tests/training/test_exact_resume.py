@@ -219,17 +219,19 @@ def test_whatever_the_pictures_come_from(name: str, photographs: Path, tmp_path:
 
 SAVED = "checkpoints/step-00000004"
 
+KILLED = pytest.mark.slow(30)
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks and kills processes")
 @pytest.mark.parametrize(
     ("compiled", "ranks"),
     [
         ("off", 1),
-        pytest.param("off", 2, marks=pytest.mark.slow(30)),
-        pytest.param("on", 2, marks=pytest.mark.slow(30)),
-        pytest.param("step", 1, marks=pytest.mark.slow(30)),
-        pytest.param("on", 1, marks=[pytest.mark.slow(30), pytest.mark.exhaustive]),
-        pytest.param("step", 2, marks=[pytest.mark.slow(30), pytest.mark.exhaustive]),
+        pytest.param("off", 2, marks=KILLED),
+        pytest.param("on", 2, marks=KILLED),
+        pytest.param("step", 1, marks=KILLED),
+        pytest.param("on", 1, marks=[KILLED, pytest.mark.exhaustive]),
+        pytest.param("step", 2, marks=[KILLED, pytest.mark.exhaustive]),
     ],
 )
 def test_killed_with_9_eager_compiled_and_on_two_ranks(
