@@ -71,11 +71,6 @@ def accumulated_train_step(
         return StepMetrics(loss_d, torch.stack(losses_g).mean(), d_real, d_fake)
 
 
-def mean_probability(logits_B: Tensor) -> Tensor:
-    """The mean over a batch of D's probability for real: a scalar, fp32, detached."""
-    return logits_B.detach().float().sigmoid().mean()
-
-
 def _update_discriminator(
     state: TrainState, real_BCHW: Tensor, fake_BCHW: Tensor, labels_B: Tensor | None
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -99,7 +94,7 @@ def _update_discriminator(
         if state.each_part_crosses:
             sums = _moved_to(sums, parameters)
         logits.append((logits_real_b.detach(), logits_fake_b.detach()))
-        metrics.append((loss_d.detach(), mean_probability(logits_real_b), mean_probability(logits_fake_b)))
+        metrics.append((loss_d.detach(), *state.objective.probabilities(logits_real_b, logits_fake_b)))
     for parameter, gradient in zip(parameters, sums, strict=state.each_part_crosses):
         parameter.grad = gradient
     with profiler_range(ranges.OPTIMIZER_D):

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastdcgan import private_torch
-from fastdcgan.execution.accumulate import mean_probability
 from fastdcgan.gan.ranges import CAPTURED_STEP, profiler_range
 from fastdcgan.gan.step import (
     StepMetrics,
@@ -127,7 +126,7 @@ class CapturedStep:
                     )
                 gradients_d.append(torch.autograd.grad(loss_d, list(D.parameters())))
                 logits_of_parts.append([logits_b.detach() for logits_b in logits])
-                metrics.append([loss_d.detach().float(), *map(mean_probability, logits)])
+                metrics.append([loss_d.detach().float(), *state.objective.probabilities(*logits)])
             _adam_step(D, gradients_d, adam_d, state.optimizer_d, state.all_reduce_dtype)
             logits_real_B, logits_fake_B = (torch.cat(of_parts) for of_parts in zip(*logits_of_parts, strict=True))
             state.objective.after_update(logits_real_B, logits_fake_B)

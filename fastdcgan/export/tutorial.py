@@ -47,6 +47,9 @@ _PREFIX = re.compile(r"(?:(?:module|_orig_mod)\.)*(?:main\.(?:(?:module|_orig_mo
 
 _MAX_BYTES = 2**32
 
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+"""How files of torch.save begin, those before torch 1.6 as the second."""
+
 _Kind = Literal["generator", "discriminator"]
 
 
@@ -131,6 +134,10 @@ def read_state_dict(path: Path) -> Tensors:
         with open_regular(path) as file:
             size = file.seek(0, 2)
             file.seek(0)
+            start = file.read(len(_ZIP))
+            file.seek(0)
+            if not start.startswith((_ZIP, _PICKLE)):
+                raise ValueError("it is not of torch.save: name a network's weights, as netG.pth")
             if size > _MAX_BYTES:
                 raise ValueError(f"{size:,} bytes, larger than the limit of {_MAX_BYTES:,}")
             with warnings.catch_warnings():

@@ -46,6 +46,16 @@ class Objective:
         assert logits_real_B is not None, "fake pictures are judged beside real ones"
         return self.generator_term(fake_B - _at_least_fp32(logits_real_B))
 
+    def probabilities(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> tuple[Tensor, Tensor]:
+        """D's mean probability for a real and for a fake picture to be real: scalars, fp32, detached.
+
+        Of a relativistic objective, to be the real one of a pair of a real and a fake one; they add up to 1.
+        """
+        real_B, fake_B = logits_real_B.detach().float(), logits_fake_B.detach().float()
+        if self.relativistic:
+            real_B, fake_B = real_B - fake_B, fake_B - real_B
+        return real_B.sigmoid().mean(), fake_B.sigmoid().mean()
+
     def after_update(self, logits_real_B: Tensor, logits_fake_B: Tensor) -> None:
         """To be called after each update of D, with the logits [B] of its batch before it. Here it does nothing."""
 

@@ -256,6 +256,17 @@ def loss_g(objective: str, logits_fake_B: Tensor, logits_real_B: Tensor | None =
     raise ValueError(f"unknown objective {objective!r}")
 
 
+def probabilities(objective: str, logits_real_B: Tensor, logits_fake_B: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure D is that a real picture is real, and that a fake one is: D(x) and D(G(z)), in the mean.
+
+    By rpgan only the difference of two logits means something: how sure D is which of the two is the real one.
+    """
+    if objective == "rpgan":
+        right = torch.sigmoid(logits_real_B - logits_fake_B).mean()
+        return right, 1.0 - right
+    return torch.sigmoid(logits_real_B).mean(), torch.sigmoid(logits_fake_B).mean()
+
+
 def lecam_term(logits_real_B: Tensor, logits_fake_B: Tensor, anchors_2: Tensor) -> Tensor:
     """LeCam (Tseng et al. 2021): D's logits are held near what they were on the other kind of pictures.
 
@@ -394,11 +405,12 @@ def train_step(
     if has_spectral_norm:
         D.train()
 
+    d_real, d_fake = probabilities(objective, logits_real_B, logits_fake_B)
     return {
         "loss_d": error_d.detach(),
         "loss_g": error_g.detach(),
-        "d_real": torch.sigmoid(logits_real_B).mean().detach(),
-        "d_fake": torch.sigmoid(logits_fake_B).mean().detach(),
+        "d_real": d_real.detach(),
+        "d_fake": d_fake.detach(),
     }
 
 

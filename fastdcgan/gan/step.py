@@ -224,10 +224,7 @@ def train_step(
 
     with profiler_range(ranges.METRICS):
         return StepMetrics(
-            loss_d.detach(),
-            loss_g.detach(),
-            logits_real_B.detach().float().sigmoid().mean(),
-            logits_fake_B.detach().float().sigmoid().mean(),
+            loss_d.detach(), loss_g.detach(), *state.objective.probabilities(logits_real_B, logits_fake_B)
         )
 
 

@@ -141,6 +141,15 @@ def refusal(tmp_path: Path, *files: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.parametrize("start", [b"\x89PNG\r\n", b"{}", b""])
+def test_another_kind_of_file_is_not_said_to_be_a_network(tmp_path: Path, start: bytes) -> None:
+    file = tmp_path / "photo.png"
+    file.write_bytes(start)
+    assert refusal(tmp_path, file) == (
+        f"{file} can't be read: it is not of torch.save: name a network's weights, as netG.pth"
+    )
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     g, d, file_g, file_d = saved(tmp_path, LAYERS["dcgan64"])
     assert "is of a discriminator, which makes no pictures" in refusal(tmp_path, file_d)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastdcgan.config import ObjectiveName
-from fastdcgan.gan.objectives import OBJECTIVES, Objective, objective
+from fastdcgan.gan.objectives import OBJECTIVES, RELATIVISTIC, Objective, objective
 
 Logits = NDArray[np.float64]
 NAMES: tuple[ObjectiveName, ...] = get_args(ObjectiveName)
@@ -107,6 +107,18 @@ def test_where_d_wins_only_the_minimax_gradient_vanishes() -> None:
         gradients_at[name] = fake.grad.item()
     assert gradients_at["bce"] == pytest.approx(-1, abs=1e-6)
     assert -1e-6 < gradients_at["minimax"] < 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probabilities_are_of_a_picture_or_of_a_pair_where_logits_alone_mean_nothing(name: ObjectiveName) -> None:
+    real, fake = logits(1), logits(2)
+    pairs = {"rpgan": (real - fake, fake - real)}
+    for found, wanted in zip(objective(name).probabilities(real, fake), pairs.get(name, (real, fake)), strict=True):
+        assert found.dtype == torch.float32
+        assert found.item() == pytest.approx(D(wanted.numpy()).mean(), rel=1e-6)
+    if name in RELATIVISTIC:  # which has no zero: the same is added to all logits
+        shifted = objective(name).probabilities(real + 5, fake + 5)
+        torch.testing.assert_close(shifted, objective(name).probabilities(real, fake))
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])

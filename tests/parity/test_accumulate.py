@@ -67,7 +67,7 @@ def reference_by_micro_batch(parts: int, objective: ObjectiveName) -> Result:
             logits = D(real_bCHW), D(fake_bCHW.detach())
             loss = reference.loss_d(objective, *logits)
             of_parts.append(torch.autograd.grad(loss, list(D.parameters())))
-            losses_d.append(torch.stack([loss, *(logits_b.sigmoid().mean() for logits_b in logits)]).detach())
+            losses_d.append(torch.stack([loss, *reference.probabilities(objective, *logits)]).detach())
         learn(D, of_parts, adam_d)
         of_parts, losses_g = [], []
         for real_bCHW, fake_bCHW in zip(reals, fakes, strict=True):
