@@ -11,14 +11,19 @@ from fastdcgan.telemetry.report.run_warnings import COLLAPSED_SHARE, MIN_LOSS_D,
 LOSS_STEPS = 200
 """Over which D's loss has to be small in the mean: it often is for a few steps."""
 
-RECOVERED_LOSS_D, RECOVERED_SHARE = 2 * MIN_LOSS_D, 0.75
-"""A sign is told again only after its figure was above this: it may hover about its limit."""
+RECOVERED, RECOVERED_SHARE = 2, 0.75
+"""A sign is told again only after D's loss was above so many limits, diversity above this: they may hover about it."""
 
 
 class Watch:
-    """Follows the figures and samples of a run; each sign is told once, when it begins."""
+    """Follows the figures and samples of a run; each sign is told once, when it begins.
 
-    def __init__(self) -> None:
+    Args:
+        least_loss_d: below it D wins.
+    """
+
+    def __init__(self, least_loss_d: float = MIN_LOSS_D) -> None:
+        self._least_loss_d = least_loss_d
         self._records: deque[Record] = deque()
         self._first_step: int | None = None
         self._d_has_won = self._collapsed = False
@@ -35,8 +40,8 @@ class Watch:
             return None
         loss_d = fmean(one.loss_d for one in self._records)
         if self._d_has_won:
-            self._d_has_won = loss_d < RECOVERED_LOSS_D
-        elif loss_d < MIN_LOSS_D:
+            self._d_has_won = loss_d < RECOVERED * self._least_loss_d
+        elif loss_d < self._least_loss_d:
             self._d_has_won = True
             return f"D wins: its loss is {loss_d:.3f} in the mean of the last {LOSS_STEPS} steps; {TRIED}"
         return None

@@ -40,6 +40,7 @@ from fastdcgan.telemetry.profiler.step_profiler import ProfileFolder, StepProfil
 from fastdcgan.telemetry.profiler.summary import ProfiledRun
 from fastdcgan.telemetry.report.loss_plot import plot_losses
 from fastdcgan.telemetry.report.nearest import write_nearest
+from fastdcgan.telemetry.report.run_warnings import min_loss_d
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.telemetry.trackers import TrackedRun, Trackers
 from fastdcgan.telemetry.watch import Watch
@@ -79,7 +80,7 @@ class Recorder:
         self._seconds = run.start.seconds
         self._last_tick_step, self._data_wait_seconds, self._interval_start = run.start.step, 0.0, time.perf_counter()
         self._next_plot = time.perf_counter() + PLOT_SECONDS
-        self._watch = Watch()
+        self._watch = Watch(min_loss_d(run.config.recipe.objective))
         self._best = known_best(run.folder, run.start.step)
         self._evaluator: Evaluator | None = None
         self._waiting = patient_group(run.accelerator) if run.schedule.evaluate_every else None

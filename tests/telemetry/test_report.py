@@ -140,6 +140,16 @@ def test_warnings_from_the_figures(run: RunFolder, change: dict[str, float], tit
     assert title in Page(run).text
 
 
+@pytest.mark.parametrize(("objective", "warned"), [("bce", True), ("rpgan", False)])
+def test_what_ds_loss_is_held_to_goes_with_the_objective(run: RunFolder, objective: str, warned: bool) -> None:
+    text = run.config.read_text()
+    assert text.count('"objective": "bce"') == 1
+    run.config.write_text(text.replace('"objective": "bce"', f'"objective": "{objective}"'))
+    write_metrics(run, [record(step, loss_d=0.03) for step in range(10, 101, 10)])
+    write_report(run)
+    assert ("The discriminator has won" in Page(run).text) == warned
+
+
 def test_a_discriminator_that_recovered_gives_no_warning(run: RunFolder) -> None:
     write_metrics(run, [record(step, loss_d=0.01 if step < 60 else 0.8) for step in range(10, 101, 10)])
     write_report(run)

@@ -8,12 +8,13 @@ from torch import Tensor
 
 import fastdcgan
 from fastdcgan.telemetry.metrics import Record
+from fastdcgan.telemetry.report.run_warnings import min_loss_d
 from fastdcgan.telemetry.watch import Watch, spread
 
 
-def told(losses: list[float], every: int = 20) -> list[int]:
+def told(losses: list[float], every: int = 20, objective: str = "bce") -> list[int]:
     """The steps at which D is said to win."""
-    watch = Watch()
+    watch = Watch(min_loss_d(objective))
     lines = {
         (number + 1) * every: watch.record(Record(**record((number + 1) * every, loss_d=loss)))  # type: ignore[arg-type]
         for number, loss in enumerate(losses)
@@ -34,6 +35,12 @@ def test_a_healthy_run_is_left_in_peace() -> None:
 def test_d_wins_once_its_loss_was_small_for_long() -> None:
     assert told([0.01] * 100) == [220], "not in the first 200 steps, and once"
     assert told([1.0] * 20 + [0.01] * 80) == [600], "when none of the last 200 steps was otherwise"
+
+
+def test_a_loss_of_pairs_is_half_as_large_where_d_guesses_and_where_it_wins() -> None:
+    assert told([0.03] * 100, objective="bce") == [220]
+    assert told([0.03] * 100, objective="rpgan") == []
+    assert told([0.02] * 100, objective="rpgan") == [220]
 
 
 def test_a_few_small_losses_are_none_of_its_business() -> None:

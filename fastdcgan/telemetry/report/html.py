@@ -50,7 +50,13 @@ from fastdcgan.telemetry.report.run_facts import (
     read_quality,
     read_records,
 )
-from fastdcgan.telemetry.report.run_warnings import RunWarning, copy_warnings, diversity_warnings, training_warnings
+from fastdcgan.telemetry.report.run_warnings import (
+    RunWarning,
+    copy_warnings,
+    diversity_warnings,
+    min_loss_d,
+    training_warnings,
+)
 
 MAX_FRAME_BYTES = 4 * 2**20
 """Of the sample grids in the page, before base64 makes them a third longer."""
@@ -235,7 +241,9 @@ def _warnings(
         warnings.append((RunWarning(title="Training failed", text=facts.failed), []))
     saved = [step for path in list_checkpoints(folder.checkpoints) if (step := step_in_name(path)) is not None]
     alike = diversity_warnings(grids, real_diversity, out=shlex.quote(str(folder.path)), saved=saved)
-    warnings += [(found, []) for found in (*training_warnings(records), *alike)]
+    warnings += [
+        (found, []) for found in (*training_warnings(records, min_loss_d(facts.config.get("objective"))), *alike)
+    ]
     warnings += [(found, []) for found in copy_warnings(nearest)]
     skipped = facts.conditions.get("skipped")
     if isinstance(skipped, int) and skipped > 0:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from fastdcgan.gan.objectives import RELATIVISTIC
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.grids import Grid
 from fastdcgan.telemetry.report.nearest import Nearest
 
 MIN_LOSS_D = 0.05
 """D's loss below which G learns next to nothing from it. A D that only guesses has 1.39 by `bce`."""
+
+MIN_LOSS_D_OF_PAIRS = MIN_LOSS_D / 2
+"""The same by a loss of pairs: a D that only guesses has 0.69 by `rpgan`."""
 
 COLLAPSED_SHARE = 0.5
 """Of the highest diversity so far: below, the samples have collapsed."""
@@ -42,18 +46,23 @@ class RunWarning:
     """False for a mere note."""
 
 
+def min_loss_d(objective: object) -> float:
+    """The limit for an objective, by its name in config.json."""
+    return MIN_LOSS_D_OF_PAIRS if objective in RELATIVISTIC else MIN_LOSS_D
+
+
 def last_tenth(records: Sequence[Record]) -> Sequence[Record]:
     """The last tenth of the records, which shows how a run ended; one at least."""
     return records[-max(1, len(records) // 10) :]
 
 
-def training_warnings(records: Sequence[Record]) -> list[RunWarning]:
-    """Warnings from the figures; none without records."""
+def training_warnings(records: Sequence[Record], least_loss_d: float = MIN_LOSS_D) -> list[RunWarning]:
+    """Warnings from the figures, D's loss against this limit; none without records."""
     if not records:
         return []
     warnings = []
     loss_d = fmean(record.loss_d for record in last_tenth(records))
-    if loss_d < MIN_LOSS_D:
+    if loss_d < least_loss_d:
         warnings.append(
             RunWarning(
                 title="The discriminator has won",
