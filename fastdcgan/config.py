@@ -5,6 +5,7 @@ has no open ends. The budget, and a batch for few pictures, are chosen in `train
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -147,15 +148,15 @@ class RecipeConfig:
     """How the two networks learn from each other."""
 
     recipe: RecipeName | None = field(default=None, metadata=FREE)
-    """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --lr 1.2e-3
-    --beta2 0.99 --ema-ramp 0.3. small-data: these, and --augment colour,translation,cutout. large-batch: --batch-size
-    16 times the usual, and --lr in proportion to it. Default: fast, with --flip for the embedded faces; of a run begun
-    by --init-from, that of the other one."""
+    """Sets options that aren't named beside it. dcgan: none, they are the paper's. fast: --objective
+    rpgan --lr 1.2e-3 --beta2 0.99 --ema-ramp 0.3. small-data: the last three, and --augment colour,translation,cutout.
+    large-batch: --batch-size 16 times the usual, and --lr in proportion to it. Default: fast, with --flip
+    --beta1 0.3 for the embedded faces; of a run begun by --init-from, that of the other one."""
 
     objective: ObjectiveName = "bce"
     """bce: the non-saturating loss, G maximises log D(G(z)). minimax: G minimises log(1 - D(G(z))). hinge. lsgan:
-    least squares. rpgan: each fake picture is judged beside a real one; to be held by --r1 and --r2 (R3GAN, Huang et
-    al. 2024)."""
+    least squares. rpgan: each fake picture is judged beside a real one; the recipe fast sets it. With --r1 and --r2
+    it is R3GAN's (Huang et al. 2024)."""
 
     label_smoothing: float = field(default=0.0, metadata=CHANGEABLE)
     """One-sided: D's target for real pictures is 1 minus this. In [0, 0.5)."""
@@ -546,14 +547,15 @@ class DataDefaults:
     """None: by how many pictures there are (`Schedule.of`)."""
 
     channels: int | None = None
-    flip: bool = False
+    with_recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Options beside the recipe's, if none is named."""
 
 
 DEFAULTS = DataDefaults(arch="dcgan64", batch_size=128, images=None)
 
 # Faces within minutes on two old CPU cores: 32x32 is a sixth of the work, and small batches are more updates.
-# A mirrored face is a face.
-FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=40_000, flip=True)
+# A mirrored face is a face. With this beta1 batches of 16 are better, and batches of 128 worse (docs/recipes.md).
+FACES_DEFAULTS = DataDefaults(arch="dcgan32", batch_size=16, images=36_000, with_recipe={"flip": True, "beta1": 0.3})
 
 NAMED_DEFAULTS = {
     "faces": FACES_DEFAULTS,
@@ -565,7 +567,7 @@ NAMED_DEFAULTS = {
 
 DEFAULT_RECIPE: RecipeName = "fast"
 
-_FAST = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
+_FASTER = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
 
 LARGEST_FACTOR = 16
 """By how much a batch can be larger than usual and its learning rate still in proportion: at 64 times as large, faces
@@ -584,8 +586,8 @@ def set_by_default(request: TrainConfig, begun: TrainConfig | None = None) -> di
         return set_by_recipe(request)
     name = (begun.recipe.recipe or "dcgan") if begun else DEFAULT_RECIPE
     values = set_by_recipe(replace(request, recipe=replace(request.recipe, recipe=name)))
-    if name == DEFAULT_RECIPE and NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).flip:
-        values["flip"] = True
+    if name == DEFAULT_RECIPE:
+        values |= NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).with_recipe
     own = flat(begun) if begun else values
     return {"recipe": name, **{option: own[option] for option in values}}
 
@@ -594,9 +596,11 @@ def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
     """The options that a request's recipe sets, by their names."""
     match request.recipe.recipe:
         case "fast":
-            return dict(_FAST)
+            # A loss of pairs has no labels to smooth.
+            pairs = {} if request.recipe.label_smoothing else {"objective": "rpgan"}
+            return {**pairs, **_FASTER}
         case "small-data":
-            return {"augment": "colour,translation,cutout", **_FAST}
+            return {"augment": "colour,translation,cutout", **_FASTER}
         case "large-batch":
             usual = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).batch_size
             batch = request.data.batch_size or LARGEST_FACTOR * usual

@@ -14,8 +14,10 @@ from fastdcgan.runs.folder import RunFolder, write_config
 from fastdcgan.training import trainer
 
 EVERYTHING = "colour,translation,cutout"
-FAST = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
-SMALL = FAST | {"augment": EVERYTHING}
+FASTER = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
+FAST = FASTER | {"objective": "rpgan"}
+FACES = {"flip": True, "beta1": 0.3}
+SMALL = FASTER | {"augment": EVERYTHING}
 
 
 @pytest.fixture
@@ -29,17 +31,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
 @pytest.mark.parametrize(
     ("words", "changed"),
     [
-        ("", FAST | {"flip": True}),  # the embedded faces
-        ("--lr 1e-3 --no-flip", FAST | {"lr": 1e-3}),
+        ("", FAST | FACES),
+        ("--lr 1e-3 --no-flip", FAST | {"lr": 1e-3, "beta1": 0.3}),
+        ("--beta1 0.5", FAST | {"flip": True}),
         ("--data photos", FAST | {"data": "photos"}),
         ("--data photos --recipe dcgan", {"data": "photos"}),
         ("--recipe dcgan", {}),
         ("--recipe small-data", SMALL),
         ("--recipe small-data --augment cutout", SMALL | {"augment": "cutout"}),
-        ("--augment none --recipe small-data", FAST),
+        ("--augment none --recipe small-data", FASTER),
         ("--recipe small-data --lr 0.001", SMALL | {"lr": 0.001}),
         ("--recipe fast", FAST),
-        ("--recipe fast --lr 2e-4 --beta2 0.999", {"ema_ramp": 0.3}),  # the paper's own values, named
+        ("--recipe fast --lr 2e-4 --beta2 0.999", {"objective": "rpgan", "ema_ramp": 0.3}),  # the paper's
+        ("--recipe fast --objective bce", FASTER),
+        ("--data photos --label-smoothing 0.1", FASTER | {"data": "photos", "label_smoothing": 0.1}),
         ("--recipe large-batch", {"batch_size": 256, "lr": 3.2e-3}),
         ("--recipe large-batch --batch-size 64", {"batch_size": 64, "lr": 8e-4}),
         ("--recipe large-batch --lr 1e-3", {"batch_size": 256, "lr": 1e-3}),
@@ -88,7 +93,8 @@ def test_a_configuration_counts_as_named(tmp_path: Path, asked: list[TrainConfig
     ("begun", "found"),
     [
         ({}, {}),  # the faces' default before it was `fast`
-        ({"recipe": "fast", **FAST, "flip": True}, FAST | {"flip": True}),
+        ({"recipe": "fast", **FAST, **FACES}, FAST | FACES),
+        ({"recipe": "fast", **FASTER, "flip": True}, FASTER | {"flip": True}),  # before it was of pairs
         ({"recipe": "fast", "lr": 4e-4}, {"lr": 4e-4}),  # what it set once
         ({"recipe": "small-data", "augment": EVERYTHING}, {"augment": EVERYTHING}),  # likewise
     ],
