@@ -42,8 +42,6 @@ WAYS = {
     "the same, ramp 0.3": Way(RecipeConfig(lr=1.2e-3, beta2=0.99, ema_ramp=0.3)),
     "the same, ramp 0.3, flip": Way(RecipeConfig(lr=1.2e-3, beta2=0.99, ema_ramp=0.3), flip=True, also_at=(40_000,)),
     "the same, rpgan": Way(PAIRS),
-    "rpgan, beta1 0.3": Way(replace(PAIRS, beta1=0.3)),
-    "rpgan, flip": Way(PAIRS, flip=True, also_at=(36_000, 40_000)),
     "rpgan, beta1 0.3, flip": Way(replace(PAIRS, beta1=0.3), flip=True, also_at=(36_000, 40_000)),
 }
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdcgan.config import ObjectiveName
 from fastdcgan.gan.architecture import Architecture, ConvSpec, Size
 from fastdcgan.gan.models import Discriminator, Generator, parameter_count
 from fastdcgan.gan.objectives import objective
@@ -38,21 +39,24 @@ class WorkPerImage:
 
 
 @cache
-def work_per_image(arch: Architecture, batch: int, bytes_per_number: int = 4) -> WorkPerImage:
+def work_per_image(
+    arch: Architecture, batch: int, bytes_per_number: int = 4, objective_name: ObjectiveName = "bce"
+) -> WorkPerImage:
     """The work of an iteration per picture.
 
     Args:
         arch: the networks.
         batch: pictures in an iteration, among which the optimizer's traffic is divided.
         bytes_per_number: 4 for fp32, 2 for bf16 or fp16; parameters and Adam's moments are fp32 in any case.
+        objective_name: of the losses.
     """
     generator_flops, discriminator_flops = pass_flops(arch)
     parameters = parameter_count(_on_meta(arch)[0]) + parameter_count(_on_meta(arch)[1])
     # Adam reads the parameter, its gradient and two moments, and writes all but the gradient.
     optimizer = 7 * 4 * parameters / batch
     return WorkPerImage(
-        flops=iteration_flops(generator_flops, discriminator_flops),
-        bytes=bytes_per_number * numbers_moved(arch, batch) / batch + optimizer,
+        flops=iteration_flops(generator_flops, discriminator_flops, objective(objective_name).relativistic),
+        bytes=bytes_per_number * numbers_moved(arch, batch, objective_name) / batch + optimizer,
     )
 
 
@@ -69,31 +73,31 @@ def pass_flops(arch: Architecture) -> tuple[list[int], list[int]]:
     return generator, discriminator
 
 
-def iteration_flops(generator: list[int], discriminator: list[int]) -> int:
+def iteration_flops(generator: list[int], discriminator: list[int], relativistic: bool = False) -> int:
     """FLOPs of a whole iteration, per picture, from those of the layers' forward passes.
 
     The gradients with respect to a layer's input and to its weights cost a forward pass each. Noise needs no gradient,
-    and pictures need none while D learns.
+    and pictures need none while D learns. By a relativistic loss D looks at real pictures once more while G learns.
     """
     G, D = sum(generator), sum(discriminator)
-    forwards = G + 3 * D  # fakes; D on real, on fake, and on fake once more
+    forwards = G + (3 + relativistic) * D  # fakes; D on real, on fake, and on fake once more
     discriminator_learns = 2 * (2 * D - discriminator[0])
     generator_learns = D + (2 * G - generator[0])  # through the frozen D, which gets no weight gradients
     return forwards + discriminator_learns + generator_learns
 
 
-def numbers_moved(arch: Architecture, batch: int) -> int:
+def numbers_moved(arch: Architecture, batch: int, objective_name: ObjectiveName = "bce") -> int:
     """How many numbers an eager iteration on a batch reads and writes, without optimizers. Runs on the meta device."""
     generator, discriminator = _on_meta(arch)
     z_BL = torch.empty(batch, arch.latent_dim, device="meta")
     real_BCHW = torch.empty(batch, arch.channels, *arch.resolution, device="meta")
-    bce = objective("bce")
+    losses = objective(objective_name)
     traffic = _TrafficCounter()
     with traffic:
         fake_BCHW = generator(z_BL)
-        discriminator_loss(discriminator, real_BCHW, fake_BCHW.detach(), bce)[0].backward()
+        discriminator_loss(discriminator, real_BCHW, fake_BCHW.detach(), losses)[0].backward()
         discriminator.requires_grad_(False)
-        generator_loss(discriminator, real_BCHW, fake_BCHW, bce).backward()
+        generator_loss(discriminator, real_BCHW, fake_BCHW, losses).backward()
     return traffic.numbers
 
 

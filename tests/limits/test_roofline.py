@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastdcgan.config import RecipeConfig
+from fastdcgan.config import ObjectiveName, RecipeConfig
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
@@ -31,19 +31,25 @@ from fastdcgan.limits.roofline import (
 NAMES = ("dcgan28", "dcgan32", "dcgan64", "dcgan96", "dcgan128", "dcgan64x128")
 
 
-def counted_by_torch(arch: Architecture, batch: int) -> int:
+def counted_by_torch(arch: Architecture, batch: int, recipe: RecipeConfig) -> int:
     """The arithmetic of a real step."""
-    state = prepare(Plan(), *models.build(arch, 0), RecipeConfig(), torch.device("cpu"))
+    state = prepare(Plan(), *models.build(arch, 0), recipe, torch.device("cpu"))
     real_BCHW = torch.zeros(batch, arch.channels, *arch.resolution)
     with FlopCounterMode(display=False) as counter:
         train_step(state, real_BCHW, torch.zeros(batch, arch.latent_dim))
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_arithmetic_is_what_a_real_step_does(name: str) -> None:
+@pytest.mark.parametrize(("name", "objective"), [*((name, "bce") for name in NAMES), ("dcgan32", "rpgan")])
+def test_the_arithmetic_is_what_a_real_step_does(name: str, objective: ObjectiveName) -> None:
     arch = architecture(name, width=8)
-    assert counted_by_torch(arch, batch=2) == 2 * iteration_flops(*pass_flops(arch))
+    counted = counted_by_torch(arch, 2, RecipeConfig(objective=objective))
+    assert counted == 2 * work_per_image(arch, 2, objective_name=objective).flops
+
+
+def test_more_is_moved_where_d_looks_at_real_pictures_once_more() -> None:
+    arch = architecture("dcgan32", width=8)
+    assert 1.05 < numbers_moved(arch, 4, "rpgan") / numbers_moved(arch, 4) < 1.2
 
 
 def test_dcgan64_by_hand() -> None:

@@ -150,6 +150,15 @@ def test_what_ds_loss_is_held_to_goes_with_the_objective(run: RunFolder, objecti
     assert ("The discriminator has won" in Page(run).text) == warned
 
 
+def test_the_ceiling_is_lower_where_a_step_is_more_work(run: RunFolder) -> None:
+    shares = []
+    for objective in ("bce", "rpgan"):
+        run.config.write_text(re.sub('"objective": "[a-z]*"', f'"objective": "{objective}"', run.config.read_text()))
+        write_report(run)
+        shares.append(int(re.search(r"160 of at most ([\d,]+)", Page(run).text)[1].replace(",", "")))  # type: ignore[index]
+    assert 0.85 < shares[1] / shares[0] < 0.97
+
+
 def test_a_discriminator_that_recovered_gives_no_warning(run: RunFolder) -> None:
     write_metrics(run, [record(step, loss_d=0.01 if step < 60 else 0.8) for step in range(10, 101, 10)])
     write_report(run)

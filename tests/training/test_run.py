@@ -297,7 +297,7 @@ def test_few_pictures_are_taken_in_a_smaller_batch(
         ({"batch_size": 16, "d_steps": 5}, 2500, 625),
         ({"batch_size": 16, "epochs": 2}, 2500, 2 * 156),
         ({"batch_size": 16, "images": 160}, 2500, 10),
-        ({"batch_size": 16, "data": "faces"}, 8000, 2500),
+        ({"batch_size": 16, "data": "faces"}, 8000, 2250),
     ],
 )
 def test_how_long_is_trained(options: dict[str, object], count: int, steps: int) -> None:

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from fastdcgan.evaluation.records import Evaluation
+from fastdcgan.gan.objectives import RELATIVISTIC
 from fastdcgan.limits.roofline import throughput_limit, work_per_image
 from fastdcgan.runs.animation import evenly_spaced, save_animation
 from fastdcgan.runs.checkpoints.folder import list_checkpoints, step_in_name
@@ -290,7 +291,9 @@ def _ceiling(facts: RunFacts, records: Sequence[Record]) -> dict[str, Any] | Non
         return None
     if precision not in machine.flops or batch < 1 or not isinstance(processes, int) or processes < 1:
         return None
-    most = throughput_limit(work_per_image(facts.arch, batch, _BYTES[precision]), machine, precision)
+    by_pairs = facts.config.get("objective") in RELATIVISTIC
+    work = work_per_image(facts.arch, batch, _BYTES[precision], "rpgan" if by_pairs else "bce")
+    most = throughput_limit(work, machine, precision)
     ceiling, reached = processes * most.images_per_sec, median_speed(records)
     if reached > _MAX_CEILING_RATIO * ceiling:
         return None
