@@ -37,10 +37,10 @@ def test_d_wins_once_its_loss_was_small_for_long() -> None:
     assert told([1.0] * 20 + [0.01] * 80) == [600], "when none of the last 200 steps was otherwise"
 
 
-def test_a_loss_of_pairs_is_half_as_large_where_d_guesses_and_where_it_wins() -> None:
-    assert told([0.03] * 100, objective="bce") == [220]
-    assert told([0.03] * 100, objective="rpgan") == []
-    assert told([0.02] * 100, objective="rpgan") == [220]
+def test_a_loss_of_pairs_may_be_smaller() -> None:
+    assert told([0.01] * 100, objective="bce") == [220]
+    assert told([0.01] * 100, objective="rpgan") == []
+    assert told([0.004] * 100, objective="rpgan") == [220]
 
 
 def test_a_few_small_losses_are_none_of_its_business() -> None:

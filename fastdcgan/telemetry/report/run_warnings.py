@@ -12,8 +12,8 @@ from fastdcgan.telemetry.report.nearest import Nearest
 MIN_LOSS_D = 0.05
 """D's loss below which G learns next to nothing from it. A D that only guesses has 1.39 by `bce`."""
 
-MIN_LOSS_D_OF_PAIRS = MIN_LOSS_D / 2
-"""The same by a loss of pairs: a D that only guesses has 0.69 by `rpgan`."""
+MIN_LOSS_D_OF_PAIRS = 0.005
+"""The same by a loss of pairs, by which dcgan64's pictures still got better at 0.01 (docs/recipes.md)."""
 
 COLLAPSED_SHARE = 0.5
 """Of the highest diversity so far: below, the samples have collapsed."""
