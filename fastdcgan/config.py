@@ -619,13 +619,17 @@ def describe_recipe(config: TrainConfig) -> str:
     """What a recipe set, and what was named otherwise beside it; empty for the paper's."""
     ours, values = flat(config), set_by_recipe(config)
     parts = [_as_option(name, values[name]) for name in values if ours[name] == values[name]]
+    if config.recipe.recipe == DEFAULT_RECIPE:
+        beside = NAMED_DEFAULTS.get(config.data.data or DEFAULT_DATA, DEFAULTS).with_recipe
+        parts += [_as_option(name, value) for name, value in beside.items() if ours[name] == value]
     if named := [_as_option(name, ours[name]) for name in values if ours[name] != values[name]]:
         parts.append(f"but {', '.join(named)}, as you named it")
     return f"{config.recipe.recipe}: {', '.join(parts)}" if parts else ""
 
 
 def _as_option(name: str, value: object) -> str:
-    return f"--{name.replace('_', '-')} {value}"
+    option = f"--{name.replace('_', '-')}"
+    return option if value is True else f"{option} {value}"
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

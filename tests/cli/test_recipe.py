@@ -114,6 +114,13 @@ def test_what_goes_on_with_a_run_or_begins_with_it_has_its_recipe_if_none_is_nam
     assert len(asked) == 2
 
 
+def test_what_the_embedded_faces_are_learned_with_is_said(asked: list[TrainConfig]) -> None:
+    said = "fast: --objective rpgan, --lr 0.0012, --beta2 0.99, --ema-ramp 0.3"
+    for words, beside in (("", ", --flip, --beta1 0.3"), ("--no-flip", ", --beta1 0.3"), ("--data photos", "")):
+        cli.main(["train", *words.split()])
+        assert describe_recipe(asked[-1]) == said + beside
+
+
 def test_what_was_named_otherwise_is_said(asked: list[TrainConfig]) -> None:
     cli.main(["train", "--recipe", "large-batch", "--lr", "1e-3"])
     assert describe_recipe(asked[0]) == "large-batch: --batch-size 256, but --lr 0.001, as you named it"
