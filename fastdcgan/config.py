@@ -585,7 +585,9 @@ def set_by_default(request: TrainConfig, begun: TrainConfig | None = None) -> di
     if request.recipe.recipe is not None:
         return set_by_recipe(request)
     name = (begun.recipe.recipe or "dcgan") if begun else DEFAULT_RECIPE
-    values = set_by_recipe(replace(request, recipe=replace(request.recipe, recipe=name)))
+    smoothing = 0.0 if begun else request.recipe.label_smoothing  # a begun run keeps its objective, whatever is named
+    recipe = replace(request.recipe, recipe=name, label_smoothing=smoothing)
+    values = set_by_recipe(replace(request, recipe=recipe))
     if name == DEFAULT_RECIPE:
         values |= NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).with_recipe
     own = flat(begun) if begun else values

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdcgan.config import ObjectiveName
 from fastdcgan.gan.architecture import Architecture, ConvSpec, Size
 from fastdcgan.gan.models import Discriminator, Generator, parameter_count
 from fastdcgan.gan.objectives import objective
@@ -40,7 +39,7 @@ class WorkPerImage:
 
 @cache
 def work_per_image(
-    arch: Architecture, batch: int, bytes_per_number: int = 4, objective_name: ObjectiveName = "bce"
+    arch: Architecture, batch: int, bytes_per_number: int = 4, relativistic: bool = False
 ) -> WorkPerImage:
     """The work of an iteration per picture.
 
@@ -48,15 +47,15 @@ def work_per_image(
         arch: the networks.
         batch: pictures in an iteration, among which the optimizer's traffic is divided.
         bytes_per_number: 4 for fp32, 2 for bf16 or fp16; parameters and Adam's moments are fp32 in any case.
-        objective_name: of the losses.
+        relativistic: whether the loss is, so that D looks at real pictures once more while G learns.
     """
     generator_flops, discriminator_flops = pass_flops(arch)
     parameters = parameter_count(_on_meta(arch)[0]) + parameter_count(_on_meta(arch)[1])
     # Adam reads the parameter, its gradient and two moments, and writes all but the gradient.
     optimizer = 7 * 4 * parameters / batch
     return WorkPerImage(
-        flops=iteration_flops(generator_flops, discriminator_flops, objective(objective_name).relativistic),
-        bytes=bytes_per_number * numbers_moved(arch, batch, objective_name) / batch + optimizer,
+        flops=iteration_flops(generator_flops, discriminator_flops, relativistic),
+        bytes=bytes_per_number * numbers_moved(arch, batch, relativistic) / batch + optimizer,
     )
 
 
@@ -86,12 +85,12 @@ def iteration_flops(generator: list[int], discriminator: list[int], relativistic
     return forwards + discriminator_learns + generator_learns
 
 
-def numbers_moved(arch: Architecture, batch: int, objective_name: ObjectiveName = "bce") -> int:
+def numbers_moved(arch: Architecture, batch: int, relativistic: bool = False) -> int:
     """How many numbers an eager iteration on a batch reads and writes, without optimizers. Runs on the meta device."""
     generator, discriminator = _on_meta(arch)
     z_BL = torch.empty(batch, arch.latent_dim, device="meta")
     real_BCHW = torch.empty(batch, arch.channels, *arch.resolution, device="meta")
-    losses = objective(objective_name)
+    losses = objective("rpgan" if relativistic else "bce")
     traffic = _TrafficCounter()
     with traffic:
         fake_BCHW = generator(z_BL)

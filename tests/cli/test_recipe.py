@@ -114,6 +114,17 @@ def test_what_goes_on_with_a_run_or_begins_with_it_has_its_recipe_if_none_is_nam
     assert len(asked) == 2
 
 
+def test_a_run_begun_by_pairs_keeps_them_where_smoothing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_values(TrainConfig(run=RunConfig(out=tmp_path)), {"recipe": "fast", **FAST}).resolved()
+    write_config(RunFolder(tmp_path), config, config.model.architecture(), {})
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--out", str(tmp_path), "--label-smoothing", "0.1"])
+    assert end.value.code == 2
+    assert "--label-smoothing has no meaning for --objective rpgan" in capsys.readouterr().err
+
+
 def test_what_the_embedded_faces_are_learned_with_is_said(asked: list[TrainConfig]) -> None:
     said = "fast: --objective rpgan, --lr 0.0012, --beta2 0.99, --ema-ramp 0.3"
     for words, beside in (("", ", --flip, --beta1 0.3"), ("--no-flip", ", --beta1 0.3"), ("--data photos", "")):

@@ -119,7 +119,7 @@ def test_hub(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     assert (
         text.startswith("\n# faces-16\n") and "16 pictures." in text and "| pictures seen | 64 (4.0 epochs) |" in text
     )
-    assert "Nothing was measured" in text and "| `objective` | bce |" in text and "| step | 16 |" in text
+    assert "Nothing was measured" in text and "| `objective` | rpgan |" in text and "| step | 16 |" in text
     assert all((out / link).is_file() for link in re.findall(r"!\[.*?\]\((.*?)\)", text))
     everything = b"".join(path.read_bytes() for path in out.iterdir())
     assert b"private-photographs" not in everything, "where the pictures are is nobody's business"

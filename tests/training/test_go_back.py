@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "data.npy", np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train("--images", 24, "--out", "a")
+        train("--images", 24, "--out", "a", "--objective", "bce")  # which has labels to smooth
     return folder
 
 

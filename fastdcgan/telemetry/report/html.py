@@ -291,8 +291,7 @@ def _ceiling(facts: RunFacts, records: Sequence[Record]) -> dict[str, Any] | Non
         return None
     if precision not in machine.flops or batch < 1 or not isinstance(processes, int) or processes < 1:
         return None
-    by_pairs = facts.config.get("objective") in RELATIVISTIC
-    work = work_per_image(facts.arch, batch, _BYTES[precision], "rpgan" if by_pairs else "bce")
+    work = work_per_image(facts.arch, batch, _BYTES[precision], facts.config.get("objective") in RELATIVISTIC)
     most = throughput_limit(work, machine, precision)
     ceiling, reached = processes * most.images_per_sec, median_speed(records)
     if reached > _MAX_CEILING_RATIO * ceiling:
