@@ -398,7 +398,7 @@ class TrainConfig:
         """
         self._check()
         data = self.data.data or DEFAULT_DATA
-        defaults = NAMED_DEFAULTS.get(data, DEFAULTS)
+        defaults = defaults_for(self)
         # Who names a resolution alone gets the network for it.
         name = self.model.arch or (defaults.arch if self.model.resolution is None else DEFAULTS.arch)
         arch = replace(self.model, arch=name, channels=self.model.channels or defaults.channels).architecture()
@@ -565,6 +565,11 @@ NAMED_DEFAULTS = {
 """By the name of the data; `DEFAULTS` for all others."""
 
 
+def defaults_for(request: TrainConfig) -> DataDefaults:
+    """Those of a request's data."""
+    return NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS)
+
+
 DEFAULT_RECIPE: RecipeName = "fast"
 
 _FASTER = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
@@ -589,7 +594,7 @@ def set_by_default(request: TrainConfig, begun: TrainConfig | None = None) -> di
     recipe = replace(request.recipe, recipe=name, label_smoothing=smoothing)
     values = set_by_recipe(replace(request, recipe=recipe))
     if name == DEFAULT_RECIPE:
-        values |= NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).with_recipe
+        values |= defaults_for(request).with_recipe
     own = flat(begun) if begun else values
     return {"recipe": name, **{option: own[option] for option in values}}
 
@@ -604,7 +609,7 @@ def set_by_recipe(request: TrainConfig) -> dict[str, Any]:
         case "small-data":
             return {"augment": "colour,translation,cutout", **_FASTER}
         case "large-batch":
-            usual = NAMED_DEFAULTS.get(request.data.data or DEFAULT_DATA, DEFAULTS).batch_size
+            usual = defaults_for(request).batch_size
             batch = request.data.batch_size or LARGEST_FACTOR * usual
             factor = min(max(1.0, batch / usual), LARGEST_FACTOR)
             return {"batch_size": batch, "lr": float(f"{RecipeConfig().lr * factor:.3g}")}
@@ -622,7 +627,7 @@ def describe_recipe(config: TrainConfig) -> str:
     ours, values = flat(config), set_by_recipe(config)
     parts = [_as_option(name, values[name]) for name in values if ours[name] == values[name]]
     if config.recipe.recipe == DEFAULT_RECIPE:
-        beside = NAMED_DEFAULTS.get(config.data.data or DEFAULT_DATA, DEFAULTS).with_recipe
+        beside = defaults_for(config).with_recipe
         parts += [_as_option(name, value) for name, value in beside.items() if ours[name] == value]
     if named := [_as_option(name, ours[name]) for name in values if ours[name] != values[name]]:
         parts.append(f"but {', '.join(named)}, as you named it")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from fastdcgan.config import DEFAULT_DATA, DEFAULTS, NAMED_DEFAULTS, TrainConfig
+from fastdcgan.config import TrainConfig, defaults_for
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.order import steps_per_epoch
 from fastdcgan.data.source import ImageSource
@@ -73,7 +73,7 @@ class Schedule:
         if run.epochs is not None:
             total = run.epochs * per_epoch
         else:
-            usual = NAMED_DEFAULTS.get(config.data.data or DEFAULT_DATA, DEFAULTS).images
+            usual = defaults_for(config).images
             images = run.images or usual or max(EPOCHS * per_epoch * taken, FEWEST_IMAGES)
             total = math.ceil(images / taken)
         return cls(
