@@ -1,27 +1,18 @@
-"""Detects NaN and infinity in training: by the norm of the weights, cheaply; and by name once something is wrong.
+"""Detects NaN and infinity in what was learned, by name.
 
 A gradient that is not finite makes weights that aren't either, and they stay so: Adam divides it by the root of its
-square. So it suffices to look at the weights now and then, and no step has to wait. A step that fp16's gradient scaler
-skips changes no weight.
+square. The next step's losses are of these weights, and no numbers: so it suffices to look at the losses now and then,
+and at what was learned before it is used. No step has to wait. A step that fp16's gradient scaler skips changes no
+weight.
 """
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdcgan.gan.step import TrainState
 
 MIN_LOSS_SCALE = 2.0**-20
 """Of the fp16 gradient scaler. It begins at 2**16 and is halved at each overflow: below this every step overflows."""
-
-
-def weight_norms(networks: Sequence[nn.Module]) -> Tensor:
-    """The norm of each network's weights: [networks], fp32, on the device.
-
-    Finite only if all of them are, and below about 1e19.
-    """
-    return torch.stack([torch.nn.utils.get_total_norm(list(network.parameters())).float() for network in networks])
 
 
 def non_finite_tensors(state: TrainState) -> list[str]:

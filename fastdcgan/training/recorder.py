@@ -17,7 +17,7 @@ from fastdcgan.data.stream import normalise
 from fastdcgan.distributed.collectives import all_reduce_max, first_difference, patient_group
 from fastdcgan.evaluation.best import known_best, write_best
 from fastdcgan.evaluation.records import describe_evaluation, forget_later_steps
-from fastdcgan.execution.finite import loss_scales, non_finite_tensors, overflowing_network, weight_norms
+from fastdcgan.execution.finite import loss_scales, non_finite_tensors, overflowing_network
 from fastdcgan.gan import ranges
 from fastdcgan.gan.randomness import Stream, latents
 from fastdcgan.gan.ranges import profiler_range
@@ -151,12 +151,12 @@ class Recorder:
         """Write what is due after a step.
 
         Raises:
-            NotFiniteError, WriteError: as `tick`, `check_state`, `sample` and `save` do; of several processes one that
-                can't write goes on until all know of it.
+            NotFiniteError, EndedTogetherError, WriteError: as `tick`, `check_state`, `sample` and `save` do; of several
+                processes one that can't write goes on until all know of it.
         """
         if due.log:
             self.tick(step)
-        if due.save:
+        if due.sample or due.evaluate or due.save:
             self.check_state(step)
         if due.sample:
             with self.fault.kept():
@@ -184,14 +184,14 @@ class Recorder:
         """Fetch, check and write the metrics since the last tick. The one place where the device is waited for.
 
         Raises:
-            NotFiniteError: they, or the weights, are no numbers any more.
+            NotFiniteError: they are no numbers any more.
             WriteError: they can't be written, or the last checkpoint could not be.
         """
         with self.fault.kept():
             self._checkpoint_writer.check()
         if step > self._last_tick_step:
-            metrics, norms, scales = self._fetch_metrics()
-            self._check_finite(step, metrics, norms, scales)
+            metrics, scales = self._fetch_metrics()
+            self._check_finite(step, metrics, scales)
             self._write_figures(step, metrics)
 
     def _write_figures(self, step: int, metrics: Tensor) -> None:
@@ -218,6 +218,7 @@ class Recorder:
         """
         # BatchNorm's statistics may be each process's own.
         if any(all_reduce_max(self._run.accelerator, any(non_finite_tensors(self._run.state)))):
+            self._check_finite(step, *self._fetch_metrics())  # a loss tells in which step
             self._raise_not_finite(step, "what was learned stopped being finite")
         with self._untimed():
             found = first_difference(self._run.accelerator, replicated_tensors(self._run))
@@ -329,7 +330,7 @@ class Recorder:
             self._raise_not_finite(step, "what was learned stopped being finite")
         if found := first_difference(self._run.accelerator, replicated_tensors(self._run)):
             raise EndedTogetherError(found)  # later, but they would be the same if they had been then
-        metrics, _, _ = self._fetch_metrics()
+        metrics, _ = self._fetch_metrics()
         if len(metrics := metrics[: step - self._last_tick_step]):
             if bad := first_non_finite_step(metrics, step):
                 self._raise_not_finite(*bad)
@@ -356,22 +357,18 @@ class Recorder:
                     self._metrics_file.close()
                 self._trackers.close()
 
-    def _fetch_metrics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Metrics of the steps since the last tick, [steps, 4]; weight norms [2], loss scales [2]: means over ranks."""
-        state = self._run.state
+    def _fetch_metrics(self) -> tuple[Tensor, Tensor]:
+        """Metrics of the steps since the last tick, [steps, 4]; loss scales [2]: means over ranks."""
         with profiler_range(ranges.METRICS):
             metrics = self._metrics_buffer.take()
-            norms = weight_norms((state.generator, state.discriminator))
-            last = torch.cat((norms, loss_scales(state)))  # one row more: one all-reduce, and one wait for the device
-            rows = self._run.accelerator.reduce(torch.cat((metrics, last[None])), "mean").cpu()
-        return rows[:-1], rows[-1, :2], rows[-1, 2:]
+            # In a row more: one all-reduce, and one wait for the device.
+            scales = loss_scales(self._run.state).repeat(2)
+            rows = self._run.accelerator.reduce(torch.cat((metrics, scales[None])), "mean").cpu()
+        return rows[:-1], rows[-1, :2]
 
-    def _check_finite(self, step: int, metrics: Tensor, norms: Tensor, scales: Tensor) -> None:
+    def _check_finite(self, step: int, metrics: Tensor, scales: Tensor) -> None:
         if bad := first_non_finite_step(metrics, step):
             self._raise_not_finite(*bad)
-        if not torch.isfinite(norms).all():
-            # In the last of the steps: the next one's loss tells.
-            self._raise_not_finite(step, "the weights stopped being finite")
         if network := overflowing_network(scales):
             self._raise_not_finite(step, f"the {network}'s gradients overflow fp16, however small its loss is scaled,")
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from fastdcgan import cli
-from fastdcgan.execution.finite import loss_scales, non_finite_tensors, weight_norms
+from fastdcgan.execution.finite import loss_scales, non_finite_tensors
 from fastdcgan.gan.average import MovingAverage
 from fastdcgan.runs import lock
 from fastdcgan.runs.checkpoints.record import Progress
@@ -115,6 +115,5 @@ def test_a_step_and_all_around_it_do_without_float64(tmp_path: Path) -> None:
         MovingAverage(state.generator, 0.9).update(1)
         buffer = MetricsBuffer(2, torch.device("cpu"))
         buffer.take()
-        assert torch.isfinite(weight_norms((state.generator, state.discriminator))).all()
         assert len(loss_scales(state)) == 2 and not list(non_finite_tensors(state))
         save(tmp_path, state, ARCH, Progress(step=2), keep=1)
