@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.experiments.trials import read_lines
-from benchmarks.records import cifar10_fid25, cifar10_fid37, cifar10_fid50, faces32_fast, fashion28_fast
+from benchmarks.records import cifar10_fid25, cifar10_fid37, cifar10_fid50, faces32_fast, faces32_rpgan, fashion28_fast
 from benchmarks.records.attempt import group_of, pairs_by_seed
 from benchmarks.records.track import LOGS, Record, Track
 from benchmarks.records.verdict import Verdict
@@ -13,7 +13,7 @@ from benchmarks.records.verdict import Verdict
 PAGE = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- made by python -m benchmarks.records -->\n", "<!-- end -->\n"
 
-FILES = (faces32_fast, fashion28_fast, cifar10_fid50, cifar10_fid37, cifar10_fid25)
+FILES = (faces32_fast, faces32_rpgan, fashion28_fast, cifar10_fid50, cifar10_fid37, cifar10_fid25)
 RECORDS: dict[str, tuple[Track, Record]] = {Path(str(file.__file__)).stem: (file.TRACK, file.RECORD) for file in FILES}
 """All that are written down, by their file."""
 

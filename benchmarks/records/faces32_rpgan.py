@@ -1,0 +1,20 @@
+"""Faces at 32x32: the reference's own kernel distance at its 2,000th step of 16, in a tenth of its seconds.
+
+Claim: to be tried: 750 steps of 8 by our step, each fake picture judged beside a real one (`--objective rpgan`), with
+rates of 2e-3 for G and 1.2e-3 for D, betas 0.3 and 0.99, and an average of G that forgets within a tenth of the steps.
+Chosen by one to three trainings of each of fifteen settings with other seeds than these (100 to 102).
+
+    python -m benchmarks.records.faces32_rpgan
+"""
+
+from benchmarks.records.command import run
+from benchmarks.records.faces32_fast import TRACK
+from benchmarks.records.track import Record
+from fastdcgan.config import RecipeConfig
+
+RECIPE = RecipeConfig(objective="rpgan", lr=1.2e-3, lr_g=2e-3, beta1=0.3, beta2=0.99, ema_ramp=0.1)
+
+RECORD = Record(name="rpgan", recipe=RECIPE, batch_size=8, steps=750)
+
+if __name__ == "__main__":
+    run(__file__, TRACK, RECORD)
