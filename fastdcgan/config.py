@@ -481,7 +481,9 @@ class TrainConfig:
         if not 0 < recipe.ema_ramp <= 1:
             raise ValueError(f"--ema-ramp {recipe.ema_ramp}: must be above 0 and at most 1")
         if not 0 <= recipe.label_smoothing < 0.5:
-            raise ValueError(f"--label-smoothing {recipe.label_smoothing}: must be at least 0 and below 0.5")
+            named = recipe.label_smoothing
+            meant = f"; for real labels of {named:g} it is {1 - named:g}" if 0.5 < named <= 1 else ""
+            raise ValueError(f"--label-smoothing {named}: must be at least 0 and below 0.5{meant}")
         if recipe.label_smoothing and recipe.objective in ("hinge", "rpgan"):
             raise ValueError(
                 f"--label-smoothing has no meaning for --objective {recipe.objective}, which has no labels"

@@ -351,6 +351,7 @@ def test_what_may_change_between_sittings_makes_no_difference() -> None:
         ({"beta2": 1.0}, "--beta2 1.0: must be at least 0 and below 1"),
         ({"beta2": float("nan")}, "--beta2 nan"),
         ({"label_smoothing": 0.5}, "--label-smoothing 0.5: must be at least 0 and below 0.5"),
+        ({"label_smoothing": 0.9}, "below 0.5; for real labels of 0.9 it is 0.1"),
         ({"label_smoothing": -0.1}, "--label-smoothing -0.1"),
         ({"label_smoothing": 0.1, "objective": "hinge"}, "--label-smoothing has no meaning for --objective hinge"),
         ({"label_smoothing": 0.1, "objective": "rpgan"}, "--label-smoothing has no meaning for --objective rpgan"),
