@@ -20,7 +20,7 @@ from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
 from fastdcgan.runs.classes import MOST_ROWS
 from fastdcgan.runs.folder import RunFolder
-from fastdcgan.telemetry.terminal.data_tables import classes_in_words
+from fastdcgan.telemetry.terminal.data_tables import classes_in_words, counted, files_that_are_no_pictures
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run
 from fastdcgan.training.starting.begin import describe_ancestor
@@ -41,14 +41,14 @@ def announce(run: Run, display: Display) -> None:
         f"G {models.parameter_count(run.state.generator):,} and "
         f"D {models.parameter_count(run.state.discriminator):,} parameters"
     )
-    threads = f", {torch.get_num_threads()} threads" if accelerator.device.type == "cpu" else ""
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if accelerator.device.type == "cpu" else ""
     display.say(f"device    {accelerator.device}{ranks}{threads}")
     announce_idle_devices(run, display)
     announce_plan(run, display)
     batch, taken, d_steps = cast(int, run.config.data.batch_size), run.config.images_a_step, run.config.recipe.d_steps
     for_each = f" for each of D's {d_steps} updates" if d_steps > 1 else ""
     display.say(
-        f"budget    {schedule.total * taken:,} images: {schedule.total:,} steps of {batch}{for_each}, "
+        f"budget    {schedule.total * taken:,} images: {counted(schedule.total, 'step')} of {batch}{for_each}, "
         f"{schedule.total / schedule.per_epoch:.1f} epochs"
     )
     announce_recipe(run, display)
@@ -135,7 +135,7 @@ def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> No
     others = [skip for skip in source.skipped if skip.not_a_picture and not skip.hidden]
     listed = f"all listed in {folder.skipped}"
     if damaged:
-        display.say(f"skipped   {count_files(damaged):,} files that can't be used:")
+        display.say(f"skipped   {counted(count_files(damaged), 'file')} that can't be used:")
         for skip in damaged[:MOST_LISTED]:
             display.say(f"          {describe_skipped(skip)}")
         if len(damaged) > MOST_LISTED:
@@ -143,9 +143,9 @@ def list_skipped(source: ImageSource, folder: RunFolder, display: Display) -> No
     if others:
         names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
         begin = "          and" if damaged else "skipped  "
-        display.say(f"{begin} {count_files(others):,} files that are no pictures{names}, {listed}")
+        display.say(f"{begin} {files_that_are_no_pictures(count_files(others))}{names}, {listed}")
     if passed_over:
         first = describe_skipped(passed_over[0])
-        display.say(f"left out  {count_files(passed_over):,} pictures, {listed}; the first: {first}")
+        display.say(f"left out  {counted(count_files(passed_over), 'picture')}, {listed}; the first: {first}")
     if hidden := describe_hidden(source.skipped):
         display.say(f"left out  {hidden}, listed in {folder.skipped}")

@@ -122,7 +122,7 @@ def test_damaged_pictures_do_not_drown_among_labels(tmp_path: Path) -> None:
     assert told(0, 0) == []
     assert told(0, 1200) == [f"skipped   1,200 files that are no pictures (.txt), {listed}"]
     assert told(1, 2) == [
-        "skipped   1 files that can't be used:",
+        "skipped   1 file that can't be used:",
         "          0.jpg: empty file",
         f"          and 2 files that are no pictures (.txt), {listed}",
     ]

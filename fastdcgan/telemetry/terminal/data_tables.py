@@ -137,8 +137,7 @@ def left_out_rows(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     if others := [skip for skip in skipped if skip.not_a_picture and not skip.hidden]:
         kinds = common_suffixes(others)
         of_kinds = f" ({kinds})" if kinds else f", as {others[0].path}"
-        count = count_files(others)
-        lines.append(f"{counted(count, 'file')} that {'is no picture' if count == 1 else 'are no pictures'}{of_kinds}")
+        lines.append(f"{files_that_are_no_pictures(count_files(others))}{of_kinds}")
     if hidden := describe_hidden(skipped):
         lines.append(hidden)
     return [("left out", "\n".join(lines))] if lines else []
@@ -190,6 +189,11 @@ def size_in_words(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """ "1 file", "2 files"."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def files_that_are_no_pictures(count: int) -> str:
+    """How many, in words."""
+    return f"{counted(count, 'file')} that {'is no picture' if count == 1 else 'are no pictures'}"
 
 
 def _files_rows(files: FileStatistics, count: int, frame: Frame) -> list[tuple[str, str]]:
