@@ -50,7 +50,7 @@ RULES = [
     *(trial(batch, (batch // 16) ** 0.5) for batch in (64, 256, 1024)),  # by the square root
     trial(16, 2),
 ]
-"""What the rules of learning rates are about, and the recipe `fast`."""
+"""What the rules of learning rates are about; and twice the paper's rate."""
 
 OTHERS = [
     *(trial(16, factor) for factor in (4, 0.5)),
@@ -65,11 +65,16 @@ OTHERS = [
 """Rates between and beyond; betas, updates of D and the average, by batch."""
 
 
+BY_PAIRS = [trial(256, 16, objective="rpgan", beta2=0.99, ema_ramp=0.3)]
+"""The recipe `large-batch`."""
+
+
 def trials(seeds: int = 3) -> list[Trial]:
     """All of them: the rules for both kinds of pictures, then the others; small batches, the quicker ones, first."""
+    by_kind = ((RULES, "faces"), (RULES, "digits"), (OTHERS, "faces"), (BY_PAIRS, "faces"), (BY_PAIRS, "digits"))
     return [
         replace(one, data=data, seed=seed)
-        for cells, data in ((RULES, "faces"), (RULES, "digits"), (OTHERS, "faces"))
+        for cells, data in by_kind
         for batch in MEASURED_AT
         for seed in range(seeds)
         for one in cells
@@ -151,7 +156,7 @@ def _more(one: Trial) -> str:
     """What of a trial isn't its batch, its rate or as usual, in words."""
     recipe = {name: value for name, value in as_table(one)["recipe"].items() if name != "lr"}
     more = recipe | ({"half-life": one.half_life} if one.half_life != HALF_LIFE else {})
-    return ", ".join(f"{name} {value:g}" for name, value in more.items())
+    return ", ".join(f"{name} {value}" for name, value in more.items())
 
 
 if __name__ == "__main__":

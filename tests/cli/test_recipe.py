@@ -17,6 +17,7 @@ EVERYTHING = "colour,translation,cutout"
 FASTER = {"lr": 1.2e-3, "beta2": 0.99, "ema_ramp": 0.3}
 FAST = FASTER | {"objective": "rpgan"}
 FACES = {"flip": True, "beta1": 0.3}
+BY_300 = {"data": "photos", "batch_size": 300, "lr": 1.84e-3}
 SMALL = FASTER | {"augment": EVERYTHING}
 
 
@@ -45,13 +46,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
         ("--recipe fast --lr 2e-4 --beta2 0.999", {"objective": "rpgan", "ema_ramp": 0.3}),  # the paper's
         ("--recipe fast --objective bce", FASTER),
         ("--data photos --label-smoothing 0.1", FASTER | {"data": "photos", "label_smoothing": 0.1}),
-        ("--recipe large-batch", {"batch_size": 256, "lr": 3.2e-3}),
-        ("--recipe large-batch --batch-size 64", {"batch_size": 64, "lr": 8e-4}),
-        ("--recipe large-batch --lr 1e-3", {"batch_size": 256, "lr": 1e-3}),
-        ("--recipe large-batch --data photos", {"data": "photos", "batch_size": 2048, "lr": 3.2e-3}),
-        ("--recipe large-batch --batch-size 300 --data photos", {"data": "photos", "batch_size": 300, "lr": 4.69e-4}),
-        ("--recipe large-batch --batch-size 8", {"batch_size": 8}),  # a small batch keeps the usual rate
-        ("--recipe large-batch --batch-size 1024", {"batch_size": 1024, "lr": 3.2e-3}),
+        ("--recipe large-batch", FAST | {"batch_size": 256, "lr": 3.2e-3}),
+        ("--recipe large-batch --batch-size 64", FAST | {"batch_size": 64, "lr": 2.4e-3}),
+        ("--recipe large-batch --lr 1e-3", FAST | {"batch_size": 256, "lr": 1e-3}),
+        ("--recipe large-batch --data photos", FAST | {"data": "photos", "batch_size": 2048, "lr": 3.2e-3}),
+        ("--recipe large-batch --batch-size 300 --data photos", FAST | BY_300),
+        ("--recipe large-batch --batch-size 8", FAST | {"batch_size": 8}),  # a small batch keeps the usual rate
+        ("--recipe large-batch --batch-size 1024", FAST | {"batch_size": 1024, "lr": 3.2e-3}),
+        ("--recipe large-batch --objective bce", FASTER | {"batch_size": 256, "lr": 3.2e-3}),
     ],
 )
 def test_a_recipe_sets_what_is_not_named(words: str, changed: dict[str, Any], asked: list[TrainConfig]) -> None:
@@ -134,7 +136,8 @@ def test_what_the_embedded_faces_are_learned_with_is_said(asked: list[TrainConfi
 
 def test_what_was_named_otherwise_is_said(asked: list[TrainConfig]) -> None:
     cli.main(["train", "--recipe", "large-batch", "--lr", "1e-3"])
-    assert describe_recipe(asked[0]) == "large-batch: --batch-size 256, but --lr 0.001, as you named it"
+    said = "--objective rpgan, --beta2 0.99, --ema-ramp 0.3, --batch-size 256, but --lr 0.001, as you named it"
+    assert describe_recipe(asked[0]) == f"large-batch: {said}"
 
 
 @pytest.mark.parametrize("name", get_args(RecipeName))
