@@ -174,7 +174,8 @@ def test_networks_that_drift_apart_end_the_run(batch_norm: str, photos: Path, tm
     out = tmp_path / "run"
     failures = on_ranks(2, train, request(photos, out, 9, batch_norm), 5)
     assert failures[0] == failures[1]
-    assert failures[0].startswith("after step 6 generator.") or failures[0].startswith("after step 6 discriminator.")
+    # In which they were parted: at the grid that is due then, before a checkpoint is.
+    assert failures[0].startswith(("after step 5 generator.", "after step 5 discriminator."))
     assert "on process 1 is not what it is on process 0" in failures[0]
     assert f"the last good checkpoint is {out / 'checkpoints' / 'step-00000003'}" in failures[0]
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003"]
