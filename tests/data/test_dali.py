@@ -248,6 +248,10 @@ def test_open_source_says_what_decodes(photos: Path, monkeypatch: pytest.MonkeyP
         assert opened().description == f"21 pictures in {photos}, decoded by DALI on the CPU, 1 of them by Pillow"
         assert opened(device="mps").description.endswith("DALI on the CPU, 1 of them by Pillow")
         assert isinstance(opened(decoder="dali"), DaliSource)
+        (photos.parent / "icons").mkdir()
+        (photos.parent / "icons" / "0.png").write_bytes(good_files()["rgba.png"])
+        icons = open_source(str(photos.parent / "icons"), resolution=32, channels=3, device="cpu", threads=1)
+        assert ", decoded by Pillow (DALI would make other pixels of all of them)" in icons.description
     assert [Path(skipped.path).name for skipped in opened().skipped] == ["bad.png"]
     assert opened(decoder="pillow").description == f"21 pictures in {photos}, decoded by Pillow"
     assert opened(channels=4).description.endswith("by Pillow (it has 4 channels)")

@@ -90,8 +90,10 @@ class DaliSource:
         assert channels in (1, 3), channels
         where = "the CPU" if device is None else f"GPU {device}"
         by_pillow = sum(not encoded.info(number).plain for number in range(len(encoded)))
-        rest = f", {by_pillow:,} of them by Pillow" if by_pillow else ""
-        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by DALI on {where}{rest}"
+        how = f"DALI on {where}" + (f", {by_pillow:,} of them by Pillow" if by_pillow else "")
+        if by_pillow == len(encoded):
+            how = "Pillow (DALI would make other pixels of all of them)"
+        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by {how}"
         self.origin, self.skipped = encoded.origin, encoded.skipped
         self.encoded = encoded
         self._frame = frame
