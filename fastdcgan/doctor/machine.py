@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastdcgan.doctor.finding import Finding
 from fastdcgan.storage.files import nearest_existing
+from fastdcgan.storage.wording import counted
 
 _GIB = 2**30
 
@@ -36,7 +37,7 @@ def cpu() -> Finding:
     return Finding(
         topic="cpu",
         found=f"{cpu_model()} ({', '.join(wide) or 'no known vector instructions'}); "
-        f"{usable} usable cores{limit}{physical}; {threads} threads for arithmetic",
+        f"{counted(usable, 'usable core')}{limit}{physical}; {counted(threads, 'thread')} for arithmetic",
         advice=advice,
         details={"cores": everything, "usable_cores": usable, "threads": threads},
     )

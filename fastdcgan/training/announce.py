@@ -20,7 +20,8 @@ from fastdcgan.gan import models
 from fastdcgan.gan.average import half_life
 from fastdcgan.runs.classes import MOST_ROWS
 from fastdcgan.runs.folder import RunFolder
-from fastdcgan.telemetry.terminal.data_tables import classes_in_words, counted, files_that_are_no_pictures
+from fastdcgan.storage.wording import counted
+from fastdcgan.telemetry.terminal.data_tables import classes_in_words, files_that_are_no_pictures
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.run import Run
 from fastdcgan.training.starting.begin import describe_ancestor

@@ -199,6 +199,8 @@ def test_threads_that_leave_cores_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = asked("cpu")
     assert "8 usable cores" in finding.found and "2 threads" in finding.found
     assert finding.advice == "OMP_NUM_THREADS=2 leaves cores idle: unset it, or --threads 8"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert asked("cpu").found.endswith("; 1 thread for arithmetic")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from fastdcgan.runs.checkpoints.folder import list_checkpoints, step_in_name
 from fastdcgan.runs.folder import BEGUN_FROM, RunFolder
 from fastdcgan.storage.files import write_replacing
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.wording import counted
 from fastdcgan.telemetry.checkerboard import on_checkerboard
 from fastdcgan.telemetry.metrics import Record
 from fastdcgan.telemetry.report.grids import (
@@ -202,7 +203,7 @@ def _status(facts: RunFacts, records: Sequence[Record]) -> tuple[str, str]:
     if not isinstance(total, int) or total < 1:
         return "note", f"step {step:,}"
     if step >= total:
-        return "good", f"finished: {step:,} steps"
+        return "good", f"finished: {counted(step, 'step')}"
     return "note", f"not finished: step {step:,} of {total:,}"
 
 

@@ -22,6 +22,7 @@ from fastdcgan.data.source import (
 )
 from fastdcgan.gan.architecture import MAX_CLASSES, Size, architecture
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.wording import counted
 
 MOST = 10
 """Kinds, reasons and files listed at most."""
@@ -184,11 +185,6 @@ def size_in_words(count: int) -> str:
         if count >= factor:
             return f"{count / factor:,.1f} {unit}"
     return counted(count, "byte")
-
-
-def counted(count: int, noun: str) -> str:
-    """ "1 file", "2 files"."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def files_that_are_no_pictures(count: int) -> str:

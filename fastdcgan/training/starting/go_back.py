@@ -10,6 +10,7 @@ from fastdcgan.evaluation.records import append_evaluations, evaluations_after
 from fastdcgan.runs.checkpoints.folder import checkpoint_named, list_checkpoints, read_best, step_in_name
 from fastdcgan.runs.folder import CHANGES, RunFolder, converting_write_errors, read_condition, read_config
 from fastdcgan.storage.files import make_folder, write_replacing
+from fastdcgan.storage.wording import counted
 from fastdcgan.telemetry.metrics import read_metrics
 
 
@@ -78,8 +79,8 @@ def set_aside_after(folder: RunFolder, step: int) -> str:
                 folder.best.rename(place / folder.best.name)
         for path in (*grids, *reversed(later)):
             path.rename(place / path.relative_to(folder.path))
-    lines = f"{len(records):,} lines of figures and {len(evaluations):,} of evaluations"
-    return f"{len(later)} checkpoints, {len(grids)} grids, {lines} are in {place}"
+    files = f"{counted(len(later), 'checkpoint')}, {counted(len(grids), 'grid')}"
+    return f"{files}, {counted(len(records), 'line')} of figures and {len(evaluations):,} of evaluations are in {place}"
 
 
 def all_changes(folder: RunFolder, back: WentBack | None, step: int) -> list[object]:
