@@ -22,6 +22,7 @@ SMALL_DATA = RecipeConfig(augment=EVERYTHING, lr=1.2e-3, beta2=0.99, ema_ramp=0.
 LEARNED_LONG = {
     "dcgan": RecipeConfig(),
     "small-data": SMALL_DATA,
+    "small-data, pairs": replace(SMALL_DATA, objective="rpgan"),
     "translation, cutout, lr 6e-4": replace(SMALL_DATA, augment="translation,cutout", lr=6e-4),
 }
 
@@ -35,7 +36,7 @@ LEARNED_SHORT = {
 }
 """From the literature, those that tell most first."""
 
-REPEATED = ("dcgan", "small-data", "DiffAugment", "translation, cutout")
+REPEATED = ("dcgan", "small-data", "small-data, pairs", "DiffAugment", "translation, cutout")
 
 
 def trials(seeds: int = 3) -> list[Trial]:
