@@ -26,8 +26,8 @@ from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 BATCH = 16
 """Pictures that are read or generated at a time."""
 
-_EXTRACTED_AT_ONCE = 8
-"""Of these, by one thread."""
+_EXTRACTED_AT_ONCE = 4
+"""Of these, by one thread. The extractor's largest layer makes 5 MB of a picture: more leave the caches."""
 
 FORMAT = 1
 """Of the cached features: another one after each change of what is done to pictures."""

@@ -129,7 +129,7 @@ def test_progress_ends_at_the_number_of_pictures() -> None:
         flip=False,
         on_progress=lambda done, total: told.append((done, total)),
     )
-    assert told[-1] == (70, 70) and len(told) == 9, "eight at a time, of batches of 16"
+    assert told[-1] == (70, 70) and len(told) == 18, "four at a time, of batches of 16"
 
 
 def test_several_threads_keep_the_order_and_compute_alone() -> None:
