@@ -57,7 +57,8 @@ def latents(seed: int, stream: Stream, position: int, count: int, latent_dim: in
     """Standard normal noise [count, latent_dim], fp32, on the CPU; the first rows don't depend on `count`.
 
     Of Stream.NOISE_BY_TABLE each number is one of `normal_table`: to look it up by sixteen random bits takes 1 to 2 ns,
-    to draw it 9, which was most of what the host did beside a step (`benchmarks/test_host_overhead.py`).
+    to draw it 9, which was most of what the host did beside a step (`benchmarks/test_host_overhead.py`). A step takes
+    them from `kernels/noise.py`, where they take half of that.
     """
     if stream is Stream.NOISE_BY_TABLE:
         numbers = count * latent_dim

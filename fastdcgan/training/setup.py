@@ -21,7 +21,7 @@ from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.average import MovingAverage
 from fastdcgan.gan.spectral import build_for
 from fastdcgan.gan.step import TrainState
-from fastdcgan.kernels import sync_batch_norm
+from fastdcgan.kernels import noise, sync_batch_norm
 from fastdcgan.limits import hardware
 from fastdcgan.runs.checkpoints import checkpoint
 from fastdcgan.runs.checkpoints.folder import checkpoint_path, read_newest
@@ -101,6 +101,7 @@ def setup(
         )
     elif labels and read_condition(folder, LABELS) not in (None, labels.digest()):
         display.say("changed   pictures are of other classes than when the run was begun: it goes on with those of now")
+    noise.available()  # where the kernels didn't come with the package they are built: not in the first step
     run = Run(
         id=identity,
         config=config,

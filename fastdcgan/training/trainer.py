@@ -18,9 +18,10 @@ from fastdcgan.distributed.roll_call import lost_ranks_as_one_line
 from fastdcgan.execution.prepare import TakeStep, step_function
 from fastdcgan.execution.replay import Replayed
 from fastdcgan.gan import augment, ranges
-from fastdcgan.gan.randomness import Stream, latents, uniform
+from fastdcgan.gan.randomness import Stream, uniform
 from fastdcgan.gan.ranges import profiler_range
 from fastdcgan.gan.step import penalise
+from fastdcgan.kernels.noise import latents
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests
@@ -181,7 +182,7 @@ def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
 def random_inputs(run: Run, step: int) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """What `noise` and `draws` give for a step, on the device.
 
-    Drawn here, not ahead by a thread: that takes 30 us at a batch of 128, and handing over the interpreter took more.
+    Drawn here, not ahead by a thread: that takes 15 us at a batch of 128, and handing over the interpreter took more.
     """
     device = run.accelerator.device
     others = tuple(x if x is None else to_device(x, device) for x in draws(run, step))
@@ -213,9 +214,10 @@ def _place_in_stream(run: Run, step: int) -> int:
 def _own_share(run: Run, drawn_BN: Tensor) -> Tensor:
     """This rank's rows, ready to be copied to the device."""
     ranks, parts = run.accelerator.num_processes, run.config.parts_a_step
-    # NumPy copies, if it must, in this thread. PyTorch would start the step's, and wait for each where cores are busy.
-    mine_BN = rank_rows(drawn_BN.numpy(), run.accelerator.process_index, ranks, parts)
-    return pinned_for(torch.from_numpy(mine_BN), run.accelerator.device)
+    if ranks > 1:
+        # NumPy copies, if it must, in this thread: PyTorch would start others, and wait for each where cores are busy.
+        drawn_BN = torch.from_numpy(rank_rows(drawn_BN.numpy(), run.accelerator.process_index, ranks, parts))
+    return pinned_for(drawn_BN, run.accelerator.device)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Our own kernels are PyTorch's convolutions and activations: each layer alone, and whole steps."""
+"""Our own kernels are PyTorch's convolutions and activations, each layer alone, and whole steps; and NumPy's noise."""
 
 import copy
 import ctypes
@@ -15,8 +15,10 @@ from twins import inputs, plan_twin, reference_twin, relative_error
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution.plan import Plan, Precision, choose_plan, why_no_kernels
 from fastdcgan.execution.prepare import INSTALL_KERNELS
+from fastdcgan.gan import randomness
 from fastdcgan.gan.architecture import architecture
-from fastdcgan.kernels import ends, native, thin, winograd
+from fastdcgan.gan.randomness import Stream
+from fastdcgan.kernels import ends, native, noise, thin, winograd
 from fastdcgan.tuning.parity import ParityCheck
 
 needs_compiler = pytest.mark.skipif(not winograd.available(), reason="our kernels need Linux, and AVX2")
@@ -284,6 +286,21 @@ def test_losses_of_twenty_steps_match() -> None:
         assert found[key].item() == pytest.approx(wanted[key].item(), rel=0.05), key
 
 
+@pytest.mark.parametrize("seed", [0, 3, 2**32, 2**63 - 1])
+@pytest.mark.parametrize("position", [0, 7, 2**32 - 1, 2**32, 9 + (5 << 32)], ids=hex)
+def test_noise_is_numpys_bit_for_bit(instruction_set: str, seed: int, position: int) -> None:
+    """Seeds and positions of one and of two words, and counts that end within the 64 bits of four numbers."""
+    for count in (0, 1, 2, 3, 4, 5, 130):
+        numbers = (seed, Stream.NOISE_BY_TABLE, position, count, 5)
+        assert torch.equal(noise.latents(*numbers), randomness.latents(*numbers)), count
+
+
+def test_noise_that_is_drawn_is_not_looked_up(instruction_set: str) -> None:
+    """Runs that were begun before there was a table go on with NumPy's normal numbers."""
+    numbers = (3, Stream.NOISE, 7, 4, 5)
+    assert torch.equal(noise.latents(*numbers), randomness.latents(*numbers))
+
+
 @needs_compiler
 def test_the_same_step_twice_gives_the_same_bits() -> None:
     """Threads take turns at the work; the order of the sums must not depend on who is first."""
@@ -296,7 +313,9 @@ def test_without_kernels_pytorchs_are_chosen_and_it_is_said_why(monkeypatch: pyt
     monkeypatch.setenv("FASTDCGAN_ISA", "none")
     native.library.cache_clear()
     try:
-        assert not winograd.available()
+        assert not winograd.available() and not noise.available()
+        numbers = (3, Stream.NOISE_BY_TABLE, 7, 4, 5)
+        assert torch.equal(noise.latents(*numbers), randomness.latents(*numbers))
         plan = choose_plan(ExecutionConfig(), torch.device("cpu"))
         assert not set(plan.kernels) & {"winograd", "thin", "norm"}
         assert why_no_kernels(plan, torch.device("cpu")) in ("FASTDCGAN_ISA=none", native.library())

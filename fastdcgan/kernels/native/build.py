@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("direct", "normalise", "sources", "thin", "winograd"))
+SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("direct", "noise", "normalise", "sources", "thin", "winograd"))
 
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-w")
 
