@@ -61,7 +61,9 @@ def as_lmdb(place: Path, count: int) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [as_folder, as_tar, as_zip, as_lmdb])
+@pytest.mark.parametrize(
+    "write", [as_folder, as_tar, *(pytest.param(write, marks=pytest.mark.exhaustive) for write in (as_zip, as_lmdb))]
+)
 def test_very_many_pictures_are_packed_in_little_memory(write: Callable[[Path, int], Path], tmp_path: Path) -> None:
     peaks = []
     for count in (FEW, MORE):

@@ -130,7 +130,7 @@ def test_two_hosts_learn_what_one_does(hosts: Hosts, on_one_host: Path, photos: 
 
 @pytest.mark.parametrize(
     "launcher",
-    [torchrun, accelerate, pytest.param(torchrun_by_number, marks=pytest.mark.exhaustive)],
+    [torchrun, *(pytest.param(other, marks=pytest.mark.exhaustive) for other in (accelerate, torchrun_by_number))],
     ids=lambda launcher: launcher.__name__,
 )
 def test_a_cut_link_ends_the_run_which_then_goes_on(

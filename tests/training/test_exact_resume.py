@@ -228,9 +228,9 @@ KILLED = pytest.mark.slow(30)
     [
         ("off", 1),
         pytest.param("off", 2, marks=KILLED),
-        pytest.param("on", 2, marks=KILLED),
         pytest.param("step", 1, marks=KILLED),
         pytest.param("on", 1, marks=[KILLED, pytest.mark.exhaustive]),
+        pytest.param("on", 2, marks=[KILLED, pytest.mark.exhaustive]),
         pytest.param("step", 2, marks=[KILLED, pytest.mark.exhaustive]),
     ],
 )

@@ -186,7 +186,7 @@ def test_the_same_command_goes_on_bit_for_bit(undisturbed: Path, fastdcgan: Comm
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there a process can only be ended, not asked to stop")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.exhaustive)])
 def test_a_request_to_stop_saves_first(name: str, photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     command = [
