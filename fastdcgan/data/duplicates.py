@@ -22,6 +22,7 @@ from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import COPY, ImageSource, Skipped
 from fastdcgan.storage import strict_json
 from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
+from fastdcgan.storage.wording import counted
 
 FORMAT = 1
 """Version of what is cached, and of which pictures count as copies."""
@@ -103,7 +104,8 @@ class SubsetSource:
 
     def __init__(self, source: ImageSource, numbers: NDArray[np.int64], left_out: Sequence[Skipped]) -> None:
         self.source, self.numbers = source, numbers
-        self.description = f"{source.description}; {len(left_out):,} copies are left out, {len(numbers):,} are used"
+        copies = counted(len(left_out), "copy", "copies")
+        self.description = f"{source.description}; {copies} left out, {len(numbers):,} used"
         self.origin = f"{source.origin} without copies"
         self.skipped = sorted([*left_out, *source.skipped], key=lambda skip: skip.not_a_picture)
         self.value_range = source.value_range

@@ -21,6 +21,7 @@ from fastdcgan.data.labels import Labels, labels_from_numbers
 from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.printable import printable
 from fastdcgan.storage.settled import settled_stat
+from fastdcgan.storage.wording import counted
 
 SUFFIXES = (".npy", ".npz")
 
@@ -85,7 +86,7 @@ def open_numpy_file(
         frame=frame,
         channels=channels,
         threads=threads,
-        description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]{remark}",
+        description=f"{counted(count, 'picture')} of {width}x{height} from {what}, with axes [{axes}]{remark}",
         origin=printable(path.resolve()),
         fingerprint=hashlib.sha256(stamp).hexdigest(),
         value_range=taken,

@@ -25,6 +25,7 @@ from fastdcgan.kernels.noise import latents
 from fastdcgan.runs.folder import RunFolder, WriteError
 from fastdcgan.runs.lock import locked
 from fastdcgan.storage.signals import Stopped, StopRequests
+from fastdcgan.storage.wording import counted
 from fastdcgan.telemetry.report.end_of_run import reporting
 from fastdcgan.telemetry.run_log import RunLog
 from fastdcgan.telemetry.terminal.display import Display
@@ -146,7 +147,7 @@ def roll_back(run: Run, failure: NotFiniteError, display: Display) -> Run:
     """
     most, times = run.config.run.rollbacks, run.start.rollbacks + 1
     if times > most:
-        raise ValueError(f"{failure}; it was rolled back {most} times already (--rollbacks)") from failure
+        raise ValueError(f"{failure}; it was rolled back {counted(most, 'time')} already (--rollbacks)") from failure
     run.accelerator.wait_for_everyone()  # until the first one has written what it was writing
     _, start = load_last_checkpoint(run.folder, run.state, run.arch, run.accelerator, display)
     if start.step == 0:

@@ -93,7 +93,7 @@ def test_copies_are_found_and_left_out_of_every_kind(make: object, tmp_path: Pat
     assert torch.equal(all_of_it, torch.from_numpy(PICTURES[:7][[0, 1, 2, 3, 4, 5, 6]]))
     assert torch.equal(next(packed.read([[6, 0]])), all_of_it[[6, 0]])
     assert len(once) == len(packed) == 7
-    assert "; 3 copies are left out, 7 are used" in packed.description
+    assert "; 3 copies left out, 7 used" in packed.description
     assert [(skip.reason, skip.not_a_picture) for skip in packed.skipped] == [(COPY, False)] * 3
     assert once.fingerprint == packed.fingerprint != whole.fingerprint
     assert source(spec, cache="on").origin != packed.origin, "else one pack would take the place of the other"

@@ -27,6 +27,7 @@ from fastdcgan.data.labels import Labels, labels_from_paths
 from fastdcgan.data.source import Skipped
 from fastdcgan.storage.files import open_regular
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.wording import counted
 
 
 class NumpyFile(NamedTuple):
@@ -91,7 +92,7 @@ class NumpyFolderSource:
         self.value_range, remark = settle_range(self._sample(), value_range, printable(folder))
         kinds = ", ".join(sorted({str(file.header.dtype) for file in self._files}))
         files = f"{len(self._files):,} .npy file{'s' * (len(self._files) != 1)}"
-        self.description = f"{len(self):,} pictures in {self.origin}, {files} of {kinds}{remark}"
+        self.description = f"{counted(len(self), 'picture')} in {self.origin}, {files} of {kinds}{remark}"
 
     @property
     def labels(self) -> Labels | None:

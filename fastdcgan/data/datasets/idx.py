@@ -20,6 +20,7 @@ from fastdcgan.data.source import ImageSource
 from fastdcgan.storage.cache import cache_folder
 from fastdcgan.storage.files import open_regular
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.wording import counted
 
 FILE_NAME = "train-images-idx3-ubyte"
 """With or without .gz."""
@@ -109,7 +110,7 @@ def open_fashion_mnist(folder: Path | None, *, frame: Frame, channels: int, thre
         frame=frame,
         channels=channels,
         threads=threads,
-        description=f"{count:,} pictures of {width}x{height} from {printable(path)}, in memory",
+        description=f"{counted(count, 'picture')} of {width}x{height} from {printable(path)}, in memory",
         origin=printable(path.resolve()),
         find_labels=lambda: _find_labels(path, count, FASHION_MNIST_CLASSES if fashion else ()),
     )

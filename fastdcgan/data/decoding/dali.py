@@ -26,6 +26,7 @@ from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
+from fastdcgan.storage.wording import counted
 
 INSTALL_DALI = "pip install nvidia-dali-cuda130"
 """The command that does."""
@@ -93,7 +94,7 @@ class DaliSource:
         how = f"DALI on {where}" + (f", {by_pillow:,} of them by Pillow" if by_pillow else "")
         if by_pillow == len(encoded):
             how = "Pillow (DALI would make other pixels of all of them)"
-        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by {how}"
+        self.description = f"{counted(len(encoded), 'picture')} in {encoded.origin}, decoded by {how}"
         self.origin, self.skipped = encoded.origin, encoded.skipped
         self.encoded = encoded
         self._frame = frame

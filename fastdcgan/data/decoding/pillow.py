@@ -14,6 +14,7 @@ from fastdcgan.data.decoding.picture import lock_if_large, open_fitted
 from fastdcgan.data.decoding.prefetch import prefetch_map
 from fastdcgan.data.labels import Labels
 from fastdcgan.data.source import Skipped
+from fastdcgan.storage.wording import counted
 
 
 class PillowSource:
@@ -32,7 +33,7 @@ class PillowSource:
     value_range: ValueRange | None = None
 
     def __init__(self, encoded: EncodedPictures, *, frame: Frame, channels: int, threads: int) -> None:
-        self.description = f"{len(encoded):,} pictures in {encoded.origin}, decoded by Pillow"
+        self.description = f"{counted(len(encoded), 'picture')} in {encoded.origin}, decoded by Pillow"
         self.origin, self.skipped = encoded.origin, encoded.skipped
         self.encoded = encoded
         self._frame = frame

@@ -24,6 +24,7 @@ from fastdcgan.data.tables.hdf5_process import Dataset, Hdf5Process
 from fastdcgan.data.tables.row_process import RowProcess
 from fastdcgan.data.tables.rows import Row, Table, needed, open_rows, stamp_of_files
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.wording import counted
 
 _REFERENCE_BYTES = 16
 """Where a picture's bytes are, as HDF5 writes it: a length, an address and a number, never compressed."""
@@ -89,7 +90,7 @@ def open_hdf5(
         frame=frame,
         channels=channels,
         threads=threads,
-        description=f"{count:,} pictures of {width}x{height} from {what}, with axes [{axes}]{remark}",
+        description=f"{counted(count, 'picture')} of {width}x{height} from {what}, with axes [{axes}]{remark}",
         origin=printable(path.resolve()),
         fingerprint=hashlib.sha256(stamp.encode()).hexdigest(),
         find_labels=lambda: labels,
