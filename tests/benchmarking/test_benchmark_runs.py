@@ -182,7 +182,7 @@ def test_a_terminal_has_lines_that_live_and_vanish(tmp_path: Path, bench: Bench)
     ("arguments", "env", "complaint"),
     [
         (["--minutes", "0"], {}, "--minutes: 0: must be a number of minutes above 0"),
-        (["--minutes", "ten"], {}, "--minutes: ten: must be"),
+        pytest.param(["--minutes", "ten"], {}, "--minutes: ten: must be", marks=pytest.mark.exhaustive),
         ([], {"FASTDCGAN_BENCH_MINUTES": "-1"}, "FASTDCGAN_BENCH_MINUTES=-1: must be"),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_second_interrupt_does_not_wait_for_the_turn_to_end(bench: Bench) -> N
     assert "Traceback" not in ended.text
 
 
-@pytest.mark.parametrize("turn", [1, WARM_UP + 1, WARM_UP + 4])
+@pytest.mark.parametrize("turn", [1, pytest.param(WARM_UP + 1, marks=pytest.mark.exhaustive), WARM_UP + 4])
 def test_a_case_that_fails_costs_no_other(bench: Bench, turn: int) -> None:
     ended = bench(ENDS.format(at=turn, act="lambda: 1 / 0"))
     assert ended.code == pytest.ExitCode.TESTS_FAILED

@@ -54,10 +54,10 @@ def test_so_does_train_py() -> None:
 
 def progress_and_tables(photos: Path, out: Path) -> list[tuple[object, ...]]:
     """Commands that show progress or tables; the last one trains."""
-    tiny = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2, "--device", "cpu")
-    tune = ("tune", *tiny, "--compile", "off", "--seconds", 1)
-    train = ("train", "--data", photos, "--out", out, *tiny, "--images", 200)
-    return [("roofline",), ("data", photos), ("pack", photos), tune, train]
+    network, on = ("--arch", "dcgan16", "--width", 4, "--batch-size", 2), ("--device", "cpu")
+    tune = ("tune", *network, *on, "--compile", "off", "--seconds", 1)
+    train = ("train", "--data", photos, "--out", out, *network, *on, "--images", 200)
+    return [("roofline", *network), ("data", photos), ("pack", photos), tune, train]
 
 
 @pytest.mark.slow(35)

@@ -76,12 +76,14 @@ def test_stabilised_training_is_bit_for_bit_the_reference(name: str) -> None:
     assert not different, worst(errors(found, wanted))
 
 
-EACH_ON_EACH = [
-    # What is compiled takes seconds: all together at once, and each for itself where there is time.
-    pytest.param(name, plan, marks=pytest.mark.slow if PLANS[plan].backend and name != "all together" else ())
-    for name in RECIPES
-    for plan in PLANS
-]
+def marks(name: str, plan: str) -> tuple[pytest.MarkDecorator, ...]:
+    """What is compiled takes seconds: all together at once, and each for itself where there is much time."""
+    if not PLANS[plan].backend or name == "all together":
+        return ()
+    return (pytest.mark.slow,) if "all together" in name else (pytest.mark.slow, pytest.mark.exhaustive)
+
+
+EACH_ON_EACH = [pytest.param(name, plan, marks=marks(name, plan)) for name in RECIPES for plan in PLANS]
 
 
 @pytest.mark.parametrize(("name", "plan"), EACH_ON_EACH)
