@@ -44,7 +44,8 @@ RELEASED = [name for name in WRITTEN if "." in name]
 def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a commit has written, in the current folder."""
     with tarfile.open(Path(__file__).parent / f"{request.param}.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python has from 3.11.4 on
+        archive.extractall(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTDCGAN_CACHE", str(tmp_path / "cache"))
     return tmp_path

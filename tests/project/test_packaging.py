@@ -41,7 +41,8 @@ def sdist(tracked: set[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unpacked."""
     packed = build("sdist", copy(tracked, tmp_path_factory.mktemp("checkout")), tmp_path_factory.mktemp("sdist"))
     with tarfile.open(packed) as archive:
-        archive.extractall(packed.parent, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python has from 3.11.4 on
+        archive.extractall(packed.parent)
     return packed.parent / packed.name.removesuffix(".tar.gz")
 
 
