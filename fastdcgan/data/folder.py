@@ -45,6 +45,7 @@ from fastdcgan.storage.cache import cache_folder, read_cached, write_cached
 from fastdcgan.storage.files import read_limited
 from fastdcgan.storage.printable import printable
 from fastdcgan.storage.settled import wait_out
+from fastdcgan.storage.wording import counted
 
 MAX_BYTES = 2**30
 """Larger files are not read."""
@@ -268,7 +269,7 @@ def _no_pictures_message(index: FolderIndex) -> str:
             return f"no pictures ({FORMAT_NAMES}) in {folder}{left_out}"
         return f"no pictures ({FORMAT_NAMES}) in {folder}; it is empty"
     names = f" ({common_suffixes(others)})" if common_suffixes(others) else ""
-    files = f"{len(others):,} other file{'s' * (len(others) != 1)}"
+    files = counted(len(others), "other file")
     return f"no pictures ({FORMAT_NAMES}) in {folder}; it holds {files}{names}{left_out}"
 
 

@@ -24,6 +24,7 @@ from fastdcgan.runs.pictures.latents import MAX_SEED, LatentOfEachSeed, Latents,
 from fastdcgan.runs.pictures.stream import batch_size, picture_batches
 from fastdcgan.runs.pictures.writers import WRITERS, Format, Pictures
 from fastdcgan.storage.printable import printable
+from fastdcgan.storage.wording import counted
 
 FileFormat = Literal["png", "npy", "npz", "tar"]
 
@@ -151,10 +152,10 @@ def _chosen_latents(
 
 def _counted(count: int, in_turn: Sequence[int], arch: Architecture) -> str:
     """How many pictures there are, and of which class or how many classes, for people."""
-    counted = f"{count:,} picture{'s' * (count != 1)}"
+    pictures = counted(count, "picture")
     if len(in_turn) == 1:
-        return f"{counted} of {printable(arch.classes[in_turn[0]])}"
-    return f"{counted} of {len(in_turn):,} classes in turn" if in_turn else counted
+        return f"{pictures} of {printable(arch.classes[in_turn[0]])}"
+    return f"{pictures} of {len(in_turn):,} classes in turn" if in_turn else pictures
 
 
 def named_by_class(name: str, number: int, in_turn: Sequence[int], arch: Architecture) -> str:

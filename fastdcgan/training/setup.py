@@ -44,6 +44,7 @@ from fastdcgan.runs.folder import (
     value_range_of,
     write_config,
 )
+from fastdcgan.storage.wording import counted
 from fastdcgan.telemetry.terminal.display import Display
 from fastdcgan.training.evaluation import check_can_choose
 from fastdcgan.training.run import FEW, Run, Schedule, batch_for_few
@@ -168,7 +169,7 @@ def with_agreed_batch(
     batch = broadcast_object(accelerator, batch)
     if batch == usual:
         return config
-    pictures = f"{count:,} picture{'s' * (count != 1)}"
+    pictures = counted(count, "picture")
     memorised = ""
     if count < FEW:
         may_help = "" if config.recipe.augmentation() else "; in long training --recipe small-data may help"

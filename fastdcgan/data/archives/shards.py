@@ -28,6 +28,7 @@ from fastdcgan.data.labels import Labels, labels_from_numbers, labels_from_paths
 from fastdcgan.data.source import Skipped, count_files, describe_hidden
 from fastdcgan.storage.printable import printable
 from fastdcgan.storage.settled import settled_stat
+from fastdcgan.storage.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,6 +162,6 @@ def _no_pictures_message(index: ShardIndex) -> str:
     left_out = f"; left out: {hidden}" if hidden else ""
     if others:
         count = count_files(others)
-        seen = f", but {count:,} other member{'s' * (count != 1)}, as {others[0].path}"
+        seen = f", but {counted(count, 'other member')}, as {others[0].path}"
         seen += f" ({NESTED})" * (others[0].reason == NESTED)
     return f"no pictures ({FORMAT_NAMES}) in {index.origin}{seen}{left_out}"

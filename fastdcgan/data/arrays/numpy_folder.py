@@ -91,7 +91,7 @@ class NumpyFolderSource:
         self.origin = printable(folder.resolve())
         self.value_range, remark = settle_range(self._sample(), value_range, printable(folder))
         kinds = ", ".join(sorted({str(file.header.dtype) for file in self._files}))
-        files = f"{len(self._files):,} .npy file{'s' * (len(self._files) != 1)}"
+        files = counted(len(self._files), ".npy file")
         self.description = f"{counted(len(self), 'picture')} in {self.origin}, {files} of {kinds}{remark}"
 
     @property
