@@ -14,7 +14,7 @@ SOURCES = tuple(FOLDER / f"{name}.cpp" for name in ("direct", "noise", "normalis
 
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-w")
 
-_AVX2 = ("-mavx2", "-mfma")
+_AVX2 = ("-mavx2", "-mfma", "-mprfchw")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 TARGETS: dict[str, tuple[str, ...]] = {
     "avx512_amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),

@@ -24,7 +24,7 @@ constexpr int64_t round_up(int64_t number, int64_t multiple) { return (number + 
 
 // C[m][n] (+)= sum over k of A[m][k] B[k][n], in words. A's rows are `lda` words apart, or, if A is COLUMN_MAJOR, its columns;
 // B's and C's rows are `ldb` and `ldc` apart.
-template <class T, bool ADD, bool COLUMN_MAJOR = false>
+template <class T, bool ADD, bool COLUMN_MAJOR = false, int64_t ROWS = ::ROWS>
 inline void product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb, float *C, int64_t ldc) {
     Vector sum[ROWS][2] = {};
 #pragma GCC unroll 4
@@ -43,6 +43,23 @@ inline void product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_
             float *to = C + m * ldc + n * LANES;
             store(to, ADD ? load(to) + sum[m][n] : sum[m][n]); // a sum of sums rounds less than one long sum
         }
+}
+
+// The same for up to ROWS rows. Fewer take less time, down to half of ROWS: then sums wait for one another.
+template <class T, bool ADD, bool COLUMN_MAJOR = false, int64_t MOST = ROWS>
+inline void product_of_rows(int64_t rows, int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb, float *C, int64_t ldc) {
+    if constexpr (MOST > 1)
+        if (rows < MOST) return product_of_rows<T, ADD, COLUMN_MAJOR, MOST - 1>(rows, depth, A, lda, B, ldb, C, ldc);
+    product<T, ADD, COLUMN_MAJOR, MOST>(depth, A, lda, B, ldb, C, ldc);
+}
+
+// Calls f(row, rows) for rows from `first` up to `end` in as few products as there can be, of as equal height as there can be.
+template <class F> INLINE void for_products(int64_t first, int64_t end, F f) {
+    for (int64_t products = (end - first + ROWS - 1) / ROWS; products > 0; products--) {
+        const int64_t rows = (end - first + products - 1) / products;
+        f(first, rows);
+        first += rows;
+    }
 }
 
 // Vectors. A product has ROWS rows, and a multiple of DEPTH words.

@@ -20,6 +20,7 @@
 //
 // Plain C interface, OpenMP, GCC's vector types: nothing to link but the compiler's own libraries.
 
+#include "prefetch.hpp"
 #include "product.hpp"
 #include "transforms.hpp"
 
@@ -40,6 +41,9 @@ constexpr int64_t TILE_SHARE = 8;
 
 // Bytes of weights that threads read, if each reads all, from which on they share them out instead.
 constexpr int64_t MOST_READ = 64 << 20;
+
+// Bytes of weights from which on they come from memory, not from the L3 cache: then those of the next product are fetched ahead.
+constexpr int64_t MOST_CACHED = 8 << 20;
 
 // Tiles that are transformed, and then multiplied and summed, at a time: by all threads together, or by each alone.
 constexpr int64_t SHARED_CHUNK = 256, OWN_CHUNK = 64;
@@ -63,6 +67,8 @@ struct Shape {
 
     int64_t small_height() const { return (height + 1) / 2; }
     int64_t small_width() const { return (width + 1) / 2; }
+    int64_t big_size() const { return height * width * C; } // of a picture, in numbers
+    int64_t small_size() const { return small_height() * small_width() * O; }
     int64_t kernel() const { return height % 2 ? 3 : 4; }
 };
 
@@ -126,13 +132,15 @@ template <int M> struct Place {
         top = M * (inside / tiles.columns());
         left = M * (inside % tiles.columns());
     }
-    template <class T> T *small(T *base, const Shape &shape, int i, int j) const {
-        return base + ((picture * shape.small_height() + top + i) * shape.small_width() + left + j) * shape.O;
-    }
-    bool inside(const Shape &shape, int i, int j) const {
-        return picture < shape.batch && top + i < shape.small_height() && left + j < shape.small_width();
-    }
 };
+
+// The memory of the pictures, of `size` numbers each, that these tiles cover, as far as tiles can be told apart by it. None if
+// threads work `together`: each would bring all.
+template <class T, int M>
+Prefetch prefetch_tiles(T *pictures, int64_t size, const Tiles<M> &tiles, int64_t first, int64_t last, bool together) {
+    const auto at = [&](int64_t tile) { return pictures + std::min(tile, tiles.count()) * size / tiles.in_picture(); };
+    return {at(first), at(together ? first : last)};
+}
 
 // The tiles of a block in the order of the memory for them: first those whose last row of pixels alone lies beyond the bottom
 // edge, then those inside, then those with the last column beyond the right edge, then those with both.
@@ -232,13 +240,26 @@ template <class T, int M> struct Window {
     }
 };
 
-// Of a tile's pixels of the small picture: calls out(product, vector).
-template <class T, int M, class Out>
-INLINE void output_transform_transposed(const T *small, const Tiles<M> &tiles, const Place<M> &place, int64_t channel, Out out) {
-    evaluate_both<OutputMatrix<M>>(
-        [&](int i, int j) INLINED { return place.inside(tiles, i, j) ? load(place.small(small, tiles, i, j) + channel) : Vector{}; },
-        [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
-}
+// The pixels of the small picture in a tile; `beyond` in place of those beyond the edges, and of a tile that does not exist.
+template <class T, int M> struct SmallPixels {
+    T *pixel[M][M];
+
+    SmallPixels(T *small, const Tiles<M> &tiles, int64_t tile, T *beyond) {
+        const Place<M> place(tiles, tile);
+        for (int i = 0; i < M; i++)
+            for (int j = 0; j < M; j++) {
+                const int64_t y = place.top + i, x = place.left + j;
+                const bool inside = place.picture < tiles.batch && y < tiles.small_height() && x < tiles.small_width();
+                pixel[i][j] = inside ? small + ((place.picture * tiles.small_height() + y) * tiles.small_width() + x) * tiles.O : beyond;
+            }
+    }
+
+    // Calls out(product, vector).
+    template <class Out> INLINE void output_transform_transposed(int64_t channel, Out out) const {
+        evaluate_both<OutputMatrix<M>>([&](int i, int j) INLINED { return load(pixel[i][j] + channel); },
+                                       [&](int k, int l, Vector v) INLINED { out(k * (M + 1) + l, v); });
+    }
+};
 
 // Weights [O, kernel, kernel, C] in memory, or their gradient.
 template <class Float> struct Weights {
@@ -284,27 +305,40 @@ template <int M> struct Block {
 
 // products = transformed packed, for a block's tiles. Threads that work together share out products and columns: so each reads
 // a part of the weights. `nonzero(p, f)` calls f(first, last, from, until) for the words of the sum and the columns of which
-// product p is not zero. What doesn't matter is left as it is.
+// product p is not zero. What doesn't matter is left as it is. Meanwhile the pixels of the `next` block, and the memory for this
+// one's `results`, are fetched.
 template <class T, int M, class Nonzero>
-inline void multiply(const Block<M> &block, const Order<M> &order, const uint32_t *packed, bool together, Nonzero nonzero) {
+inline void multiply(const Block<M> &block, const Order<M> &order, const uint32_t *packed, bool together, Prefetch next, Prefetch results,
+                     Nonzero nonzero) {
     const int64_t column_blocks = (block.columns + COLUMN_BLOCK - 1) / COLUMN_BLOCK;
+    const int64_t products_of_panel = order.first[4] / ROWS + 1, products = Block<M>::PRODUCTS * block.columns / PANEL * products_of_panel;
+    const bool far = Block<M>::PRODUCTS * block.depth * block.columns * int64_t(sizeof(*packed)) > MOST_CACHED;
+    next.split(products);
+    results.split(products);
     for_each(together, Block<M>::PRODUCTS * column_blocks, 1, [&](int64_t unit) {
         const int64_t p = unit / column_blocks, block_from = unit % column_blocks * COLUMN_BLOCK;
-        const int64_t first_tile = order.begin(p) / ROWS * ROWS, end_tile = order.end(p);
+        const auto weights = [&](int64_t n, int64_t k) { return packed + (n * Block<M>::PRODUCTS + p * PANEL) * block.depth + k * PANEL; };
         nonzero(p, [&](int64_t first, int64_t last, int64_t from, int64_t until) {
             const int64_t begin = std::max(block_from, from / PANEL * PANEL), end = std::min({block_from + COLUMN_BLOCK, until, block.columns});
             for (int64_t k = first; k < last; k += DEPTH_BLOCK)
-                for (int64_t n = begin; n < end; n += PANEL)
-                    for (int64_t t = first_tile; t < end_tile; t += ROWS) {
+                for (int64_t n = begin; n < end; n += PANEL) {
+                    const uint32_t *B = weights(n, k);
+                    const uint32_t *next_B = n + PANEL < end ? weights(n + PANEL, k) : weights(begin, std::min(k + DEPTH_BLOCK, last));
+                    Prefetch next_weights(next_B, next_B + (far ? DEPTH_BLOCK * PANEL : 0));
+                    next_weights.split(products_of_panel);
+                    for_products(order.begin(p), order.end(p), [&](int64_t t, int64_t rows) INLINED {
                         const uint32_t *A = block.transformed + p * block.plane() + t * block.row() + k;
-                        const uint32_t *B = packed + (n * Block<M>::PRODUCTS + p * PANEL) * block.depth + k * PANEL;
                         float *sum = block.products + p * block.products_plane() + t * block.products_row() + n;
                         const int64_t length = std::min(DEPTH_BLOCK, last - k);
+                        next.next_part();
+                        results.next_part();
+                        next_weights.next_part();
                         if (k == 0)
-                            product<T, false>(length, A, block.row(), B, PANEL, sum, block.products_row());
+                            product_of_rows<T, false>(rows, length, A, block.row(), B, PANEL, sum, block.products_row());
                         else
-                            product<T, true>(length, A, block.row(), B, PANEL, sum, block.products_row());
-                    }
+                            product_of_rows<T, true>(rows, length, A, block.row(), B, PANEL, sum, block.products_row());
+                    });
+                }
         });
     });
 }
@@ -367,7 +401,7 @@ template <class T, int M> void gather(const T *big, const uint32_t *packed, T *s
     const Tiles<M> tiles(shape);
     constexpr int N = M + 1;
     const bool together = tiles.together(sizeof(T));
-    const Block<M> layout{round_up(tiles.block(1, together), ROWS), 4 * shape.C / PER_WORD<T>, shape.O};
+    const Block<M> layout{tiles.block(1, together), 4 * shape.C / PER_WORD<T>, shape.O};
     static thread_local Scratch shared_scratch, scratch_zeros;
     const Block<M> shared = together ? layout.in(shared_scratch) : layout;
     T *zeros = scratch_zeros.take<T>(shape.C);
@@ -394,18 +428,21 @@ template <class T, int M> void gather(const T *big, const uint32_t *packed, T *s
                     window = next;
                 }
             });
-            multiply<T, M>(block, order, packed, together, [&](int64_t p, auto f) INLINED {
+            const int64_t next = start + omp_get_num_threads() * block.tiles; // most likely
+            const Prefetch pixels = prefetch_tiles(big, shape.big_size(), tiles, next, next + block.tiles, together);
+            const Prefetch results = prefetch_tiles(small, shape.small_size(), tiles, start, start + count, together);
+            multiply<T, M>(block, order, packed, together, pixels, results, [&](int64_t p, auto f) INLINED {
                 const int64_t words = block.depth / 4; // of a phase
                 tiles.for_phases(p, [&](int64_t first, int64_t last) INLINED { f(first * words, last * words, 0, block.columns); });
             });
             for_each(together, count, 1, [&](int64_t t) {
-                const Place<M> place(tiles, order.tile[t]);
+                const SmallPixels<T, M> to(small, tiles, order.tile[t], nullptr);
                 for (int64_t channel = 0; channel < shape.O; channel += LANES) {
                     const float *from = block.products + t * block.products_row() + channel;
                     interpolate_both<OutputMatrix<M>>(
                         [&](int k, int l) INLINED { return load(from + (k * N + l) * block.products_plane()); },
                         [&](int i, int j, Vector y) INLINED {
-                            if (place.inside(shape, i, j)) store(place.small(small, shape, i, j) + channel, y);
+                            if (to.pixel[i][j]) store(to.pixel[i][j] + channel, y);
                         });
                 }
             });
@@ -507,11 +544,11 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
     const bool together = tiles.together(sizeof(T));
     const bool some_are_zero = tiles.kernel() == 3 || tiles.is_below(tiles.rows() - 1) || tiles.is_right(tiles.columns() - 1);
     const int64_t pictures = tiles.block(in_picture, together) / in_picture; // whole ones: tiles share pixels
-    const Block<M> layout{round_up(pictures * in_picture, ROWS), shape.O / PER_WORD<T>, 4 * shape.C};
+    const Block<M> layout{pictures * in_picture, shape.O / PER_WORD<T>, 4 * shape.C};
     static thread_local Scratch shared_scratch, scratch_zeros;
     const Block<M> shared = together ? layout.in(shared_scratch) : layout;
-    float *zeros = scratch_zeros.take<float>(shape.C);
-    std::memset(zeros, 0, shape.C * sizeof(float));
+    float *zeros = scratch_zeros.take<float>(std::max(shape.C, shape.O));
+    std::memset(zeros, 0, std::max(shape.C, shape.O) * sizeof(float));
 #pragma omp parallel
     {
         static thread_local Scratch scratch, scratch_order;
@@ -520,15 +557,18 @@ template <class T, int M> void scatter(const T *small, const uint32_t *packed, T
             const int64_t pictures_here = std::min(pictures, shape.batch - first), count = pictures_here * in_picture;
             const Order<M> order(tiles, first * in_picture, count, scratch_order);
             for_each(together, count, 1, [&](int64_t t) {
-                const Place<M> place(tiles, order.tile[t]);
+                const SmallPixels<const T, M> from(small, tiles, order.tile[t], reinterpret_cast<const T *>(zeros));
                 for (int64_t channel = 0; channel < shape.O; channel += LANES) {
                     T *to = reinterpret_cast<T *>(block.transformed + t * block.row()) + channel;
-                    output_transform_transposed(small, tiles, place, channel, [&](int p, Vector w) INLINED {
+                    from.output_transform_transposed(channel, [&](int p, Vector w) INLINED {
                         store(to + p * block.plane() * PER_WORD<T>, w);
                     });
                 }
             });
-            multiply<T, M>(block, order, packed, together, [&](int64_t p, auto f) INLINED {
+            const int64_t start = first * in_picture, next = start + omp_get_num_threads() * block.tiles; // most likely
+            const Prefetch pixels = prefetch_tiles(small, shape.small_size(), tiles, next, next + block.tiles, together);
+            const Prefetch results = prefetch_tiles(big, shape.big_size(), tiles, start, start + count, together);
+            multiply<T, M>(block, order, packed, together, pixels, results, [&](int64_t p, auto f) INLINED {
                 tiles.for_phases(p, [&](int64_t first, int64_t last) INLINED { f(0, block.depth, first * shape.C, last * shape.C); });
             });
             for_each(together, 4 * pictures_here, 1, [&](int64_t unit) {
@@ -575,9 +615,12 @@ void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, const 
     };
     for_each(together, depth, GROUP, [&](int64_t from) {
         const int64_t until = std::min(depth, from + GROUP);
-        Window<T, M> windows[GROUP][PER_WORD<T>];
+        Window<T, M> windows[GROUP][PER_WORD<T>], next[GROUP][PER_WORD<T>];
         for (int64_t k = from; k < until; k++)
-            for (int64_t i = 0; i < PER_WORD<T>; i++) windows[k - from][i] = Window<T, M>(big, tiles, tile_of(k, i), zeros);
+            for (int64_t i = 0; i < PER_WORD<T>; i++) {
+                windows[k - from][i] = Window<T, M>(big, tiles, tile_of(k, i), zeros);
+                next[k - from][i] = Window<T, M>(big, tiles, tile_of(k + GROUP, i), zeros);
+            }
         for (int phase = 0; phase < 4; phase++)
             for (int64_t line = 0; line < tiles.C; line += 16) // channels of a cache line
                 for (int64_t k = from; k < until; k++)
@@ -585,6 +628,7 @@ void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, const 
                         Vector first[PRODUCTS];
                         const int64_t n = (phase * tiles.C + channel) / PANEL, column = (phase * tiles.C + channel) % PANEL;
                         const auto *window = windows[k - from];
+                        for (const auto &ahead : next[k - from]) ahead.prefetch(phase, channel);
                         if (PER_WORD<T> > 1) window[0].input_transform(phase, channel, [&](int p, Vector d) INLINED { first[p] = d; });
                         window[PER_WORD<T> - 1].input_transform(phase, channel, [&](int p, Vector last) INLINED {
                             store(chunk.big + (n * PRODUCTS + p) * chunk.big_plane() + k * PANEL + column,
@@ -592,11 +636,11 @@ void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, const 
                         });
                     }
         for (int64_t k = from; k < until; k++) {
-            const Place<M> place(tiles, tile_of(k, 0)), last_place(tiles, tile_of(k, PER_WORD<T> - 1));
+            const SmallPixels<const T, M> pixels(small, tiles, tile_of(k, 0), zeros), last_pixels(small, tiles, tile_of(k, PER_WORD<T> - 1), zeros);
             for (int64_t channel = 0; channel < tiles.O; channel += LANES) {
                 Vector first[PRODUCTS];
-                if (PER_WORD<T> > 1) output_transform_transposed(small, tiles, place, channel, [&](int p, Vector w) INLINED { first[p] = w; });
-                output_transform_transposed(small, tiles, last_place, channel, [&](int p, Vector last) INLINED {
+                if (PER_WORD<T> > 1) pixels.output_transform_transposed(channel, [&](int p, Vector w) INLINED { first[p] = w; });
+                last_pixels.output_transform_transposed(channel, [&](int p, Vector last) INLINED {
                     store(chunk.small + p * chunk.small_plane() + k * chunk.small_row() + channel,
                           pack_words((const T *)nullptr, PER_WORD<T> > 1 ? first[p] : last, last));
                 });
@@ -605,9 +649,14 @@ void transform_tiles(const T *big, const T *small, const Tiles<M> &tiles, const 
     });
 }
 
-// sums[4C/PANEL][PRODUCTS][maps][PANEL] (+)= small^T big, over a chunk's tiles; written where the chunk is the first one.
+// sums[4C/PANEL][PRODUCTS][maps][PANEL] (+)= small^T big, over a chunk's tiles; written where the chunk is the first one. Meanwhile
+// the pixels of the next one are fetched.
 template <class T, int M>
-void multiply_tiles(const Tiles<M> &tiles, const Order<M> &order, const Chunk<M> &chunk, bool is_first, bool together, float *sums) {
+void multiply_tiles(const Tiles<M> &tiles, const Order<M> &order, const Chunk<M> &chunk, bool is_first, bool together, Prefetch next_big,
+                    Prefetch next_small, float *sums) {
+    const int64_t products = Tiles<M>::PRODUCTS * chunk.panels * (tiles.O / ROWS + 1);
+    next_big.split(products);
+    next_small.split(products);
     for_each(together, Tiles<M>::PRODUCTS * chunk.panels, 1, [&](int64_t unit) {
         const int64_t p = unit / chunk.panels, n = unit % chunk.panels; // p outermost: the small side's tiles stay in the L2 cache
         if (tiles.is_zero(p, n * PANEL / tiles.C)) return;              // matters to the taps that there are none of
@@ -615,30 +664,32 @@ void multiply_tiles(const Tiles<M> &tiles, const Order<M> &order, const Chunk<M>
         float *here = sums + (n * Tiles<M>::PRODUCTS + p) * chunk.maps * PANEL;
         if (is_first && begin >= end) std::memset(here, 0, chunk.maps * PANEL * sizeof(float));
         for (int64_t k = begin; k < end; k += TILE_SLICE)
-            for (int64_t o = 0; o < tiles.O; o += ROWS) {
+            for_products(0, tiles.O, [&](int64_t o, int64_t rows) INLINED {
                 const uint32_t *A = chunk.small + p * chunk.small_plane() + k * chunk.small_row() + o;
                 const uint32_t *B = chunk.big + (n * Tiles<M>::PRODUCTS + p) * chunk.big_plane() + k * PANEL;
                 const int64_t length = std::min(TILE_SLICE, end - k);
+                next_big.next_part();
+                next_small.next_part();
                 if (is_first && k == begin)
-                    product<T, false, true>(length, A, chunk.small_row(), B, PANEL, here + o * PANEL, PANEL);
+                    product_of_rows<T, false, true>(rows, length, A, chunk.small_row(), B, PANEL, here + o * PANEL, PANEL);
                 else
-                    product<T, true, true>(length, A, chunk.small_row(), B, PANEL, here + o * PANEL, PANEL);
-            }
+                    product_of_rows<T, true, true>(rows, length, A, chunk.small_row(), B, PANEL, here + o * PANEL, PANEL);
+            });
     });
 }
 
 template <class T, int M> void weight_gradient(const T *big, const T *small, float *gradient, const Shape &shape) {
     const Tiles<M> tiles(shape);
     constexpr int64_t PRODUCTS = Tiles<M>::PRODUCTS;
-    const int64_t C = shape.C, O = shape.O, panels = 4 * C / PANEL, padded = round_up(O, ROWS), threads = omp_get_max_threads();
-    const int64_t sums_size = panels * PRODUCTS * padded * PANEL;
+    const int64_t C = shape.C, O = shape.O, panels = 4 * C / PANEL, threads = omp_get_max_threads();
+    const int64_t sums_size = panels * PRODUCTS * O * PANEL;
     const Weights<float> to{gradient, C, O, shape.kernel()};
     // Each thread has a part of the tiles, and sums of its own. Where those would be too large, all work on each chunk of tiles
     // together: then each reads what the others transformed, which takes longer the further apart their caches are.
     const bool together = sums_size * threads * int64_t(sizeof(float)) > MOST_SUMS;
     const int64_t part = together ? tiles.count() : round_up((tiles.count() + threads - 1) / threads, PER_WORD<T>);
     const int64_t parts = (tiles.count() + part - 1) / part, chunk_tiles = std::min(together ? SHARED_CHUNK : OWN_CHUNK, round_up(part, PER_WORD<T>));
-    const Chunk<M> layout{chunk_tiles / PER_WORD<T>, panels, padded};
+    const Chunk<M> layout{chunk_tiles / PER_WORD<T>, panels, O};
     static thread_local Scratch shared_scratch, scratch_sums, scratch_zeros;
     const Chunk<M> shared = together ? layout.in(shared_scratch) : layout;
     float *all_sums = scratch_sums.take<float>(parts * sums_size);
@@ -653,7 +704,10 @@ template <class T, int M> void weight_gradient(const T *big, const T *small, flo
             for (int64_t start = first; start < last; start += chunk_tiles) {
                 const Order<M> order(tiles, start, std::min(chunk_tiles, last - start), scratch_order);
                 transform_tiles(big, small, tiles, order, chunk, together, zeros);
-                multiply_tiles<T, M>(tiles, order, chunk, start == first, together, all_sums + first / part * sums_size);
+                const int64_t next = start + chunk_tiles, after = std::min(next + chunk_tiles, last);
+                const Prefetch next_big = prefetch_tiles(big, shape.big_size(), tiles, next, after, together);
+                const Prefetch next_small = prefetch_tiles(small, shape.small_size(), tiles, next, after, together);
+                multiply_tiles<T, M>(tiles, order, chunk, start == first, together, next_big, next_small, all_sums + first / part * sums_size);
             }
         });
 #pragma omp for collapse(2)
@@ -663,7 +717,7 @@ template <class T, int M> void weight_gradient(const T *big, const T *small, flo
                     const int64_t n = (phase * C + channel) / PANEL, column = (phase * C + channel) % PANEL;
                     interpolate_both<FilterMatrix<M>>(
                         [&](int k, int l) INLINED {
-                            const float *sums = all_sums + ((n * PRODUCTS + k * (M + 1) + l) * padded + o) * PANEL + column;
+                            const float *sums = all_sums + ((n * PRODUCTS + k * (M + 1) + l) * O + o) * PANEL + column;
                             Vector sum = load(sums);
                             for (int64_t other = 1; other < parts; other++) sum += load(sums + other * sums_size);
                             return sum;
