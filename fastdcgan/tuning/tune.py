@@ -28,6 +28,9 @@ GROUP_SIZE = 4
 MIN_RELATIVE_SPEEDUP = 0.8
 """A plan whose speedup is less than this part of the largest one so far gets no more turns."""
 
+HOPELESS_SPEEDUP = 0.5
+"""A plan that needs more than twice the reference's time for its second step gets no turns: they would take others'."""
+
 PARITY_SHARE = 0.5
 """Part of the time after which no more plans are checked for parity, if at least one has passed."""
 
@@ -202,18 +205,32 @@ class _Timer:
         if self._reference is None:
             self._say("warming up the reference")
             self._reference = self._warm_up(None)
-        warm = {str(number): step for number, step in enumerate(self._warm_up_group(plans, deadline))}
+        warm = self._warm_up_group(plans, deadline)
         if not warm:
             return []
         rounds = RoundTimer(
             self._reference.step,
-            {name: warm_step.step for name, warm_step in warm.items()},
+            {str(number): step.step for number, step in enumerate(warm) if not self._is_hopeless(step)},
             clock=self._clock,
             synchronize=lambda: _synchronize(self._device),
         )
         self._time_rounds(rounds, deadline)
         self._reference_seconds += rounds.reference_seconds
-        return [replace(warm_step.measurement, times=rounds.result(name)) for name, warm_step in warm.items()]
+        return [
+            replace(
+                step.measurement, times=self._one_step(step) if self._is_hopeless(step) else rounds.result(str(number))
+            )
+            for number, step in enumerate(warm)
+        ]
+
+    def _is_hopeless(self, step: "_WarmStep") -> bool:
+        """Whether a plan is so slow that its second step suffices, and turns would take the time of others."""
+        assert self._reference is not None
+        return self._reference.seconds < HOPELESS_SPEEDUP * step.seconds
+
+    def _one_step(self, step: "_WarmStep") -> PairedTimes:
+        assert self._reference is not None
+        return PairedTimes((self._reference.seconds,), (step.seconds,))
 
     def reference(self) -> Measurement:
         """The reference, over all groups."""
@@ -227,8 +244,9 @@ class _Timer:
         warm: list[_WarmStep] = []
         for plan in plans:
             # Estimated from those before it: two steps to warm up, and a turn for each in the least number of rounds.
-            slowest = max((step.seconds for step in warm), default=0.0)
-            round_seconds = self._reference.seconds + sum(step.seconds for step in warm)
+            in_turns = [step.seconds for step in warm if not self._is_hopeless(step)]
+            slowest = max(in_turns, default=0.0)
+            round_seconds = self._reference.seconds + sum(in_turns)
             needed = (2 + MIN_ROUNDS) * slowest + MIN_ROUNDS * round_seconds
             if (warm or self._reference_seconds) and self._clock() + needed > deadline:
                 break  # plans come in the order of their importance
@@ -244,7 +262,7 @@ class _Timer:
             end = self._clock()
             if number < MIN_ROUNDS:
                 continue
-            if end + (end - start) > deadline:
+            if end + (end - start) > deadline or not rounds.active:
                 break
             best = max(rounds.result(name).speedup for name in rounds.active)
             for name in list(rounds.active):

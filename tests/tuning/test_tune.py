@@ -83,6 +83,21 @@ def test_the_fastest_is_chosen_and_all_figures_are_right(monkeypatch: pytest.Mon
     assert turns[:6] == [None, SLOW, FAST] * 2
 
 
+def test_a_hopeless_plan_does_not_take_the_time_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bf16 where it is emulated: it stands first, and one of its steps takes as long as many of the next plan's."""
+    machine = Machine(monkeypatch, {SLOW: 50.0, FAST: 3.0})
+    slow, fast = machine.measure([SLOW, FAST], seconds=200.0).plans
+    assert machine.log.count(SLOW) == 2, "no turns after its first two steps"
+    assert slow.speedup == pytest.approx(REFERENCE / 50.0)
+    assert fast.speedup == pytest.approx(REFERENCE / 3.0, rel=0.02)
+
+
+def test_where_all_plans_are_hopeless_the_least_slow_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, {SLOW: 50.0, FAST: 40.0})
+    tuning = machine.measure([SLOW, FAST], seconds=300.0)
+    assert tuning.chosen and tuning.chosen.plan == FAST
+
+
 def test_a_plan_that_fails_parity_is_neither_timed_nor_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, {SLOW: 5.0, FAULTY: 0.1})
     tuning = machine.measure([SLOW, FAULTY], seconds=100.0)
