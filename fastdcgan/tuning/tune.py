@@ -208,29 +208,22 @@ class _Timer:
         warm = self._warm_up_group(plans, deadline)
         if not warm:
             return []
+        in_turns = {str(number): step.step for number, step in enumerate(warm) if not self._is_hopeless(step)}
         rounds = RoundTimer(
-            self._reference.step,
-            {str(number): step.step for number, step in enumerate(warm) if not self._is_hopeless(step)},
-            clock=self._clock,
-            synchronize=lambda: _synchronize(self._device),
+            self._reference.step, in_turns, clock=self._clock, synchronize=lambda: _synchronize(self._device)
         )
         self._time_rounds(rounds, deadline)
         self._reference_seconds += rounds.reference_seconds
-        return [
-            replace(
-                step.measurement, times=self._one_step(step) if self._is_hopeless(step) else rounds.result(str(number))
-            )
-            for number, step in enumerate(warm)
-        ]
+        second_step = {
+            str(number): PairedTimes((self._reference.seconds,), (step.seconds,)) for number, step in enumerate(warm)
+        }
+        times = second_step | {name: rounds.result(name) for name in in_turns}
+        return [replace(step.measurement, times=times[str(number)]) for number, step in enumerate(warm)]
 
     def _is_hopeless(self, step: "_WarmStep") -> bool:
         """Whether a plan is so slow that its second step suffices, and turns would take the time of others."""
         assert self._reference is not None
         return self._reference.seconds < HOPELESS_SPEEDUP * step.seconds
-
-    def _one_step(self, step: "_WarmStep") -> PairedTimes:
-        assert self._reference is not None
-        return PairedTimes((self._reference.seconds,), (step.seconds,))
 
     def reference(self) -> Measurement:
         """The reference, over all groups."""

@@ -45,7 +45,7 @@ inline void product(int64_t depth, const uint32_t *A, int64_t lda, const uint32_
         }
 }
 
-// The same for up to ROWS rows. Fewer take less time, down to half of ROWS: then sums wait for one another.
+// The same for up to ROWS rows. Fewer take less time, until there are so few sums that each waits for its last one.
 template <class T, bool ADD, bool COLUMN_MAJOR = false, int64_t MOST = ROWS>
 inline void product_of_rows(int64_t rows, int64_t depth, const uint32_t *A, int64_t lda, const uint32_t *B, int64_t ldb, float *C, int64_t ldc) {
     if constexpr (MOST > 1)
