@@ -6,6 +6,9 @@
 
 namespace {
 
+// Bytes from which on what is read again and again comes from memory, not from the L3 cache.
+constexpr int64_t MOST_CACHED = 8 << 20;
+
 class Prefetch {
   public:
     // Numbers that will be read, or, if they are not const, written. None if `end` is not after `first`.

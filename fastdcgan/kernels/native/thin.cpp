@@ -9,6 +9,7 @@
 // Layout: pictures and maps are NHWC. `C` channels of the picture, 1 to 8; `O` feature maps, a multiple of 32.
 // LeakyReLU's slope is 1 where there is none.
 
+#include "prefetch.hpp"
 #include "product.hpp"
 
 namespace {
@@ -56,6 +57,14 @@ template <class T> inline void copy_window(const T *picture, const Shape &shape,
     }
 }
 
+// The memory of the maps at `count` positions from this one on, counted over all pictures, as far as there are so many. None if
+// they are in the caches.
+template <class T> Prefetch prefetch_positions(T *maps, const Shape &shape, int64_t position, int64_t count) {
+    const int64_t all = shape.batch * shape.rows() * shape.columns();
+    if (!maps || all * shape.O * int64_t(sizeof(T)) < MOST_CACHED) return {maps, maps};
+    return {maps + std::min(position, all) * shape.O, maps + std::min(position + count, all) * shape.O};
+}
+
 inline Vector leaky_relu(Vector v, float slope) { return v > 0 ? v : v * slope; }
 
 // The weight [O, 4, 4, C] as panels: [O/PANEL][window words][PANEL], zeros beyond the window.
@@ -101,8 +110,11 @@ template <class T> void gather(const T *picture, const float *weight, T *maps, c
                 const T *here = picture + b * shape.height * shape.width * shape.C;
                 for (int64_t t = 0; t < count; t++)
                     copy_window(here, shape, (start + t) / shape.columns(), (start + t) % shape.columns(), windows + t * length);
+                Prefetch next = prefetch_positions(maps, shape, b * positions + start + count, block);
+                next.split(shape.O / PANEL * ((count + ROWS - 1) / ROWS));
                 for (int64_t n = 0; n < shape.O; n += PANEL)
                     for (int64_t t = 0; t < count; t += ROWS) {
+                        next.next_part();
                         multiplier.template multiply<false>(depth, reinterpret_cast<uint32_t *>(windows + t * length), depth,
                                                             reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products, PANEL);
                         T *to = maps + (b * positions + start + t) * shape.O + n;
@@ -144,10 +156,18 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
                 const int64_t from = (b * shape.rows() + row) * columns * shape.O;
                 for (int64_t at = 0; at < columns * shape.O; at += LANES)
                     store(row_maps + at, leaky_relu_backward(maps, activation, from + at, slope));
+                const int64_t next_row = (b * shape.rows() + row + 1) * columns;
+                Prefetch next_maps = prefetch_positions(maps, shape, next_row, columns);
+                Prefetch next_activation = prefetch_positions(activation, shape, next_row, columns);
+                next_maps.split(padded / PANEL * ((columns + ROWS - 1) / ROWS));
+                next_activation.split(padded / PANEL * ((columns + ROWS - 1) / ROWS));
                 for (int64_t n = 0; n < padded; n += PANEL)
-                    for (int64_t t = 0; t < columns; t += ROWS)
+                    for (int64_t t = 0; t < columns; t += ROWS) {
+                        next_maps.next_part();
+                        next_activation.next_part();
                         multiplier.template multiply<false>(depth, reinterpret_cast<uint32_t *>(row_maps + t * shape.O), depth,
                                                             reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products + t * padded + n, padded);
+                    }
                 for (int64_t t = 0; t < columns; t++)
                     for (int64_t i = 0; i < KERNEL; i++) {
                         float *to = sums + (2 * row + i) * stride + 2 * t * shape.C;
@@ -218,12 +238,19 @@ void weight_gradient(const T *picture, const T *maps, const T *activation, float
                     }
                 }
                 if (!multiplier.READS_COLUMNS) turn(windows, words, row, turned, turned_row);
+                const int64_t next = b * positions + std::min(start + block, positions);
+                Prefetch next_maps = prefetch_positions(maps, shape, next, block), next_activation = prefetch_positions(activation, shape, next, block);
+                next_maps.split(O / PANEL * (rows / ROWS));
+                next_activation.split(O / PANEL * (rows / ROWS));
                 for (int64_t o = 0; o < O; o += PANEL)
-                    for (int64_t m = 0; m < rows; m += ROWS)
+                    for (int64_t m = 0; m < rows; m += ROWS) {
+                        next_maps.next_part();
+                        next_activation.next_part();
                         if constexpr (Multiplier<T>::READS_COLUMNS)
                             multiplier.template multiply<true, true>(words, windows + m, row, gradients + o, O, sums + m * O + o, O);
                         else
                             multiplier.template multiply<true>(words, turned + m * turned_row, turned_row, gradients + o, O, sums + m * O + o, O);
+                    }
             }
     }
     for (int64_t o = 0; o < O; o++)

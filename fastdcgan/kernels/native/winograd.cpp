@@ -42,9 +42,6 @@ constexpr int64_t TILE_SHARE = 8;
 // Bytes of weights that threads read, if each reads all, from which on they share them out instead.
 constexpr int64_t MOST_READ = 64 << 20;
 
-// Bytes of weights from which on they come from memory, not from the L3 cache: then those of the next product are fetched ahead.
-constexpr int64_t MOST_CACHED = 8 << 20;
-
 // Tiles that are transformed, and then multiplied and summed, at a time: by all threads together, or by each alone.
 constexpr int64_t SHARED_CHUNK = 256, OWN_CHUNK = 64;
 
