@@ -97,7 +97,7 @@ def main(arch: str = "dcgan64", batch_size: int = 128, seconds: float = 40.0, ou
     if batch_size < 1 or batch_size % max(WORLDS):
         raise ValueError(f"--batch-size {batch_size}: must be a multiple of {max(WORLDS)}")
     geometry = architecture(arch)
-    plan = choose_plan(ExecutionConfig(), torch.device("cpu"))
+    plan = choose_plan(ExecutionConfig(), torch.device("cpu"), max(WORLDS))
     readings = measure(arch, batch_size, seconds)
     run = {
         "arch": arch,
@@ -131,7 +131,7 @@ def findings(readings: Readings, arch: Architecture, filling: int) -> dict[str, 
 
 def measure(arch: str, batch: int, seconds: float) -> Readings:
     """Begin all the groups, then let them take turns for so long."""
-    plan = choose_plan(ExecutionConfig(), torch.device("cpu"))
+    plan = choose_plan(ExecutionConfig(), torch.device("cpu"), max(WORLDS))
     readings = Readings(batch)
     shares = {ranks: batch // ranks for ranks in WORLDS}
     filling = cores()

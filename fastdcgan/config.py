@@ -249,8 +249,9 @@ class ExecutionConfig:
     compile: Literal["auto", "on", "step", "replay", "off"] = field(default="auto", metadata=FREE)
     """on: torch.compile both networks. step: the whole iteration, optimizers included, as one graph, replayed without
     launches on CUDA (not for fp16): predicted to be the fastest on GPUs, but not measured there yet. replay: nothing is
-    compiled; the iteration's launches are recorded as a CUDA graph and repeated (not fp16). auto: on for
-    CUDA only; on CPUs Inductor's BatchNorm measured slower than eager's."""
+    compiled; the iteration is recorded once and repeated, on CUDA as a graph (not fp16). auto: on for CUDA; on CPUs,
+    where Inductor's BatchNorm measured slower than eager's, replay for one process with our own kernels. off: an
+    operator at a time."""
 
     compress_gradients: Literal["off", "bf16"] = "off"
     """What gradients cross between processes as. bf16: half the bytes, for a slow network; they are rounded and added

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 import torch.distributed._functional_collectives as collectives
 from torch import Tensor
+from torch._ops import OpOverload as OpOverload  # an operator, as a dispatch mode is given it
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # every operator passes through it
 from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map_only as tree_map_only
 
 # Public `record_function` takes microseconds whether or not a profiler is active: the first says so in 0.1 us, the
 # second records shapes.
@@ -55,6 +58,24 @@ class Adam(torch.optim.Adam):
 def _order(strides: tuple[int, ...]) -> list[int]:
     """In which axes lie in memory, the outermost first."""
     return sorted(range(len(strides)), key=strides.__getitem__, reverse=True)
+
+
+class StorageReference:
+    """A weak reference to a tensor's memory."""
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self._weak = StorageWeakRef(storage)
+
+    @property
+    def key(self) -> int:
+        """The storage's number; as long as there is a reference to it, no other storage gets it."""
+        key: int = self._weak.cdata
+        return key
+
+    def storage(self) -> torch.UntypedStorage | None:
+        """None if it was freed."""
+        storage: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(self.key)
+        return storage
 
 
 def functional_all_reduce_sum(tensor: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:

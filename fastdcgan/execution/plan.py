@@ -47,7 +47,7 @@ class Plan:
     """The backend compiles the whole iteration as one graph (`capture.py`), instead of the two networks."""
 
     replay: bool = False
-    """The whole iteration is recorded once as a CUDA graph and repeated (`replay.py`)."""
+    """The whole iteration is recorded once and repeated: a CUDA graph, or on a CPU a list of calls (`replay.py`)."""
 
     fused_adam: bool = True
 
@@ -125,26 +125,34 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
     if capture and precision == "fp16":
         raise ValueError("--compile step has no gradient scaler, which fp16 needs: use --precision bf16 or fp32")
     replay = request.compile == "replay"
-    if replay and (why := _why_not_replay(precision, device)):
+    if replay and (why := _why_not_replay(precision, device, world_size)):
         raise ValueError(f"--compile replay {why}")
+    kernels = () if compiled else own_kernels(device, precision)
     return Plan(
         precision=precision,
         backend="inductor" if compiled else None,
         capture=capture,
-        replay=replay,
+        replay=replay or (request.compile == "auto" and world_size == 1 and gains_from_replay(kernels)),
         # Half as many operators; and of several ranks real and fake pictures share BatchNorm's all-reduces.
         stacked=device.type == "cpu" and not compiled,
-        kernels=() if compiled else own_kernels(device, precision),
+        kernels=kernels,
         keep_memory=device.type == "cpu",
     )
 
 
-def _why_not_replay(precision: Precision, device: torch.device) -> str:
-    if device.type != "cuda":
-        return f"records a CUDA graph, and this run is on {device.type}: use --compile auto"
+def _why_not_replay(precision: Precision, device: torch.device, world_size: int) -> str:
+    if device.type not in ("cuda", "cpu"):
+        return f"is for CUDA and CPUs, and this run is on {device.type}: use --compile auto"
+    if device.type == "cpu" and world_size > 1:
+        return f"is on CPUs for one process, and this run has {world_size}: use --compile auto"
     if precision == "fp16":
         return "has no gradient scaler, which fp16 needs: use --precision bf16 or fp32"
     return ""
+
+
+def gains_from_replay(kernels: tuple[KernelName, ...]) -> bool:
+    """Whether a step on a CPU is faster with them repeated than run: results of PyTorch's convolutions are copied."""
+    return "norm" in kernels
 
 
 def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:

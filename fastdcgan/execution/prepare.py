@@ -14,7 +14,7 @@ from fastdcgan.execution.accumulate import MicroBatched, accumulated_train_step
 from fastdcgan.execution.allocator import keep_freed_memory
 from fastdcgan.execution.capture import CapturedStep, all_reduce_mean
 from fastdcgan.execution.plan import DTYPES, KernelName, Plan, Precision
-from fastdcgan.execution.replay import CudaGraph, Graph, ReplayedStep
+from fastdcgan.execution.replay import CpuReplayedStep, CudaGraph, Graph, ReplayedStep
 from fastdcgan.execution.stacked import StackedDiscriminator
 from fastdcgan.gan.gradient_penalty import GradientPenalty
 from fastdcgan.gan.lecam import LeCamObjective
@@ -108,16 +108,20 @@ def prepare(
     )
 
 
-def step_function(plan: Plan, state: TrainState, make_graph: Callable[[], Graph] = CudaGraph) -> TakeStep:
+def step_function(plan: Plan, state: TrainState, make_graph: Callable[[], Graph] | None = None) -> TakeStep:
     """The step of a state that `prepare` made from the same plan: as one graph, or operator by operator.
 
-    `make_graph` records and repeats a replayed step.
+    `make_graph` records and repeats a replayed step; None: what the device has for it.
     """
     if plan.capture:
         assert plan.backend is not None, plan
         return CapturedStep(state, plan.backend)
     take_step = train_step if state.accumulate == 1 else accumulated_train_step
-    return ReplayedStep(state, take_step, make_graph) if plan.replay else partial(take_step, state)
+    if not plan.replay:
+        return partial(take_step, state)
+    if make_graph is None and next(state.generator.parameters()).device.type == "cpu":
+        return CpuReplayedStep(state, take_step)
+    return ReplayedStep(state, take_step, make_graph or CudaGraph)
 
 
 def _configure_process(plan: Plan) -> None:
@@ -154,7 +158,7 @@ def _adam(plan: Plan, network: nn.Module, recipe: RecipeConfig, own_lr: float | 
         lr=recipe.lr if own_lr is None else own_lr,
         betas=(recipe.beta1, recipe.beta2),
         fused=plan.fused_adam,
-        capturable=plan.replay,
+        capturable=plan.replay and next(network.parameters()).device.type == "cuda",
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastdcgan.execution.capture import all_reduce_mean
+from fastdcgan.execution.cpu_graph import CpuGraph
 from fastdcgan.gan.step import StepMetrics, TrainState
 
 WARM_UP_STEPS = 3
@@ -80,7 +81,7 @@ class Replayed:
         inputs: Sequence[Tensor | None],
         make_graph: Callable[[], Graph] = CudaGraph,
     ) -> None:
-        self._inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+        self._inputs = _clone_all(inputs)
         call = partial(function, *self._inputs)
         self._graph = make_graph()
         for _ in range(WARM_UP_STEPS):
@@ -89,14 +90,22 @@ class Replayed:
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
         """The function's result."""
-        for static, current in zip(self._inputs, inputs, strict=True):
-            if static is None or current is None:
-                assert static is current, "recorded for other inputs"
-                continue
-            assert static.shape == current.shape, "recorded for another shape"
-            static.copy_(current, non_blocking=True)
+        _copy_all(self._inputs, inputs)
         self._graph.replay()
         return self._result
+
+
+def _clone_all(inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.clone() for tensor in inputs]
+
+
+def _copy_all(static_inputs: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> None:
+    for static, current in zip(static_inputs, inputs, strict=True):
+        if static is None or current is None:
+            assert static is current, "recorded for other inputs"
+            continue
+        assert static.shape == current.shape, "recorded for another shape"
+        static.copy_(current, non_blocking=True)
 
 
 class ReplayedStep:
@@ -127,7 +136,7 @@ class ReplayedStep:
     def __call__(self, *inputs: Tensor | None) -> StepMetrics:
         """As `train_step`."""
         # Loading a checkpoint replaces all tensors of an optimizer; those of networks stay.
-        if self._replayed is None or any(map(operator.is_not, self._of_adam, self._current_of_adam())):
+        if self._replayed is None or any(map(operator.is_not, self._recorded_with, _of_adam(self._state))):
             self._replayed = self._record(*inputs)
         return StepMetrics(*self._replayed(*inputs).clone().unbind())  # the next replay overwrites them
 
@@ -137,12 +146,12 @@ class ReplayedStep:
         with torch.no_grad():
             for tensor in self._tensors():  # Adam's, if the warm-up made them, begin at 0
                 tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
-        self._of_adam = self._current_of_adam()
+        self._recorded_with = _of_adam(self._state)
         return replayed
 
     def _iteration(self, *inputs: Tensor | None) -> Tensor:
         with gradients_averaged(self._state):
-            return torch.stack([metric.float() for metric in self._take_step(self._state, *inputs)])
+            return _metrics(self._take_step, self._state, *inputs)
 
     def _tensors(self) -> Iterator[Tensor]:
         """All that a step changes, in place."""
@@ -153,10 +162,49 @@ class ReplayedStep:
             for of_parameter in list(optimizer.state.values()):
                 yield from of_parameter.values()
 
-    def _current_of_adam(self) -> list[Tensor | None]:
-        """One tensor of each optimizer's state, by which a replaced state is known: to compare all costs time."""
-        states = ((optimizer.state, optimizer.param_groups[0]["params"][0]) for optimizer in self._optimizers)
-        return [state[first].get("exp_avg") for state, first in states]
+
+def _metrics(take_step: Callable[..., StepMetrics], state: TrainState, *inputs: Tensor | None) -> Tensor:
+    """A step's metrics as one tensor [4]."""
+    return torch.stack([metric.float() for metric in take_step(state, *inputs)])
+
+
+def _of_adam(state: TrainState) -> list[Tensor | None]:
+    """One tensor of each optimizer's state, by which a replaced state is known: to compare all costs time."""
+    optimizers = state.optimizer_g, state.optimizer_d
+    states = ((optimizer.state, optimizer.param_groups[0]["params"][0]) for optimizer in optimizers)
+    return [state[first].get("exp_avg") for state, first in states]
+
+
+class CpuReplayedStep:
+    """A step of a state on the CPU, recorded as it is taken, and again after an optimizer's state was replaced.
+
+    The first step, in which Adam makes its state, is not recorded. Shapes and hyperparameters are constants.
+
+    Args:
+        state: changed in place by each call, by this process alone; its networks must not be wrapped in DDP.
+        take_step: `train_step` or `accumulated_train_step`.
+    """
+
+    def __init__(self, state: TrainState, take_step: Callable[..., StepMetrics]) -> None:
+        self._state = state
+        self._take_step = take_step
+        self._graph: CpuGraph | None = None
+        self._recorded_with: list[Tensor | None] = []
+
+    def __call__(self, *inputs: Tensor | None) -> StepMetrics:
+        """As `train_step`."""
+        of_adam = _of_adam(self._state)
+        if any(tensor is None for tensor in of_adam):
+            return self._take_step(self._state, *inputs)
+        if self._graph is None or any(map(operator.is_not, self._recorded_with, of_adam)):
+            self._graph, graph = None, CpuGraph()  # which is used when it is whole
+            self._inputs, self._recorded_with = _clone_all(inputs), of_adam
+            self._metrics = graph.record(partial(_metrics, self._take_step, self._state, *self._inputs))
+            self._graph = graph
+        else:
+            _copy_all(self._inputs, inputs)
+            self._graph.replay()
+        return StepMetrics(*self._metrics.clone().unbind())  # the next replay overwrites them
 
 
 @contextmanager

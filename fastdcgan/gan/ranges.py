@@ -4,8 +4,8 @@ PyTorch's own `record_function` takes microseconds whether or not a profiler is 
 us where none is. They do nothing while a graph is compiled: the compiler moves and merges the operators in it.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -63,13 +63,35 @@ OUTSIDE_STEP = (SAMPLES, CHECKPOINT)
 """Not part of a step, and not counted in the run's time."""
 
 _NO_RANGE = nullcontext()
+_open: list[str] | None = None
 
 
 def profiler_range(name: str) -> AbstractContextManager[object]:
     """A range of that name on the timeline, if a profiler is active."""
     if torch.compiler.is_compiling():  # first: what changes must not be read here, or the graph is guarded on it
         return nullcontext()
+    if _open is not None:
+        return _reported(name, _open)
     return torch.profiler.record_function(name) if profiler_is_active() else _NO_RANGE
+
+
+@contextmanager
+def reported_to(names: list[str]) -> Iterator[None]:
+    """In it the list holds the names of the ranges that are open, the outermost first, profiler or not."""
+    global _open
+    _open = names
+    try:
+        yield
+    finally:
+        _open = None
+
+
+@contextmanager
+def _reported(name: str, names: list[str]) -> Iterator[None]:
+    names.append(name)
+    with torch.profiler.record_function(name):
+        yield
+    names.pop()
 
 
 def profiler_operator(name: str, arguments: Sequence[object]) -> AbstractContextManager[object]:

@@ -172,7 +172,7 @@ def batches_of(run: Run) -> Generator[tuple[Tensor, ...]]:
         flip=run.config.data.flip,
     )
     where, start = run.accelerator.device, run.start.step
-    record = Replayed if run.plan.replay else None
+    record = Replayed if run.plan.replay and where.type == "cuda" else None
     with closing(real_batches(run.source, batching, where, start, record)) as pictures:
         if run.labels is None:
             yield from zip(pictures)

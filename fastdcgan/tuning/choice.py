@@ -15,7 +15,7 @@ import torch
 
 from fastdcgan import __version__
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import Plan, choose_plan, kernel_version
+from fastdcgan.execution.plan import Plan, choose_plan, gains_from_replay, kernel_version
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
@@ -77,11 +77,11 @@ def choose_plan_for_run(
     default = choose_plan(request, device, world_size)
     if request.plan == "default":
         return Choice(plan=default, why="by the rules, as asked for")
-    plans = candidate_plans(request, device)
+    plans = candidate_plans(request, device, world_size)
     changed = ""
     if previous_plan is not None:
-        if (plan := find_plan([*plans, *_with_the_other_call(plans)], previous_plan)) is not None:
-            return Choice(plan=plan, why="the one this run was begun with")
+        if (plan := find_plan(_equals(plans, device), previous_plan)) is not None:
+            return Choice(plan=_replayed_as(default, plan, device), why="the one this run was begun with")
         changed = "not the one this run was begun with, which is not to be had here; "
     conditions = measurement_conditions(request, device, arch, batch, world_size)
     if (known := load_choice(conditions, plans)) is not None:
@@ -140,11 +140,27 @@ def plan_fields(plan: Plan) -> JsonObject:
     return fields
 
 
-def _with_the_other_call(plans: list[Plan]) -> list[Plan]:
-    """The same with D called once where it was twice, and the reverse: the rules once said otherwise."""
-    return [
-        replace(plan, stacked=not plan.stacked) for plan in plans if not (plan.backend or plan.replay or plan.shares)
+def _equals(plans: list[Plan], device: torch.device) -> list[Plan]:
+    """These plans, and those that a run on a CPU can have been begun with in place of them.
+
+    D may have been called once where it is twice now, and the reverse: the rules once said otherwise. And a step may
+    have been replayed or not, as there are several processes or one.
+    """
+    if device.type != "cpu":
+        return plans
+    eager = [plan for plan in plans if not (plan.backend or plan.shares)]
+    others = [
+        replace(plan, stacked=stacked, replay=replay)
+        for plan in eager
+        for stacked in (True, False)
+        for replay in (True, False)
     ]
+    return [*plans, *others]
+
+
+def _replayed_as(default: Plan, plan: Plan, device: torch.device) -> Plan:
+    """A plan on a CPU, replayed if the default is: its numbers are the same bits."""
+    return replace(plan, replay=default.replay and gains_from_replay(plan.kernels)) if device.type == "cpu" else plan
 
 
 def find_plan(plans: list[Plan], fields: object) -> Plan | None:

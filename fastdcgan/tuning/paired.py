@@ -51,7 +51,11 @@ class PairedTimes:
 
 @dataclass
 class RoundTimer:
-    """Times a reference and any number of candidates in rounds: in each the reference first, then every candidate."""
+    """Times a reference and any number of candidates in rounds: in each the reference first, then every candidate.
+
+    A turn is as many calls as fit into `turn_seconds`, by the last turn's, and at least one: the first call after
+    others' turns finds the caches full of what is not its own.
+    """
 
     reference: Callable[[], object]
     candidates: Mapping[str, Callable[[], object]]
@@ -61,11 +65,13 @@ class RoundTimer:
     synchronize: Callable[[], None] = lambda: None
     """Synchronises with the device; called before the clock is read."""
 
+    turn_seconds: float = 0.0
+
     active: list[str] = field(init=False)
     """Names of the candidates that still get turns."""
 
     reference_seconds: list[float] = field(default_factory=list, init=False)
-    """Of each turn of the reference."""
+    """Of a call, in each turn of the reference."""
 
     _seconds: dict[str, list[float]] = field(init=False)
 
@@ -74,10 +80,19 @@ class RoundTimer:
         self._seconds = {name: [] for name in self.candidates}
 
     def time_round(self) -> None:
-        """Time a call of the reference and of each active candidate."""
-        self.reference_seconds.append(time_call(self.reference, self.clock, self.synchronize))
+        """Time a turn of the reference and of each active candidate."""
+        self._time_turn(self.reference, self.reference_seconds)
         for name in self.active:
-            self._seconds[name].append(time_call(self.candidates[name], self.clock, self.synchronize))
+            self._time_turn(self.candidates[name], self._seconds[name])
+
+    def _time_turn(self, function: Callable[[], object], seconds: list[float]) -> None:
+        calls = max(1, int(self.turn_seconds / seconds[-1])) if seconds else 1
+
+        def turn() -> None:
+            for _ in range(calls):
+                function()
+
+        seconds.append(time_call(turn, self.clock, self.synchronize) / calls)
 
     def drop(self, name: str) -> None:
         """Give a candidate no more turns; those it has had are kept."""

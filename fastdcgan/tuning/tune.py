@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import Plan, Precision, choose_plan, own_kernels
+from fastdcgan.execution.plan import Plan, Precision, choose_plan, gains_from_replay, own_kernels
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import physical_cores
 from fastdcgan.limits.memory import PeakMemory
@@ -28,8 +28,11 @@ GROUP_SIZE = 4
 MIN_RELATIVE_SPEEDUP = 0.8
 """A plan whose speedup is less than this part of the largest one so far gets no more turns."""
 
+TURN_SECONDS = 0.25
+"""A turn's length, or longer: a step's."""
+
 HOPELESS_SPEEDUP = 0.5
-"""A plan that needs more than twice the reference's time for its second step gets no turns: they would take others'."""
+"""A plan that needs more than twice the reference's time for a step gets no turns: they would take others'."""
 
 PARITY_SHARE = 0.5
 """Part of the time after which no more plans are checked for parity, if at least one has passed."""
@@ -80,13 +83,13 @@ class TuningResult:
         return max(timed, key=lambda measured: measured.speedup, default=None)
 
 
-def candidate_plans(request: ExecutionConfig, device: torch.device) -> list[Plan]:
+def candidate_plans(request: ExecutionConfig, device: torch.device, world_size: int = 1) -> list[Plan]:
     """The plans that are possible on a device and within a request; first the one that `choose_plan` returns.
 
     Raises:
         ValueError: if the device can't do what was asked for.
     """
-    default = choose_plan(request, device)
+    default = choose_plan(request, device, world_size)
     if default.shares:
         return [default]
     precisions: list[Precision] = [default.precision]
@@ -101,7 +104,10 @@ def candidate_plans(request: ExecutionConfig, device: torch.device) -> list[Plan
             own = own_kernels(device, precision) if backend is None else ()
             # All of our kernels, all but Winograd's, none: which are faster depends on the machine.
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
-                combinations.append(replace(default, precision=precision, backend=backend, kernels=kernels))
+                replay = default.replay and (device.type != "cpu" or gains_from_replay(kernels))
+                combinations.append(
+                    replace(default, precision=precision, backend=backend, kernels=kernels, replay=replay)
+                )
     other_calls = [replace(default, stacked=not default.stacked)] if default.backend is None else []
     # Two threads of one core share its arithmetic units: one thread a core may be faster.
     cores = physical_cores() if device.type == "cpu" and request.threads is None else None
@@ -170,11 +176,17 @@ def measure_plans(
 
 
 def time_one_step(plan: Plan, arch: Architecture, batch: int, device: torch.device) -> float:
-    """Seconds of one step after a first one. A rough estimate."""
+    """Seconds of one step after the first ones. A rough estimate."""
     implementation = plan_implementation(plan, arch, device)
     real_BCHW, z_BL = random_batch(arch, batch, device)
-    implementation.step(real_BCHW, z_BL)
+    for _ in range(_first_steps(plan)):
+        implementation.step(real_BCHW, z_BL)
     return time_call(lambda: implementation.step(real_BCHW, z_BL), synchronize=lambda: _synchronize(device))
+
+
+def _first_steps(plan: Plan | None) -> int:
+    """Steps that take longer than others: in the first Adam makes its moments, the second may be recorded."""
+    return 2 if plan is not None and plan.replay else 1
 
 
 class _Timer:
@@ -210,18 +222,22 @@ class _Timer:
             return []
         in_turns = {str(number): step.step for number, step in enumerate(warm) if not self._is_hopeless(step)}
         rounds = RoundTimer(
-            self._reference.step, in_turns, clock=self._clock, synchronize=lambda: _synchronize(self._device)
+            self._reference.step,
+            in_turns,
+            clock=self._clock,
+            synchronize=lambda: _synchronize(self._device),
+            turn_seconds=TURN_SECONDS,
         )
         self._time_rounds(rounds, deadline)
         self._reference_seconds += rounds.reference_seconds
-        second_step = {
+        last_step = {
             str(number): PairedTimes((self._reference.seconds,), (step.seconds,)) for number, step in enumerate(warm)
         }
-        times = second_step | {name: rounds.result(name) for name in in_turns}
+        times = last_step | {name: rounds.result(name) for name in in_turns}
         return [replace(step.measurement, times=times[str(number)]) for number, step in enumerate(warm)]
 
     def _is_hopeless(self, step: "_WarmStep") -> bool:
-        """Whether a plan is so slow that its second step suffices, and turns would take the time of others."""
+        """Whether a plan is so slow that its last step suffices, and turns would take the time of others."""
         assert self._reference is not None
         return self._reference.seconds < HOPELESS_SPEEDUP * step.seconds
 
@@ -236,11 +252,11 @@ class _Timer:
         assert self._reference is not None
         warm: list[_WarmStep] = []
         for plan in plans:
-            # Estimated from those before it: two steps to warm up, and a turn for each in the least number of rounds.
+            # Estimated from those before it: three steps to warm up, and a turn for each in the least number of rounds.
             in_turns = [step.seconds for step in warm if not self._is_hopeless(step)]
             slowest = max(in_turns, default=0.0)
             round_seconds = self._reference.seconds + sum(in_turns)
-            needed = (2 + MIN_ROUNDS) * slowest + MIN_ROUNDS * round_seconds
+            needed = (3 + MIN_ROUNDS) * slowest + MIN_ROUNDS * round_seconds
             if (warm or self._reference_seconds) and self._clock() + needed > deadline:
                 break  # plans come in the order of their importance
             warm.append(self._warm_up(plan))
@@ -263,7 +279,7 @@ class _Timer:
                     rounds.drop(name)
 
     def _warm_up(self, plan: Plan | None) -> "_WarmStep":
-        """Take two steps of a plan, or of the reference."""
+        """Take the first steps of a plan, or of the reference, and one more."""
         if plan is not None:
             self._say(f"warming up {plan}")
         peak = PeakMemory(self._device)
@@ -276,19 +292,20 @@ class _Timer:
             return implementation.step(real_BCHW, self._z_BL)
 
         first = time_call(step, self._clock, lambda: _synchronize(self._device))
-        second = time_call(step, self._clock, lambda: _synchronize(self._device))  # with Adam's moments in memory
+        for _ in range(_first_steps(plan)):
+            last = time_call(step, self._clock, lambda: _synchronize(self._device))
         measurement = Measurement(plan=plan, warm_up_seconds=first, peak_memory_mib=peak.mib())
-        return _WarmStep(step=step, measurement=measurement, seconds=second)
+        return _WarmStep(step=step, measurement=measurement, seconds=last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _WarmStep:
-    """A step that has been taken twice."""
+    """A step that has been taken until it takes as long as later ones."""
 
     step: Step
     measurement: Measurement
     seconds: float
-    """Of the second time: about what a step takes."""
+    """Of the last time: about what a step takes."""
 
 
 def _synchronize(device: torch.device) -> None:

@@ -129,7 +129,7 @@ def test_replay_is_asked_for_by_name_where_it_can_be() -> None:
     assert plan == Plan(precision="bf16", replay=True) and "replayed" in str(plan)
     assert choose_plan(ExecutionConfig(compile="replay", precision="bf16"), device, world_size=2) == plan
     for request, where, words in (
-        (ExecutionConfig(compile="replay"), CPU, "on cpu: use --compile auto"),
+        (ExecutionConfig(compile="replay"), torch.device("mps"), "on mps: use --compile auto"),
         (ExecutionConfig(compile="replay", precision="fp16"), device, "fp16"),
     ):
         with pytest.raises(ValueError, match=f"--compile replay .*{words}"):

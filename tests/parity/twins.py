@@ -110,7 +110,7 @@ def plan_twin(arch: Architecture, start: Twin, plan: Plan, recipe: RecipeConfig 
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     taken = count(1)
     take_step = cache(
-        lambda: step_function(plan, state, RecordedGraph)
+        lambda: step_function(plan, state, None if plan.kernels else RecordedGraph)
     )  # only when called: a test may change the precision first
     networks = (("G", G, state.optimizer_g), ("D", D, state.optimizer_d))
     whole = plan.capture or plan.replay

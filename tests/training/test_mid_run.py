@@ -148,7 +148,7 @@ def assert_same(out: Path, wanted: Path, but: tuple[str, ...] = ()) -> None:
 
 
 def poison(state: TrainState, label: str = "generator", value: float = NAN) -> None:
-    """One gradient of one parameter, once, by a hook that leaves the loss alone."""
+    """One gradient of one parameter, once, by a hook that leaves the loss alone; a replayed step runs none."""
     parameter = next(getattr(state, label).parameters())
 
     def spoil(gradient: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def test_a_gradient_that_is_no_number_is_noticed_at_the_next_tick(
     """By G's loss in the same step, if the gradient was D's; by D's in the next, if it was G's."""
     before_step(monkeypatch, lambda step, state: poison(state, label, value) if step == 6 else None)
     out = tmp_path / "out"
-    complaint = refusal(capsys, pictures, out, "--sample-every", 100)
+    complaint = refusal(capsys, pictures, out, "--compile", "off", "--sample-every", 100)
     assert f"at step {6 if label == 'discriminator' else 7}" in complaint
     assert f"{label}.layers.0.weight" in complaint and "step-00000004" in complaint
     assert lines(out)[-1]["step"] == (4 if label == "discriminator" else 6) and saved(out) == [4]
@@ -190,7 +190,8 @@ def test_what_no_loss_has_seen_yet_is_looked_at_before_it_is_used(
 ) -> None:
     before_step(monkeypatch, lambda step, state: poison(state) if step == 6 else None)
     out = tmp_path / "out"
-    complaint = refusal(capsys, pictures, out, "--sample-every", samples, "--checkpoint-every", checkpoints)
+    every = "--sample-every", samples, "--checkpoint-every", checkpoints
+    complaint = refusal(capsys, pictures, out, "--compile", "off", *every)
     assert "at step 6" in complaint and "generator.layers.0.weight" in complaint
     assert "step-00000006.png" not in [path.name for path in (out / "samples").iterdir()] and 6 not in saved(out)
 

@@ -244,5 +244,7 @@ def test_a_gpu_is_offered_replayed_and_captured_steps(monkeypatch: pytest.Monkey
         (True, True, False),
         (True, False, True),
     }
-    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(), CPU))
+    on_cpu = tune.candidate_plans(ExecutionConfig(), CPU)
+    assert all(p.replay == ("norm" in p.kernels) for p in on_cpu)
+    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(), CPU, world_size=2))
     assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(precision="fp16"), CUDA))

@@ -14,8 +14,9 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -172,10 +173,39 @@ def kernel(name: str, precision: torch.dtype, tile: int | None = None) -> Callab
     def call(*arguments: object) -> None:
         if function.argtypes is None:  # the library's own object, so once a process
             function.argtypes = [_argument_type(argument) for argument in arguments]
-        with ranges.profiler_operator(f"fastdcgan::{name}", arguments):
-            function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+        if _report is not None:
+            _report(function, name, arguments)
+        launch(function, name, arguments)
 
     return call
+
+
+def launch(function: Callable[..., None], name: str, arguments: Sequence[object]) -> None:
+    """Call a kernel, under its name where a profiler is active."""
+    with ranges.profiler_operator(f"fastdcgan::{name}", arguments):
+        bound(function, arguments)()
+
+
+def bound(function: Callable[..., None], arguments: Sequence[object]) -> Callable[[], None]:
+    """A kernel's call with these arguments. It holds the addresses of tensors, not the tensors."""
+    return partial(function, *[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
+
+
+Report = Callable[[Callable[..., None], str, tuple[object, ...]], None]
+"""Is given a kernel's function, its name and its arguments."""
+
+_report: Report | None = None
+
+
+@contextmanager
+def reported_to(report: Report) -> Iterator[None]:
+    """In it each call of a kernel is reported."""
+    global _report
+    _report = report
+    try:
+        yield
+    finally:
+        _report = None
 
 
 def _argument_type(argument: object) -> Any:
