@@ -39,9 +39,32 @@ inline void copy_row(void *to, const void *from, int64_t bytes) {
     }
 }
 
+// Adds to a window's row. As above: of 1 or 3 channels by a constant length.
+inline void add_row(float *__restrict to, const float *__restrict add, int64_t count) {
+    const auto add_numbers = [&](int64_t count) INLINED {
+        for (int64_t k = 0; k < count; k++) to[k] += add[k];
+    };
+    count == KERNEL ? add_numbers(KERNEL) : count == 3 * KERNEL ? add_numbers(3 * KERNEL) : add_numbers(count);
+}
+
+// A position of the maps. Counted on, not divided for: a division takes as long as a window's copy.
+struct Position {
+    int64_t row, column;
+
+    Position(const Shape &shape, int64_t number) : row(number / shape.columns()), column(number % shape.columns()) {}
+    void next(const Shape &shape) {
+        if (++column == shape.columns()) column = 0, row++;
+    }
+};
+
 // Copies the 4 x 4 pixels that one position of the maps depends on; zeros beyond the edges.
-template <class T> inline void copy_window(const T *picture, const Shape &shape, int64_t row, int64_t column, T *window) {
-    const int64_t top = 2 * row - 1, left = 2 * column - 1, in_row = KERNEL * shape.C;
+template <class T> inline void copy_window(const T *picture, const Shape &shape, Position position, T *window) {
+    const int64_t top = 2 * position.row - 1, left = 2 * position.column - 1, in_row = KERNEL * shape.C;
+    if (top >= 0 && left >= 0 && top + KERNEL <= shape.height && left + KERNEL <= shape.width) { // as most are
+        for (int64_t i = 0; i < KERNEL; i++)
+            copy_row(window + i * in_row, picture + ((top + i) * shape.width + left) * shape.C, in_row * sizeof(T));
+        return;
+    }
     for (int64_t i = 0; i < KERNEL; i++) {
         T *to = window + i * in_row;
         const int64_t y = top + i;
@@ -108,8 +131,8 @@ template <class T> void gather(const T *picture, const float *weight, T *maps, c
             for (int64_t start = 0; start < positions; start += block) {
                 const int64_t count = std::min(block, positions - start);
                 const T *here = picture + b * shape.height * shape.width * shape.C;
-                for (int64_t t = 0; t < count; t++)
-                    copy_window(here, shape, (start + t) / shape.columns(), (start + t) % shape.columns(), windows + t * length);
+                Position position(shape, start);
+                for (int64_t t = 0; t < count; t++, position.next(shape)) copy_window(here, shape, position, windows + t * length);
                 Prefetch next = prefetch_positions(maps, shape, b * positions + start + count, block);
                 next.split(shape.O / PANEL * ((count + ROWS - 1) / ROWS));
                 for (int64_t n = 0; n < shape.O; n += PANEL)
@@ -169,11 +192,8 @@ void scatter(const T *maps, const T *activation, const float *weight, T *picture
                                                             reinterpret_cast<uint32_t *>(packed) + n * depth, PANEL, products + t * padded + n, padded);
                     }
                 for (int64_t t = 0; t < columns; t++)
-                    for (int64_t i = 0; i < KERNEL; i++) {
-                        float *to = sums + (2 * row + i) * stride + 2 * t * shape.C;
-                        const float *add = products + t * padded + i * KERNEL * shape.C;
-                        for (int64_t k = 0; k < KERNEL * shape.C; k++) to[k] += add[k];
-                    }
+                    for (int64_t i = 0; i < KERNEL; i++)
+                        add_row(sums + (2 * row + i) * stride + 2 * t * shape.C, products + t * padded + i * KERNEL * shape.C, KERNEL * shape.C);
             }
             T *to = picture + b * shape.height * shape.width * shape.C;
             for (int64_t y = 0; y < shape.height; y++)
@@ -221,13 +241,14 @@ void weight_gradient(const T *picture, const T *maps, const T *activation, float
             for (int64_t start = 0; start < positions; start += block) {
                 const T *here = picture + b * shape.height * shape.width * shape.C;
                 const int64_t words = round_up((std::min(block, positions - start) + PER_WORD<T> - 1) / PER_WORD<T>, DEPTH);
+                Position position(shape, start);
                 for (int64_t k = 0; k < words; k++) {
                     // The positions of one word; beyond the last one zeros.
                     const int64_t t = start + k * PER_WORD<T>, count = std::clamp<int64_t>(positions - t, 0, PER_WORD<T>);
-                    for (int64_t i = 0; i < count; i++)
-                        copy_window(here, shape, (t + i) / shape.columns(), (t + i) % shape.columns(), word_windows[i]);
+                    for (int64_t i = 0; i < count; i++, position.next(shape))
+                        copy_window(here, shape, position, PER_WORD<T> == 1 ? reinterpret_cast<T *>(windows + k * row) : word_windows[i]);
                     for (int64_t i = count; i < PER_WORD<T>; i++) std::memset(word_windows[i], 0, sizeof word_windows[i]);
-                    for (int64_t m = 0; m < row; m += LANES)
+                    for (int64_t m = 0; m < row && PER_WORD<T> > 1; m += LANES)
                         store(windows + k * row + m,
                               pack_words((const T *)nullptr, load(word_windows[0] + m), load(word_windows[PER_WORD<T> - 1] + m)));
                     for (int64_t o = 0; o < O; o += LANES) {
