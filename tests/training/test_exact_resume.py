@@ -228,13 +228,14 @@ KILLED = pytest.mark.slow(30)
     [
         ("off", 1),
         pytest.param("off", 2, marks=KILLED),
-        pytest.param("step", 1, marks=KILLED),
+        ("replay", 1),
         pytest.param("on", 1, marks=[KILLED, pytest.mark.exhaustive]),
         pytest.param("on", 2, marks=[KILLED, pytest.mark.exhaustive]),
+        pytest.param("step", 1, marks=[KILLED, pytest.mark.exhaustive]),
         pytest.param("step", 2, marks=[KILLED, pytest.mark.exhaustive]),
     ],
 )
-def test_killed_with_9_eager_compiled_and_on_two_ranks(
+def test_killed_with_9_eager_replayed_compiled_and_on_two_ranks(
     compiled: str, ranks: int, photographs: Path, tmp_path: Path
 ) -> None:
     killed_and_gone_on(array(photographs, tmp_path), ranks, tmp_path, "--compile", compiled)
