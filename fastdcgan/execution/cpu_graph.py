@@ -36,6 +36,7 @@ aten = torch.ops.aten
 _ALLOCATE = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 _FILL = {aten.full_like, aten.ones_like, aten.zeros_like}
 _READ_A_NUMBER = {aten._local_scalar_dense, aten.item}
+_REMEDY = ": it can't be repeated; --compile off does without"
 _ALIGNMENT = 64  # bytes, as PyTorch's own allocations
 _GAP = 2 * _ALIGNMENT
 """Between neighbours in the arena: at distances of a power of two they would map to the same sets of the caches."""
@@ -127,14 +128,14 @@ class CpuGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Called for each operator."""
         kwargs = kwargs or {}
-        assert func.overloadpacket not in _READ_A_NUMBER, "a number is read on the host while recording"
+        assert func.overloadpacket not in _READ_A_NUMBER, f"a number is read on the host while recording{_REMEDY}"
         arguments, named = tree_map_only(Tensor, self._place, (args, kwargs))
         results = func(*args, **kwargs)
         of_results = [self._place(x, is_new=True) for x in tree_leaves(results) if isinstance(x, Tensor)]
         before = {place.memory for place in tree_leaves((arguments, named)) if isinstance(place, _Place)}
         are_new = not all(place.memory in before for place in of_results)  # else views, or what was changed in place
         if func._schema.is_mutable:
-            assert not are_new, f"{func} changes a tensor and returns another one"
+            assert not are_new, f"{func} changes a tensor and returns another one{_REMEDY}"
             self._add(_Call(func, arguments, named))
         elif are_new and func.overloadpacket not in _ALLOCATE:
             self._add(_Call(func, arguments, named, of_results))

@@ -124,15 +124,14 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
         )
     if capture and precision == "fp16":
         raise ValueError("--compile step has no gradient scaler, which fp16 needs: use --precision bf16 or fp32")
-    replay = request.compile == "replay"
-    if replay and (why := _why_not_replay(precision, device, world_size)):
+    if request.compile == "replay" and (why := _why_not_replay(precision, device, world_size)):
         raise ValueError(f"--compile replay {why}")
     kernels = () if compiled else own_kernels(device, precision)
     return Plan(
         precision=precision,
         backend="inductor" if compiled else None,
         capture=capture,
-        replay=replay or (request.compile == "auto" and world_size == 1 and gains_from_replay(kernels)),
+        replay=is_replayed(request, device, world_size, kernels),
         # Half as many operators; and of several ranks real and fake pictures share BatchNorm's all-reduces.
         stacked=device.type == "cpu" and not compiled,
         kernels=kernels,
@@ -150,9 +149,16 @@ def _why_not_replay(precision: Precision, device: torch.device, world_size: int)
     return ""
 
 
-def gains_from_replay(kernels: tuple[KernelName, ...]) -> bool:
-    """Whether a step on a CPU is faster with them repeated than run: results of PyTorch's convolutions are copied."""
-    return "norm" in kernels
+def is_replayed(
+    request: ExecutionConfig, device: torch.device, world_size: int, kernels: tuple[KernelName, ...]
+) -> bool:
+    """Whether a step with these kernels is recorded and repeated.
+
+    By default on a CPU, where one process trains with our kernels: results of PyTorch's convolutions would be copied,
+    and gradients cross in DDP's hooks, which are Python.
+    """
+    by_default = device.type == "cpu" and world_size == 1 and "norm" in kernels
+    return request.compile == "replay" or (request.compile == "auto" and by_default)
 
 
 def own_kernels(device: torch.device, precision: Precision) -> tuple[KernelName, ...]:

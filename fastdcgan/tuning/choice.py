@@ -15,7 +15,7 @@ import torch
 
 from fastdcgan import __version__
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import Plan, choose_plan, gains_from_replay, kernel_version
+from fastdcgan.execution.plan import Plan, choose_plan, is_replayed, kernel_version
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import describe_hardware
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
@@ -81,7 +81,9 @@ def choose_plan_for_run(
     changed = ""
     if previous_plan is not None:
         if (plan := find_plan(_equals(plans, device), previous_plan)) is not None:
-            return Choice(plan=_replayed_as(default, plan, device), why="the one this run was begun with")
+            if device.type == "cpu":  # the same bits, replayed or not
+                plan = replace(plan, replay=is_replayed(request, device, world_size, plan.kernels))
+            return Choice(plan=plan, why="the one this run was begun with")
         changed = "not the one this run was begun with, which is not to be had here; "
     conditions = measurement_conditions(request, device, arch, batch, world_size)
     if (known := load_choice(conditions, plans)) is not None:
@@ -156,11 +158,6 @@ def _equals(plans: list[Plan], device: torch.device) -> list[Plan]:
         for replay in (True, False)
     ]
     return [*plans, *others]
-
-
-def _replayed_as(default: Plan, plan: Plan, device: torch.device) -> Plan:
-    """A plan on a CPU, replayed if the default is: its numbers are the same bits."""
-    return replace(plan, replay=default.replay and gains_from_replay(plan.kernels)) if device.type == "cpu" else plan
 
 
 def find_plan(plans: list[Plan], fields: object) -> Plan | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import Plan, Precision, choose_plan, gains_from_replay, own_kernels
+from fastdcgan.execution.plan import Plan, Precision, choose_plan, is_replayed, own_kernels
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.limits.hardware import physical_cores
 from fastdcgan.limits.memory import PeakMemory
@@ -104,7 +104,7 @@ def candidate_plans(request: ExecutionConfig, device: torch.device, world_size: 
             own = own_kernels(device, precision) if backend is None else ()
             # All of our kernels, all but Winograd's, none: which are faster depends on the machine.
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
-                replay = default.replay and (device.type != "cpu" or gains_from_replay(kernels))
+                replay = is_replayed(request, device, world_size, kernels)
                 combinations.append(
                     replace(default, precision=precision, backend=backend, kernels=kernels, replay=replay)
                 )

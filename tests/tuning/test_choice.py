@@ -13,7 +13,7 @@ from PIL import Image
 from fastdcgan import cli
 from fastdcgan.config import ExecutionConfig
 from fastdcgan.execution import plan
-from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.tuning import choice, tune
 from fastdcgan.tuning.choice import (
@@ -221,3 +221,20 @@ def test_a_plan_recorded_before_there_was_replay_is_found() -> None:
     fields = plan_fields(Plan())
     del fields["replay"]
     assert find_plan([Plan(replay=True), Plan()], fields) == Plan()
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("begun_with", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_begun_run_is_replayed_where_one_process_goes_on_with_it(
+    processes: int, begun_with: bool, stacked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are the same, and several processes' gradients cross in what a replay leaves out."""
+    for module in (plan, tune):
+        monkeypatch.setattr(module, "own_kernels", lambda *_: ("ends", "norm", "thin", "winograd"))
+    request = ExecutionConfig(precision="fp32")
+    begun = replace(choose_plan(request, CPU), stacked=stacked, replay=begun_with)
+    found = choose_plan_for_run(
+        request, CPU, ARCH, 128, images=8, world_size=processes, previous_plan=plan_fields(begun)
+    )
+    assert found.plan == replace(begun, replay=processes == 1) and "begun with" in found.why

@@ -244,7 +244,24 @@ def test_a_gpu_is_offered_replayed_and_captured_steps(monkeypatch: pytest.Monkey
         (True, True, False),
         (True, False, True),
     }
-    on_cpu = tune.candidate_plans(ExecutionConfig(), CPU)
-    assert all(p.replay == ("norm" in p.kernels) for p in on_cpu)
-    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(), CPU, world_size=2))
     assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(precision="fp16"), CUDA))
+
+
+@pytest.mark.parametrize("with_kernels", [("fp32",), ("fp32", "bf16")])
+def test_on_a_cpu_plans_with_our_kernels_are_replayed(
+    with_kernels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a precision that is not the first choice, whose own plans have no kernels to replay."""
+
+    def kernels(device: torch.device, precision: str) -> tuple[str, ...]:
+        return ("ends", "norm", "thin", "winograd") if precision in with_kernels else ("ends",)
+
+    monkeypatch.setattr(plan, "native_precision", lambda device: "bf16")
+    for module in (plan, tune):
+        monkeypatch.setattr(module, "own_kernels", kernels)
+    plans = tune.candidate_plans(ExecutionConfig(), CPU)
+    assert {p.precision for p in plans if p.replay} == set(with_kernels)
+    assert all(p.replay == ("norm" in p.kernels) for p in plans)
+    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(compile="off"), CPU))
+    assert not any(p.replay for p in tune.candidate_plans(ExecutionConfig(), CPU, world_size=2))
+    assert all(p.replay for p in tune.candidate_plans(ExecutionConfig(compile="replay"), CPU))
