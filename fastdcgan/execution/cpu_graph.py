@@ -9,6 +9,7 @@ place in one block, the arena; two that are not in use at the same time may shar
 (gradients, the result) or was there before (weights) stays where it is.
 """
 
+from bisect import insort
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -165,29 +166,30 @@ class CpuGraph(TorchDispatchMode):
     # --- The arena ----------------------------------------------------------------------------------------------------
 
     def _plan_memory(self) -> None:
-        """Give each temporary memory the lowest place that no other one has while it is in use, the largest first."""
+        """Give each temporary memory, in the order in which they come into use, the lowest place that is free."""
         self._find_constants()
-        placed: list[_Memory] = []
-        for memory in sorted(self._memories, key=lambda memory: -memory.bytes):
+        for memory in self._memories:
             memory.stays = memory.stays or memory.reference.storage()
-            if memory.stays is not None or memory.first < 0:
-                continue
-            for other in sorted(placed, key=lambda other: other.offset):
-                at_once = memory.first <= other.last and other.first <= memory.last
-                if at_once and memory.offset < _end(other) and other.offset < _end(memory):
-                    memory.offset = _end(other)
-            placed.append(memory)
-        self._arena = block(max(map(_end, placed), default=0))
+        temporary = [memory for memory in self._memories if memory.stays is None and memory.first >= 0]
+        in_use: list[_Memory] = []  # by their offsets
+        for memory in sorted(temporary, key=lambda memory: memory.first):
+            in_use = [other for other in in_use if other.last >= memory.first]
+            for other in in_use:
+                if other.offset >= _end(memory):
+                    break
+                memory.offset = _end(other)
+            insort(in_use, memory, key=lambda other: other.offset)
+        self._arena = block(max(map(_end, temporary), default=0))
 
     def _find_constants(self) -> None:
-        """A tensor that is filled with a number, and that no call may change, is filled once, in a place of its own."""
+        """A tensor that is filled with a number, and that no call may change, is filled once, and stays."""
         may_change = {place.memory for call in self._calls if call.results is None for place in _places(call)}
         for call in self._calls:
             if isinstance(call.function, OpOverload) and call.function.overloadpacket in _FILL and call.results:
-                memory = call.results[0].memory
-                if memory not in may_change and self._memories[memory].reference.storage() is None:
+                memory = self._memories[call.results[0].memory]
+                if call.results[0].memory not in may_change and memory.reference.storage() is None:
                     call.is_constant = True
-                    self._memories[memory].first, self._memories[memory].last = 0, len(self._calls)
+                    memory.stays = torch.UntypedStorage(memory.bytes)
 
     def _bind(self) -> None:
         """Make calls without arguments of the recorded ones."""
