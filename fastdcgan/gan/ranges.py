@@ -4,6 +4,7 @@ PyTorch's own `record_function` takes microseconds whether or not a profiler is 
 us where none is. They do nothing while a graph is compiled: the compiler moves and merges the operators in it.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -63,27 +64,26 @@ OUTSIDE_STEP = (SAMPLES, CHECKPOINT)
 """Not part of a step, and not counted in the run's time."""
 
 _NO_RANGE = nullcontext()
-_open: list[str] | None = None
+_reporting = threading.local()
 
 
 def profiler_range(name: str) -> AbstractContextManager[object]:
     """A range of that name on the timeline, if a profiler is active."""
     if torch.compiler.is_compiling():  # first: what changes must not be read here, or the graph is guarded on it
         return nullcontext()
-    if _open is not None:
-        return _reported(name, _open)
+    if (names := getattr(_reporting, "to", None)) is not None:
+        return _reported(name, names)
     return torch.profiler.record_function(name) if profiler_is_active() else _NO_RANGE
 
 
 @contextmanager
 def reported_to(names: list[str]) -> Iterator[None]:
-    """In it the list holds the names of the ranges that are open, the outermost first, profiler or not."""
-    global _open
-    _open = names
+    """In it the list holds the names of this thread's open ranges, the outermost first, profiler or not."""
+    _reporting.to = names
     try:
         yield
     finally:
-        _open = None
+        _reporting.to = None
 
 
 @contextmanager

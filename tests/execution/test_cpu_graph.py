@@ -1,5 +1,6 @@
 """The step that is replayed on a CPU against the one that is run, bit for bit; and where what it needs lies."""
 
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import partial
 
@@ -20,7 +21,7 @@ from fastdcgan.gan import models, ranges
 from fastdcgan.gan.architecture import architecture
 from fastdcgan.gan.augment import NUMBERS
 from fastdcgan.gan.step import StepMetrics, TrainState, penalise, train_step
-from fastdcgan.kernels import native
+from fastdcgan.kernels import native, winograd
 from fastdcgan.tuning.implementations import build_for
 
 CPU = torch.device("cpu")
@@ -196,6 +197,24 @@ def test_what_is_filled_once_is_not_what_is_changed_later() -> None:
         kept[0].zero_()
         graph.replay()
         assert torch.equal(found, call())
+
+
+@pytest.mark.skipif(not KERNELS[1:], reason="needs our C++ kernels")
+def test_what_another_thread_does_meanwhile_is_not_recorded() -> None:
+    big_BCHW = torch.rand(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    kernels: list[str] = []
+    parts: list[str] = []
+
+    def gather() -> list[str]:
+        with ranges.profiler_range(ranges.SAMPLES):
+            winograd.KERNELS.gather(big_BCHW, torch.rand(32, 16, 4, 4))
+            return list(parts)
+
+    with native.reported_to(lambda function, name, arguments: kernels.append(name)), ranges.reported_to(parts):
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(gather).result() == [] == kernels
+        assert gather() == [ranges.SAMPLES]
+    assert kernels == ["winograd_pack_gather", "winograd_gather"] and not parts
 
 
 def test_a_profiler_sees_the_parts_and_the_kernels_of_a_replay() -> None:

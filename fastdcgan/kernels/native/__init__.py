@@ -14,6 +14,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -173,8 +174,8 @@ def kernel(name: str, precision: torch.dtype, tile: int | None = None) -> Callab
     def call(*arguments: object) -> None:
         if function.argtypes is None:  # the library's own object, so once a process
             function.argtypes = [_argument_type(argument) for argument in arguments]
-        if _report is not None:
-            _report(function, name, arguments)
+        if (report := getattr(_reporting, "to", None)) is not None:
+            report(function, name, arguments)
         launch(function, name, arguments)
 
     return call
@@ -194,18 +195,17 @@ def bound(function: Callable[..., None], arguments: Sequence[object]) -> Callabl
 Report = Callable[[Callable[..., None], str, tuple[object, ...]], None]
 """Is given a kernel's function, its name and its arguments."""
 
-_report: Report | None = None
+_reporting = threading.local()
 
 
 @contextmanager
 def reported_to(report: Report) -> Iterator[None]:
-    """In it each call of a kernel is reported."""
-    global _report
-    _report = report
+    """In it each call of a kernel by this thread is reported."""
+    _reporting.to = report
     try:
         yield
     finally:
-        _report = None
+        _reporting.to = None
 
 
 def _argument_type(argument: object) -> Any:
