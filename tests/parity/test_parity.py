@@ -6,6 +6,7 @@ flips its slope, and Adam's first step is the *sign* of a gradient. So they are 
 where 20 steps leave no room for doubt, and in fp32 against the fp64 truth, where they may err as the reference does.
 """
 
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -14,6 +15,7 @@ from recorded import COMPILED
 from twins import (
     ARCHITECTURES,
     BATCH,
+    CPU,
     PAPERS,
     Twin,
     errors,
@@ -27,7 +29,7 @@ from twins import (
 )
 
 from fastdcgan.config import ObjectiveName, RecipeConfig
-from fastdcgan.execution.plan import Plan, Precision, has_cpp_compiler
+from fastdcgan.execution.plan import Plan, Precision, has_cpp_compiler, own_kernels
 from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 
@@ -137,12 +139,14 @@ def test_fused_adam_after_one_step(name: str) -> None:
     assert worst(errors(found, run(twin, arch, 1)))[0] <= 1e-5
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["a CUDA graph's stand-in", "a CPU's, with our kernels"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_replay_is_bit_for_bit_what_it_recorded(name: str, precision: Precision) -> None:
-    """By the stand-in for a CUDA graph. What it recorded is held to the reference in the rungs below."""
+def test_replay_is_bit_for_bit_what_it_recorded(name: str, precision: Precision, own: bool) -> None:
+    """What is recorded is held to the reference in the rungs below."""
     arch, twin = narrow(name), reference_twin(narrow(name))
-    replayed, eager = (plan_twin(arch, twin, Plan(precision=precision, replay=replay)) for replay in (True, False))
+    plan = Plan(precision=precision, stacked=own, kernels=own_kernels(CPU, precision) if own else ())
+    replayed, eager = (plan_twin(arch, twin, replace(plan, replay=replay)) for replay in (True, False))
     found, wanted = run(replayed, arch, 3), run(eager, arch, 3)
     compared = [key for key in wanted if not key.startswith("grad")]  # of a replay Adam's running means tell them
     assert all(torch.equal(found[key], wanted[key]) for key in compared), worst(errors(found, wanted))

@@ -199,7 +199,12 @@ FAULTS = (
     Fault(
         "a replay of the first pictures",
         "execution/replay.py",
-        (("            static.copy_(current, non_blocking=True)\n", ""),),
+        (("        static.copy_(current, non_blocking=True)\n", ""),),
+    ),
+    Fault(
+        "a recording's memory given away while it is in use",
+        "execution/cpu_graph.py",
+        (("other.last >= memory.first", "other.last > memory.first"),),
     ),
     Fault(
         "weights that keep what they learned while a graph was recorded",
