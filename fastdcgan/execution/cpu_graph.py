@@ -92,7 +92,10 @@ class _Call:
 
 
 class CpuGraph(TorchDispatchMode):
-    """See `replay.Graph`. What Python decides while it records is decided for good."""
+    """Records a call of operators on the CPU, and repeats it. What Python decides meanwhile is decided for good.
+
+    Unlike CUDA's graphs it needs no warm-up, and what it records is computed.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -104,7 +107,10 @@ class CpuGraph(TorchDispatchMode):
         self._profiled: list[tuple[str, Callable[[], object]]] = []
 
     def record(self, call: Callable[[], Tensor]) -> Tensor:
-        """Record a call, which is executed as well. Each replay overwrites the returned tensor."""
+        """Take a call and record it. Each replay overwrites the returned tensor.
+
+        Raises AssertionError where it reads a number on the host, or an operator changes a tensor and returns another.
+        """
         with native.reported_to(self._add_kernel), ranges.reported_to(self._parts), self:
             result = call()
         self._plan_memory()

@@ -1,5 +1,7 @@
 """The replayed step: `train_step` itself, whose launches are recorded once and then repeated without Python.
 
+On a CPU `cpu_graph.py` records: as a step is taken, so that nothing has to be put back (`CpuReplayedStep`).
+
 A CUDA graph repeats the same operators on the same addresses. So inputs are copied to static tensors, and weights,
 BatchNorm's statistics and Adam's state must stay where they were when the graph was recorded.
 

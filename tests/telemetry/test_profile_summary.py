@@ -1,6 +1,7 @@
 """What a profile says: the right ceiling beside each operator, and the one sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,13 @@ def test_the_peak_of_memory_is_in_the_innermost_range(tmp_path: Path) -> None:
     assert (most[0].bytes, most[1]) == (9, ranges.ALL_REDUCE)
     plot_memory(found, tmp_path / "memory.png")
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("plan", ["bf16", "bf16 + replayed"])
+def test_memory_that_a_replayed_step_keeps_is_said_to_be_left_out(plan: str) -> None:
+    summary = replace(summarise(window(COPY), replace(SUBJECT, plan=plan), MACHINE), peak_bytes=2**20)
+    text = " ".join(as_text(summary).split())
+    assert "Memory: 1.0 MiB at most" in text and ("--compile off" in text) == ("replayed" in plan)
 
 
 def test_no_memory_recorded_is_no_plot(tmp_path: Path) -> None:
