@@ -39,12 +39,7 @@ def block(size: int) -> torch.UntypedStorage:
     return torch.frombuffer(mapping, dtype=torch.uint8).untyped_storage()
 
 
-def release_freed_memory() -> bool:
-    """Return what is free at this moment to the system.
-
-    Returns:
-        whether there was any: False also where the allocator isn't glibc's.
-    """
+def release_freed_memory() -> None:
+    """Return what is free at this moment to the system, where the allocator is glibc's."""
     with suppress(OSError, AttributeError):
-        return bool(ctypes.CDLL(None).malloc_trim(0) == 1)
-    return False
+        ctypes.CDLL(None).malloc_trim(0)

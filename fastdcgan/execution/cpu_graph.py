@@ -90,6 +90,10 @@ class _Call:
     is_constant: bool = False
     """Whether its results are the same in each replay."""
 
+    def places(self) -> list[_Place]:
+        """Of all its tensors."""
+        return _places((self.arguments, self.named, self.results))
+
 
 class CpuGraph(TorchDispatchMode):
     """Records a call of operators on the CPU, and repeats it. What Python decides meanwhile is decided for good.
@@ -139,7 +143,7 @@ class CpuGraph(TorchDispatchMode):
         arguments, named = tree_map_only(Tensor, self._place, (args, kwargs))
         results = func(*args, **kwargs)
         of_results = [self._place(x, is_new=True) for x in tree_leaves(results) if isinstance(x, Tensor)]
-        before = {place.memory for place in tree_leaves((arguments, named)) if isinstance(place, _Place)}
+        before = {place.memory for place in _places((arguments, named))}
         are_new = not all(place.memory in before for place in of_results)  # else views, or what was changed in place
         if func._schema.is_mutable:
             assert not are_new, f"{func} changes a tensor and returns another one{_REMEDY}"
@@ -165,7 +169,7 @@ class CpuGraph(TorchDispatchMode):
         call.part = self._parts[0] if self._parts else ""
         number = len(self._calls)
         self._calls.append(call)
-        for place in _places(call):
+        for place in call.places():
             memory = self._memories[place.memory]
             memory.first, memory.last = memory.first if memory.first >= 0 else number, number
 
@@ -189,7 +193,7 @@ class CpuGraph(TorchDispatchMode):
 
     def _find_constants(self) -> None:
         """A tensor that is filled with a number, and that no call may change, is filled once, and stays."""
-        may_change = {place.memory for call in self._calls if call.results is None for place in _places(call)}
+        may_change = {place.memory for call in self._calls if call.results is None for place in call.places()}
         for call in self._calls:
             if isinstance(call.function, OpOverload) and call.function.overloadpacket in _FILL and call.results:
                 memory = self._memories[call.results[0].memory]
@@ -223,8 +227,8 @@ class CpuGraph(TorchDispatchMode):
         )
 
 
-def _places(call: _Call) -> list[_Place]:
-    return [x for x in tree_leaves((call.arguments, call.named, call.results)) if isinstance(x, _Place)]
+def _places(tree: Any) -> list[_Place]:
+    return [x for x in tree_leaves(tree) if isinstance(x, _Place)]
 
 
 def _end(memory: _Memory) -> int:

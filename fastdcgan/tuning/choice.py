@@ -143,19 +143,17 @@ def plan_fields(plan: Plan) -> JsonObject:
 
 
 def _equals(plans: list[Plan], device: torch.device) -> list[Plan]:
-    """These plans, and those that a run on a CPU can have been begun with in place of them.
+    """These plans, and those that a run can have been begun with in place of them.
 
-    D may have been called once where it is twice now, and the reverse: the rules once said otherwise. And a step may
-    have been replayed or not, as there are several processes or one.
+    D may have been called once where it is twice now, and the reverse: the rules once said otherwise. And on a CPU a
+    step may have been replayed or not, as there are several processes or one.
     """
-    if device.type != "cpu":
-        return plans
-    eager = [plan for plan in plans if not (plan.backend or plan.shares)]
     others = [
         replace(plan, stacked=stacked, replay=replay)
-        for plan in eager
+        for plan in plans
+        if not (plan.backend or plan.shares)
         for stacked in (True, False)
-        for replay in (True, False)
+        for replay in ((True, False) if device.type == "cpu" else (False,))
     ]
     return [*plans, *others]
 

@@ -97,6 +97,21 @@ def test_each_candidates_turn_is_paired_with_the_reference_of_its_round() -> Non
     assert rounds.result("b").speedup == 2.0
 
 
+def test_a_turn_is_as_many_calls_as_fit_into_it() -> None:
+    """Seconds are those of a call; the first turn shows how many fit, and a call that is longer than a turn is one."""
+    machine = Machine()
+    rounds = paired.RoundTimer(
+        machine.step("reference", *[6.0] * 3),
+        {"ours": machine.step("ours", 2.0, 1.0, 1.0, 0.5, 1.0, 0.5, 0.5, 0.5)},
+        clock=machine.clock,
+        turn_seconds=5.0,
+    )
+    for _ in range(3):
+        rounds.time_round()
+    assert machine.log == ["reference", "ours", "reference", "ours", "ours", "reference", *["ours"] * 5]
+    assert rounds.result("ours") == paired.PairedTimes((6.0,) * 3, (2.0, 1.0, 0.6))
+
+
 def test_known_durations_are_measured_on_a_noisy_machine() -> None:
     """Drift, jitter of a tenth, and every seventh turn disturbed: rates and ratios stay within 2 %."""
     rng = random.Random(0)
