@@ -2,7 +2,8 @@
 
 The matrices are those of `fastdcgan/kernels/native/transforms.hpp`, in exact arithmetic from the points; the data are
 random. Errors are distances to fp64 over lengths, as in the parity tests. Sums are added up one term after the other,
-where the kernels add up blocks of terms.
+where the kernels add up blocks of terms. In bf16 transformed numbers are rounded, as are results, but those of our
+weight gradients.
 """
 
 import math
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 
+_CHANNELS, _TILES_SUMMED = 256, 48
+
 POINTS = {
-    "F(2, 2)": ("0 1", "1 -1", "1/2 -1/2"),
+    "F(2, 2)": ("0 1", "1 -1", "1/2 -1/2", "5/8 -5/8", "3/4 -3/4"),
     "F(4, 2)": (
         "0 1 -1 2",
         "0 1 -1 1/2",
@@ -25,6 +28,12 @@ POINTS = {
     ),
 }
 """Finite points; infinity is one more."""
+
+CHOSEN = {2: "5/8 -5/8", 4: "3/8 -3/8 5/4 -5/4"}
+"""The kernels' points, by M."""
+
+TILES = (((2, 2), "fp32"), ((4, 2), "fp32"), ((4, 4), "fp32"), ((2, 2), "bf16"), ((4, 2), "bf16"), ((4, 4), "bf16"))
+"""Heights and widths, and what the numbers are. The kernels have no tiles of 4 x 4 in bf16."""
 
 
 def matrices(points: list[Fraction]) -> tuple[Array, Array, Array]:
@@ -55,37 +64,52 @@ def _multiplied_out(roots: list[Fraction]) -> list[Fraction]:
     return polynomial
 
 
-def errors(points: list[Fraction], channels: int = 256, tiles: int = 48, seed: int = 0) -> dict[str, float]:
-    """Of one tile's convolution, its transpose and its weight gradient, each relative to that of direct sums."""
-    to_input, to_filter, to_output = matrices(points)
-    M = len(points)
-    rng = np.random.default_rng(seed)
-    d_TCNN = rng.standard_normal((tiles, channels, M + 1, M + 1)).astype(np.float32)
-    g_CKK = rng.standard_normal((channels, 2, 2)).astype(np.float32)
-    y_TCMM = rng.standard_normal((tiles, channels, M, M)).astype(np.float32)
-    u, v, w = _both(to_filter, g_CKK), _both(to_input, d_TCNN), _both(to_output, y_TCMM)
+def errors(down: list[Fraction], across: list[Fraction], precision: str = "fp32", seed: int = 0) -> dict[str, float]:
+    """Of one tile's convolution, its transpose and its weight gradient, each relative to that of direct sums.
 
+    Args:
+        down: points along the first side.
+        across: points along the second one.
+        precision: fp32 or bf16.
+        seed: of the data.
+    """
+    rounded = _to_bf16 if precision == "bf16" else np.asarray
+    (to_input, to_filter, to_output), (input_, filter_, output) = matrices(down), matrices(across)
+    H, W = len(down), len(across)
+    rng = np.random.default_rng(seed)
+    d_TCNN = rounded(rng.standard_normal((_TILES_SUMMED, _CHANNELS, H + 1, W + 1)).astype(np.float32))
+    g_CKK = rng.standard_normal((_CHANNELS, 2, 2)).astype(np.float32)
+    y_TCMM = rounded(rng.standard_normal((_TILES_SUMMED, _CHANNELS, H, W)).astype(np.float32))
+    u = rounded(_both(to_filter, filter_, g_CKK))
+    v = rounded(_both(to_input, input_, d_TCNN))
+    w = rounded(_both(to_output, output, y_TCMM))
     found = {
-        "convolution": _both(to_output.T, _sum(u[:, None], v.swapaxes(0, 1))),
-        "transposed": _both(to_input.T, _sum(u[:, None], w.swapaxes(0, 1))),
-        "weight gradient": _both(to_filter.T, _sum(v, w)),
+        "convolution": rounded(_both(to_output.T, output.T, _sum(u[:, None], v.swapaxes(0, 1)))),
+        "transposed": rounded(_both(to_input.T, input_.T, _sum(u[:, None], w.swapaxes(0, 1)))),
+        "weight gradient": _both(to_filter.T, filter_.T, _sum(v, w)),
     }
 
-    truth, summed = _direct(d_TCNN, g_CKK, y_TCMM, np.float64), _direct(d_TCNN, g_CKK, y_TCMM, np.float32)
-    return {name: _distance(found[name], truth[name]) / _distance(summed[name], truth[name]) for name in found}
+    truth, summed = _direct(d_TCNN, g_CKK, y_TCMM, np.float64), _direct(d_TCNN, rounded(g_CKK), y_TCMM, np.float32)
+    return {name: _distance(found[name], truth[name]) / _distance(rounded(summed[name]), truth[name]) for name in found}
+
+
+def _to_bf16(x: Array) -> Array:
+    """The nearest numbers that bf16 has, in fp32."""
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _direct(d_TCNN: Array, g_CKK: Array, y_TCMM: Array, dtype: type[np.floating]) -> dict[str, Array]:
     """What the three are by definition."""
     d_CTNN, y_CTMM = (x.swapaxes(0, 1).astype(dtype) for x in (d_TCNN, y_TCMM))
     g_CKK = g_CKK.astype(dtype)
-    M, one = y_CTMM.shape[-1], np.ones(1, dtype)
+    (H, W), one = y_CTMM.shape[-2:], np.ones(1, dtype)
     transposed_CTNN = np.zeros_like(d_CTNN)
     terms, gradients = [], []
     for a, b in np.ndindex(2, 2):
-        g_C111, window_CTMM = g_CKK[:, a, b][:, None, None, None], d_CTNN[:, :, a : a + M, b : b + M]
+        g_C111, window_CTMM = g_CKK[:, a, b][:, None, None, None], d_CTNN[:, :, a : a + H, b : b + W]
         terms.append(g_C111 * window_CTMM)
-        transposed_CTNN[:, :, a : a + M, b : b + M] += g_C111 * y_CTMM
+        transposed_CTNN[:, :, a : a + H, b : b + W] += g_C111 * y_CTMM
         by_position = (x.transpose(1, 2, 3, 0).reshape(-1, len(g_CKK)) for x in (window_CTMM, y_CTMM))
         gradients.append(_sum(*by_position))
     return {
@@ -95,10 +119,10 @@ def _direct(d_TCNN: Array, g_CKK: Array, y_TCMM: Array, dtype: type[np.floating]
     }
 
 
-def _both(matrix: Array, x: Array) -> Array:
-    """A matrix along both of the last two axes."""
-    half: Array = np.einsum("ij,...jk->...ik", matrix, x)
-    both: Array = np.einsum("...ik,lk->...il", half, matrix)
+def _both(down: Array, across: Array, x: Array) -> Array:
+    """A matrix along each of the last two axes."""
+    half: Array = np.einsum("ij,...jk->...ik", down, x)
+    both: Array = np.einsum("...ik,lk->...il", half, across)
     return both
 
 
@@ -115,15 +139,24 @@ def _distance(found: Array, truth: Array) -> float:
 
 
 def main() -> None:
-    """Print a table."""
-    print("error in fp32 over that of direct sums, 256 channels, 48 tiles: median of 5 seeds")
-    print(f"{'':9}{'points, and infinity':24}{'convolution':>12}{'transposed':>12}{'weight gradient':>17}")
+    """Print a table of points, and one of tiles."""
+    print(f"error over that of direct sums, {_CHANNELS} channels, {_TILES_SUMMED} tiles: median of 5 seeds")
+    print(f"{'':33}{'convolution':>12}{'transposed':>12}{'weight gradient':>17}")
     for algorithm, sets in POINTS.items():
         for points in sets:
-            fractions = [Fraction(point) for point in points.split()]
-            runs = [errors(fractions, seed=seed) for seed in range(5)]
-            medians = [np.median([run[name] for run in runs]) for name in runs[0]]
-            print(f"{algorithm:9}{points:24}{medians[0]:12.2f}{medians[1]:12.2f}{medians[2]:17.2f}")
+            _print_row(f"{algorithm} at {points}", points, points, "fp32")
+    for (height, width), precision in TILES:
+        _print_row(f"tiles of {height} x {width} in {precision}", CHOSEN[height], CHOSEN[width], precision)
+
+
+def _parsed(points: str) -> list[Fraction]:
+    return [Fraction(point) for point in points.split()]
+
+
+def _print_row(label: str, down: str, across: str, precision: str) -> None:
+    runs = [errors(_parsed(down), _parsed(across), precision, seed) for seed in range(5)]
+    medians = [np.median([run[name] for run in runs]) for name in runs[0]]
+    print(f"{label:33}{medians[0]:12.2f}{medians[1]:12.2f}{medians[2]:17.2f}")
 
 
 if __name__ == "__main__":

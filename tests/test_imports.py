@@ -25,7 +25,7 @@ PACKAGES: dict[str, set[str]] = {
     "kernels": {"storage", "gan", "private_torch"},
     "execution": {"storage", "gan", "config", "kernels", "private_torch"},
     "limits": {"gan", "private_torch"},
-    "tuning": {"storage", "device", "gan", "config", "execution", "limits", "private_torch"},
+    "tuning": {"storage", "device", "gan", "config", "kernels", "execution", "limits", "private_torch"},
     "data": {"storage", "device", "gan", "config", "limits"},
     "distributed": {"storage", "config", "execution", "limits", "data"},
     "runs": {"storage", "device", "gan", "config"},

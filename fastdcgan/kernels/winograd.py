@@ -2,17 +2,21 @@
 
 All but the first and the last layers of a DCGAN are such convolutions, or transposed ones, and nearly all of its
 arithmetic. `native/winograd.cpp` explains the algorithm (Winograd's F(2, 2) and F(4, 2) on the four phases of the
-picture, with 9 and 6.25 multiplications for 16); this file makes modules of it. They compute what PyTorch's own
+picture, with 9, 7.5 or 6.25 multiplications for 16); this file makes modules of it. They compute what PyTorch's own
 convolutions compute.
 
 Where the processor has a matrix unit for bf16 (AMX), large batches in bf16 go to `direct.py` instead.
 
 In fp32 the results are about as accurate as direct sums: fewer terms are added. In bf16 the transformed pixels and
-weights are rounded before they are multiplied, which costs about a bit: see `tests/parity`.
+weights are rounded before they are multiplied, which costs a bit or more: see `tests/parity`.
 
 The big side is the picture [H, W], the small side the picture [H/2, W/2]: input and output of a convolution, output and
 input of a transposed one.
 """
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +34,15 @@ from fastdcgan.kernels.convolution import (
 _WEIGHTS_IN_TILES = 64
 """To transform a layer's weights, write and read them takes about as long as the products of so many tiles."""
 
+TILES = {torch.float32: ((2, 2), (4, 2), (4, 4)), torch.bfloat16: ((2, 2), (4, 2))}
+"""Heights and widths of the tiles that there are kernels for."""
+
+_batches = threading.local()
+
 
 def available(precision: torch.dtype = torch.float32) -> bool:
     """Whether this machine can build and run the kernels for a precision."""
-    return native.has_kernel("winograd_gather2", precision)
+    return native.has_kernel("winograd_gather2x2", precision)
 
 
 def install(network: nn.Module) -> int:
@@ -46,6 +55,16 @@ def install(network: nn.Module) -> int:
     for module in fitting:
         module.__class__ = WinogradConv2d if isinstance(module, nn.Conv2d) else WinogradConvTranspose2d
     return len(fitting)
+
+
+@contextmanager
+def tiles_of_large_batches() -> Iterator[None]:
+    """In it this thread's layers take the tiles that they take for many pictures, which err the most."""
+    _batches.count_as_large = True
+    try:
+        yield
+    finally:
+        _batches.count_as_large = False
 
 
 def fits(module: nn.Module) -> bool:
@@ -115,16 +134,17 @@ def _weight_gradient(big_BCHW: Tensor, small_BOHW: Tensor, weight_OCKK: Tensor) 
     return gradient_OCKK
 
 
-def _tile_of(big_BCHW: Tensor, weight_OCKK: Tensor) -> int:
+def _tile_of(big_BCHW: Tensor, weight_OCKK: Tensor) -> native.Tile:
     B, _, H, W = big_BCHW.shape
     return _tile(B, H, W, weight_OCKK.shape[2], big_BCHW.dtype)
 
 
-def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torch.dtype) -> int:
-    """The side of a tile, M of F(M, 2), with which a layer takes the shorter time.
+def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torch.dtype) -> native.Tile:
+    """The height and width of a tile with which a layer takes the shortest time.
 
-    F(4, 2) is for fp32 alone, and for kernels of 4: of those of 3, which have fewer terms to add up, its error would be
-    more than three times that of direct sums.
+    A larger one takes fewer products and errs more. Errors are kept below three times those of direct sums: so there
+    are none of 4 x 4 in bf16, where transformed numbers are rounded. Kernels of 3 keep the smallest: larger ones did
+    not make them faster.
 
     Args:
         batch: pictures.
@@ -134,21 +154,26 @@ def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torc
         precision: of the pictures.
     """
 
+    weights_in_tiles = 0 if getattr(_batches, "count_as_large", False) else _WEIGHTS_IN_TILES
+
     def products(tile: int, side: int) -> int:
         tiles, beyond = -(-side // tile), -side % tile
         return tiles * (tile + 1) - (beyond > 0)  # a tile over the edge needs one less
 
-    def cost(tile: int) -> int:
-        rows, columns = (products(tile, (side + 1) // 2) for side in (height, width))
-        return batch * rows * columns + _WEIGHTS_IN_TILES * (tile + 1) ** 2
+    def cost(tile: native.Tile) -> int:
+        down, across = tile
+        in_picture = products(down, (height + 1) // 2) * products(across, (width + 1) // 2)
+        return batch * in_picture + weights_in_tiles * (down + 1) * (across + 1)
 
-    return 4 if precision == torch.float32 and kernel_size == 4 and cost(4) < cost(2) else 2
+    if kernel_size == 3:
+        return (2, 2)
+    return min(TILES[precision], key=cost)
 
 
-def _pack(direction: str, weight_OCKK: Tensor, precision: torch.dtype, tile: int) -> Tensor:
+def _pack(direction: str, weight_OCKK: Tensor, precision: torch.dtype, tile: native.Tile) -> Tensor:
     """The transformed weights in a kernel's layout. Not cached: computing them is quick, keeping them takes memory."""
     maps, channels, kernel_size, _ = weight_OCKK.shape
-    packed = torch.empty(4 * (tile + 1) ** 2 * maps * channels, dtype=precision)
+    packed = torch.empty(4 * (tile[0] + 1) * (tile[1] + 1) * maps * channels, dtype=precision)
     kernel = native.kernel(f"winograd_pack_{direction}", precision, tile)
     kernel(weight_OCKK.detach().contiguous(memory_format=torch.channels_last), channels, maps, kernel_size, packed)
     return packed

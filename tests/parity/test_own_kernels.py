@@ -41,7 +41,7 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         native.library.cache_clear()
 
 
-TILES = {"F(2, 2)": 2, "F(4, 2)": 4}
+TILES = {"{}x{}".format(*tile): tile for tile in winograd.TILES[torch.float32]}
 
 OWN = Plan(kernels=tuple(INSTALL_KERNELS))
 
@@ -162,13 +162,20 @@ def test_so_do_several_threads(name: str, precision: str, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize(
+    ("precision", "tile"),
+    [(precision, tile) for tile in TILES for precision in winograd.TILES if TILES[tile] in winograd.TILES[precision]],
+)
 @pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("winograd") and "kernel 3" not in name])
-def test_tiles_of_each_size_do(name: str, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_each_size_do(
+    name: str, precision: torch.dtype, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not winograd.available(precision):
+        pytest.skip("bf16 kernels need AVX512_BF16")
     monkeypatch.setattr(winograd, "_tile", lambda *_: TILES[tile])
     kernels, make, shape = LAYERS[name]
     torch.manual_seed(0)
-    assert_errs_as_pytorchs(make(), kernels, torch.randn(shape))
+    assert_errs_as_pytorchs(make(), kernels, torch.randn(shape).to(precision))
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -225,9 +232,13 @@ def test_nor_is_it_in_bf16(value: float) -> None:
     assert found["weight's gradient"].isfinite()[:, [0, 15]].all()
 
 
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("name", [name for name in LAYERS if "half a tile" in name or "kernel 3" in name])
-def test_nothing_is_left_of_the_call_before(name: str, instruction_set: str) -> None:
+def test_nothing_is_left_of_the_call_before(
+    name: str, tile: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Products that do not matter, at edges and of missing taps, are never written; nor must they be read."""
+    monkeypatch.setattr(winograd, "_tile", lambda *_: TILES[tile])
     _, make, shape = LAYERS[name]
     torch.manual_seed(0)
     own = make().to(memory_format=torch.channels_last)

@@ -164,12 +164,17 @@ def _has_function(library: ctypes.CDLL | str, name: str) -> bool:
     return hasattr(library, name)
 
 
-def kernel(name: str, precision: torch.dtype, tile: int | None = None) -> Callable[..., None]:
+Tile = tuple[int, int]
+"""Height and width of a tile of Winograd's algorithm."""
+
+
+def kernel(name: str, precision: torch.dtype, tile: Tile | None = None) -> Callable[..., None]:
     """A kernel by name, and by size of tiles where there are several.
 
     For a pointer it takes a tensor, contiguous in channels-last order, or None.
     """
-    function = getattr(library(), f"{name}{tile or ''}_{_SUFFIX[precision]}")
+    size = "{}x{}".format(*tile) if tile else ""
+    function = getattr(library(), f"{name}{size}_{_SUFFIX[precision]}")
 
     def call(*arguments: object) -> None:
         if function.argtypes is None:  # the library's own object, so once a process

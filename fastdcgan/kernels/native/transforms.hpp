@@ -15,11 +15,11 @@
 
 namespace {
 
-// The points are chosen for accuracy. At 0, 1, -1, 2, the usual ones, F(4, 2) would err twice as much, at 0, 1 F(2, 2) a fourth
-// more (`python -m benchmarks.winograd_points`). p and -p share sums.
+// The points are chosen for accuracy. At 0, 1, -1, 2, the usual ones, F(4, 2) would err twice as much, at 0, 1 F(2, 2) 1.6
+// times (`python -m benchmarks.winograd_points`). p and -p share sums.
 template <int M> constexpr float POINTS[M] = {};
-template <> constexpr float POINTS<2>[2] = {1, -1};
-template <> constexpr float POINTS<4>[4] = {0.5, -0.5, 1.25, -1.25};
+template <> constexpr float POINTS<2>[2] = {0.625, -0.625};
+template <> constexpr float POINTS<4>[4] = {0.375, -0.375, 1.25, -1.25};
 
 template <int M> struct Matrices {
     float input[M + 1][M + 1] = {}, filter[M + 1][2] = {}, output[M + 1][M] = {};
