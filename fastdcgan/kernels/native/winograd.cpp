@@ -357,19 +357,21 @@ template <class T, class Size> void pack_gather(const Weights<const float> &weig
         for (int64_t n = 0; n < O / PANEL; n++)
             for (int phase = 0; phase < 4; phase++)
                 for (int64_t channel = 0; channel < C; channel += LANES) {
-                    Words columns[PARTS][PRODUCTS][LANES]; // of LANES / PER_WORD words
-                    for (int64_t part = 0; part < PARTS; part++) {
+                    Words columns[PARTS / PER_WORD<T>][PRODUCTS][LANES]; // a part has LANES / PER_WORD of their words
+                    for (int64_t part = 0; part < PARTS; part++)
                         for (int64_t lane = 0; lane < LANES; lane++)
                             filter_transform<Size>(weights, n * PANEL + part * LANES + lane, phase, channel, [&](int p, Vector sum) INLINED {
-                                store(reinterpret_cast<T *>(&columns[part][p][lane]), sum);
+                                store(reinterpret_cast<T *>(&columns[part / PER_WORD<T>][p][lane]) + part % PER_WORD<T> * LANES, sum);
                             });
-                        for (int p = 0; p < PRODUCTS; p++) transpose(columns[part][p]);
-                    }
+                    for (auto &of_products : columns)
+                        for (auto &of_lanes : of_products) transpose(of_lanes);
                     for (int p = 0; p < PRODUCTS; p++) {
                         uint32_t *to = packed + ((n * PRODUCTS + p) * depth + (phase * C + channel) / PER_WORD<T>)*PANEL;
                         for (int64_t word = 0; word < LANES / PER_WORD<T>; word++)
-                            for (int64_t part = 0; part < PARTS; part++, to += LANES) // neighbours: whole cache lines
-                                bypass ? stream_store(to, columns[part][p][word]) : store(to, columns[part][p][word]);
+                            for (int64_t part = 0; part < PARTS; part++, to += LANES) { // neighbours: whole cache lines
+                                const Words &column = columns[part / PER_WORD<T>][p][part % PER_WORD<T> * (LANES / PER_WORD<T>) + word];
+                                bypass ? stream_store(to, column) : store(to, column);
+                            }
                     }
                 }
         fence_streaming_stores();
