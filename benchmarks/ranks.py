@@ -58,7 +58,7 @@ class Rank:
             self._device,
             wrap=partial(wrap, self._accelerator),
         )
-        self._take_step = step_function(plan, state)
+        self._plan, self._take_step = plan, step_function(plan, state)
         self.do(BATCH, batch, 0)
 
     def tell(self, order: int, first: int, second: int) -> float:
@@ -96,6 +96,7 @@ class Rank:
     def _without_sharing(self) -> Iterator[None]:
         from torch.nn.parallel import DistributedDataParallel
 
+        assert not self._plan.replay, "its all-reduces are recorded"
         with ExitStack() as contexts:
             for network in (self._state.call_generator, self._state.call_discriminator):
                 if isinstance(network, DistributedDataParallel):

@@ -28,7 +28,7 @@ from benchmarks.ranks import command
 from benchmarks.report import conditions_text, spread, table
 from benchmarks.results import quartiles
 from fastdcgan.config import ExecutionConfig
-from fastdcgan.execution.plan import choose_plan
+from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.limits.allreduce import Fabric, fit_fabric, fit_line
 from fastdcgan.limits.scaling import Communication, measured_compute, predict_iteration
@@ -97,8 +97,8 @@ def main(arch: str = "dcgan64", batch_size: int = 128, seconds: float = 40.0, ou
     if batch_size < 1 or batch_size % max(WORLDS):
         raise ValueError(f"--batch-size {batch_size}: must be a multiple of {max(WORLDS)}")
     geometry = architecture(arch)
-    plan = choose_plan(ExecutionConfig(), torch.device("cpu"), max(WORLDS))
-    readings = measure(arch, batch_size, seconds)
+    plan = replace(choose_plan(ExecutionConfig(), torch.device("cpu"), max(WORLDS)), replay=False)
+    readings = measure(arch, batch_size, plan, seconds)
     run = {
         "arch": arch,
         "batch": batch_size,
@@ -129,9 +129,11 @@ def findings(readings: Readings, arch: Architecture, filling: int) -> dict[str, 
     }
 
 
-def measure(arch: str, batch: int, seconds: float) -> Readings:
-    """Begin all the groups, then let them take turns for so long."""
-    plan = choose_plan(ExecutionConfig(), torch.device("cpu"), max(WORLDS))
+def measure(arch: str, batch: int, plan: Plan, seconds: float) -> Readings:
+    """Begin all the groups, then let them take turns for so long.
+
+    The plan must not be replayed: the ranks' gradients are to pass through DDP and gloo, as the model has it.
+    """
     readings = Readings(batch)
     shares = {ranks: batch // ranks for ranks in WORLDS}
     filling = cores()

@@ -84,6 +84,12 @@ def functional_all_reduce_sum(tensor: Tensor, group: torch.distributed.ProcessGr
     return summed
 
 
+def collective_timeout(group: torch.distributed.ProcessGroup) -> float:
+    """Seconds for which a group's rank waits for another one on the CPU."""
+    seconds: float = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    return seconds
+
+
 def autograd_in_graphs() -> AbstractContextManager[None]:
     """In it torch.compile traces `torch.autograd.grad` into the graph, which would break in two there otherwise."""
     patched: AbstractContextManager[None] = torch._dynamo.config.patch(trace_autograd_ops=True)

@@ -15,12 +15,12 @@ from datetime import timedelta
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-import psutil
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in the stubs
 
 from fastdcgan.distributed.accelerator import Accelerator, first_line
 from fastdcgan.distributed.collectives import gather_objects
+from fastdcgan.storage.processes import has_ended
 from fastdcgan.storage.signals import EndedTogetherError, Stopped
 
 ROLL_CALL_SECONDS = 3.0
@@ -161,15 +161,7 @@ class RollCall:
 
     def _is_gone(self, rank: int) -> bool:
         """Whether its process is known to have ended: that of another machine isn't."""
-        if not self._is_near(rank):
-            return False
-        try:
-            status = str(psutil.Process(self._places[rank].pid).status())
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:
-            return False
-        return bool(status == psutil.STATUS_ZOMBIE)
+        return self._is_near(rank) and has_ended(self._places[rank].pid)
 
     def _describe(self, rank: int, timeout: float, symptom: str) -> str:
         host, _, pid = self._places[rank]

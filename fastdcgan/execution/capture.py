@@ -27,6 +27,7 @@ from fastdcgan.gan.step import (
     generator_loss,
     updates_of_discriminator,
 )
+from fastdcgan.kernels.all_reduce import all_reduce_sum
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -187,11 +188,9 @@ def all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list[
     """The mean over all processes, in one all-reduce of this dtype; None: of the gradients' own."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return gradients
-    group = dist.group.WORLD
-    assert group is not None
     # Summed, as gloo can't average.
     bucket = torch.cat([_to_nhwc(gradient).flatten() for gradient in gradients]) / dist.get_world_size()
-    summed = private_torch.functional_all_reduce_sum(bucket.to(dtype or bucket.dtype), group).to(bucket.dtype)
+    summed = all_reduce_sum(bucket.to(dtype or bucket.dtype)).to(bucket.dtype)
     slices = summed.split([gradient.numel() for gradient in gradients])
     return [_to_nchw(flat.view(_to_nhwc(gradient).shape)) for flat, gradient in zip(slices, gradients, strict=True)]
 

@@ -2,7 +2,8 @@
 
 Between its kernels a step waits for Python and for autograd, on one thread while the others idle: 5 ms, of the 40 that
 a step of dcgan28 takes. A recording is a list of calls: PyTorch's operators, which pass through a `TorchDispatchMode`,
-and our own kernels, which `native` reports. A replay makes these calls again on the same addresses.
+and what is reported to it (`kernels/recorded.py`): our own kernels, and sums over processes. A replay makes these calls
+again on the same addresses.
 
 What a step allocates and frees would be freed while the recording still needs it. So each such piece of memory gets a
 place in one block, the arena; two that are not in use at the same time may share it. What outlives the recorded call
@@ -10,8 +11,8 @@ place in one block, the arena; two that are not in use at the same time may shar
 """
 
 from bisect import insort
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from fastdcgan.execution.allocator import block, release_freed_memory
 from fastdcgan.gan import ranges
-from fastdcgan.kernels import native
+from fastdcgan.kernels import native, recorded
 from fastdcgan.private_torch import (
     OpOverload,
     StorageReference,
@@ -37,6 +38,7 @@ aten = torch.ops.aten
 _ALLOCATE = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
 _FILL = {aten.full_like, aten.ones_like, aten.zeros_like}
 _READ_A_NUMBER = {aten._local_scalar_dense, aten.item}
+_COLLECTIVES = ("c10d", "_c10d_functional")
 _REMEDY = ": it can't be repeated; --compile off does without"
 _ALIGNMENT = 64  # bytes, as PyTorch's own allocations
 _GAP = 2 * _ALIGNMENT
@@ -109,13 +111,14 @@ class CpuGraph(TorchDispatchMode):
         self._parts: list[str] = []
         self._launches: list[Callable[[], object]] = []
         self._profiled: list[tuple[str, Callable[[], object]]] = []
+        self._is_in_reported_call = False
 
     def record(self, call: Callable[[], Tensor]) -> Tensor:
         """Take a call and record it. Each replay overwrites the returned tensor.
 
         Raises AssertionError where it reads a number on the host, or an operator changes a tensor and returns another.
         """
-        with native.reported_to(self._add_kernel), ranges.reported_to(self._parts), self:
+        with recorded.reported_to(self._reported), ranges.reported_to(self._parts), self:
             result = call()
         self._plan_memory()
         release_freed_memory()  # a step's worth of it: from now on there is the arena
@@ -139,6 +142,9 @@ class CpuGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Called for each operator."""
         kwargs = kwargs or {}
+        if self._is_in_reported_call:
+            return func(*args, **kwargs)
+        assert func.namespace not in _COLLECTIVES, f"{func} waits for other processes{_REMEDY}"
         assert func.overloadpacket not in _READ_A_NUMBER, f"a number is read on the host while recording{_REMEDY}"
         arguments, named = tree_map_only(Tensor, self._place, (args, kwargs))
         results = func(*args, **kwargs)
@@ -152,8 +158,18 @@ class CpuGraph(TorchDispatchMode):
             self._add(_Call(func, arguments, named, of_results))
         return results
 
-    def _add_kernel(self, function: Callable[..., None], name: str, arguments: tuple[object, ...]) -> None:
-        self._add(_Call(function, tree_map_only(Tensor, self._place, arguments), kernel=name))
+    @contextmanager
+    def _reported(self, function: Callable[..., None], name: str, arguments: Sequence[object]) -> Iterator[None]:
+        """See `recorded.Report`."""
+        if self._is_in_reported_call:
+            yield
+            return
+        self._add(_Call(function, tree_map_only(Tensor, self._place, tuple(arguments)), kernel=name))
+        self._is_in_reported_call = True
+        try:
+            yield
+        finally:
+            self._is_in_reported_call = False
 
     def _place(self, tensor: Tensor, is_new: bool = False) -> _Place:
         assert tensor.device.type == "cpu", tensor.device

@@ -124,14 +124,14 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
         )
     if capture and precision == "fp16":
         raise ValueError("--compile step has no gradient scaler, which fp16 needs: use --precision bf16 or fp32")
-    if request.compile == "replay" and (why := _why_not_replay(precision, device, world_size)):
+    if request.compile == "replay" and (why := _why_not_replay(precision, device)):
         raise ValueError(f"--compile replay {why}")
     kernels = () if compiled else own_kernels(device, precision)
     return Plan(
         precision=precision,
         backend="inductor" if compiled else None,
         capture=capture,
-        replay=is_replayed(request, device, world_size, kernels),
+        replay=is_replayed(request, device, kernels),
         # Half as many operators; and of several ranks real and fake pictures share BatchNorm's all-reduces.
         stacked=device.type == "cpu" and not compiled,
         kernels=kernels,
@@ -139,25 +139,20 @@ def choose_plan(request: ExecutionConfig, device: torch.device, world_size: int 
     )
 
 
-def _why_not_replay(precision: Precision, device: torch.device, world_size: int) -> str:
+def _why_not_replay(precision: Precision, device: torch.device) -> str:
     if device.type not in ("cuda", "cpu"):
         return f"is for CUDA and CPUs, and this run is on {device.type}: use --compile auto"
-    if device.type == "cpu" and world_size > 1:
-        return f"is on CPUs for one process, and this run has {world_size}: use --compile auto"
     if precision == "fp16":
         return "has no gradient scaler, which fp16 needs: use --precision bf16 or fp32"
     return ""
 
 
-def is_replayed(
-    request: ExecutionConfig, device: torch.device, world_size: int, kernels: tuple[KernelName, ...]
-) -> bool:
+def is_replayed(request: ExecutionConfig, device: torch.device, kernels: tuple[KernelName, ...]) -> bool:
     """Whether a step with these kernels is recorded and repeated.
 
-    By default on a CPU, where one process trains with our kernels: results of PyTorch's convolutions would be copied,
-    and gradients cross in DDP's hooks, which are Python.
+    By default on a CPU with our kernels: results of PyTorch's convolutions would be copied.
     """
-    by_default = device.type == "cpu" and world_size == 1 and "norm" in kernels
+    by_default = device.type == "cpu" and "norm" in kernels
     return request.compile == "replay" or (request.compile == "auto" and by_default)
 
 

@@ -5,8 +5,8 @@ On a CPU `cpu_graph.py` records: as a step is taken, so that nothing has to be p
 A CUDA graph repeats the same operators on the same addresses. So inputs are copied to static tensors, and weights,
 BatchNorm's statistics and Adam's state must stay where they were when the graph was recorded.
 
-Where several processes have joined, gradients are averaged in the graph as in a captured step: one bucket and one
-all-reduce a network. DDP would have to be built on the stream that records, and warmed up for 11 iterations.
+Where several processes have joined, gradients are averaged in the graph: one all-reduce a network. DDP would have to be
+built on the stream that records, and warmed up for 11 iterations; and its hooks, which are Python, are not repeated.
 """
 
 import operator
@@ -17,11 +17,14 @@ from itertools import chain
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fastdcgan.execution.capture import all_reduce_mean
 from fastdcgan.execution.cpu_graph import CpuGraph
 from fastdcgan.gan.step import StepMetrics, TrainState
+from fastdcgan.kernels import recorded
+from fastdcgan.kernels.all_reduce import average_through_memory
 
 WARM_UP_STEPS = 3
 """Before recording: libraries choose algorithms and reserve memory, networks are compiled, and processes meet."""
@@ -183,7 +186,7 @@ class CpuReplayedStep:
     The first step, in which Adam makes its state, is not recorded. Shapes and hyperparameters are constants.
 
     Args:
-        state: changed in place by each call, by this process alone; its networks must not be wrapped in DDP.
+        state: changed in place by each call; its networks must not be wrapped in DDP.
         take_step: `train_step` or `accumulated_train_step`.
     """
 
@@ -197,11 +200,13 @@ class CpuReplayedStep:
         """As `train_step`."""
         of_adam = _of_adam(self._state)
         if any(tensor is None for tensor in of_adam):
-            return self._take_step(self._state, *inputs)
+            with gradients_averaged(self._state):
+                return self._take_step(self._state, *inputs)
         if self._graph is None or any(map(operator.is_not, self._recorded_with, of_adam)):
             self._graph, graph = None, CpuGraph()  # which is used when it is whole
             self._inputs, self._recorded_with = _clone_all(inputs), of_adam
-            self._metrics = graph.record(partial(_metrics, self._take_step, self._state, *self._inputs))
+            with gradients_averaged(self._state):
+                self._metrics = graph.record(partial(_metrics, self._take_step, self._state, *self._inputs))
             self._graph = graph
         else:
             _copy_all(self._inputs, inputs)
@@ -222,9 +227,13 @@ def gradients_averaged(state: TrainState) -> Iterator[None]:
 
 
 def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any, dtype: torch.dtype | None) -> None:
-    parameters = optimizer.param_groups[0]["params"]
-    gradients = [parameter.grad for parameter in parameters]
-    means = all_reduce_mean(gradients, dtype)
-    if means is not gradients:  # else there is one process
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean)  # which keeps its layout: fused Adam takes numbers in the order in which they lie
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        gradients = [parameter.grad for parameter in optimizer.param_groups[0]["params"]]
+        recorded.call(partial(_replace_by_means, dtype=dtype), *gradients)
+
+
+def _replace_by_means(*gradients: Tensor, dtype: torch.dtype | None) -> None:
+    if dtype is None and average_through_memory(gradients):
+        return
+    for gradient, mean in zip(gradients, all_reduce_mean(list(gradients), dtype), strict=True):
+        gradient.copy_(mean)  # which keeps its layout: fused Adam takes numbers in the order in which they lie

@@ -82,7 +82,7 @@ def choose_plan_for_run(
     if previous_plan is not None:
         if (plan := find_plan(_equals(plans, device), previous_plan)) is not None:
             if device.type == "cpu":  # the same bits, replayed or not
-                plan = replace(plan, replay=is_replayed(request, device, world_size, plan.kernels))
+                plan = replace(plan, replay=is_replayed(request, device, plan.kernels))
             return Choice(plan=plan, why="the one this run was begun with")
         changed = "not the one this run was begun with, which is not to be had here; "
     conditions = measurement_conditions(request, device, arch, batch, world_size)

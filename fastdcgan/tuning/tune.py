@@ -104,7 +104,7 @@ def candidate_plans(request: ExecutionConfig, device: torch.device, world_size: 
             own = own_kernels(device, precision) if backend is None else ()
             # All of our kernels, all but Winograd's, none: which are faster depends on the machine.
             for kernels in (own, tuple(name for name in own if name != "winograd"), ()):
-                replay = is_replayed(request, device, world_size, kernels)
+                replay = is_replayed(request, device, kernels)
                 combinations.append(
                     replace(default, precision=precision, backend=backend, kernels=kernels, replay=replay)
                 )

@@ -16,6 +16,7 @@ from fastdcgan.distributed.collectives import first_difference
 from fastdcgan.execution.plan import Plan
 from fastdcgan.execution.prepare import step_function
 from fastdcgan.gan.architecture import architecture
+from fastdcgan.gan.ranges import ALL_REDUCE
 from fastdcgan.kernels import fused_batch_norm, sync_batch_norm
 from fastdcgan.kernels.sync_batch_norm import SyncBatchNorm2d
 
@@ -83,7 +84,7 @@ STACKED = replace(COURSE, plan=Plan(stacked=True))
 WORKS = {"deep": DEEP, "deep, several buckets": DEEP, "course": COURSE, "in parts": IN_PARTS, "stacked": STACKED}
 
 
-COLLECTIVES = ("gloo:all_reduce", "gloo:all_gather")
+COLLECTIVES = ("gloo:all_reduce", ALL_REDUCE)
 
 
 def collectives(accelerator: Accelerator, work: Training, bucket_mib: int = ONE_BUCKET) -> list[tuple[str, int]]:
@@ -187,8 +188,8 @@ def test_collectives_of_an_iteration(name: str) -> None:
         assert len(gradients) == (4 if "several" in name else 2)
         # G once; D on real, on fake, and on fake again for G: forward and back
         calls_of_d = 2 if work.plan.stacked else 3
-        gathered = [event for event, _ in events if event == "gloo:all_gather"]
-        assert len(gathered) == 2 * (norms_g + calls_of_d * norms_d) * work.recipe.accumulate
+        added_up = [event for event, _ in events if event == ALL_REDUCE]
+        assert len(added_up) == 2 * (norms_g + calls_of_d * norms_d) * work.recipe.accumulate
 
 
 def test_all_reduces_overlap_the_backward_pass() -> None:

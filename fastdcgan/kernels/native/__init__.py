@@ -14,9 +14,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import torch  # loads its OpenMP library, which ours then shares
 from torch import Tensor
 
 from fastdcgan.gan import ranges
+from fastdcgan.kernels import recorded
 from fastdcgan.kernels.native.build import (
     TARGETS,
     build,
@@ -179,9 +178,8 @@ def kernel(name: str, precision: torch.dtype, tile: Tile | None = None) -> Calla
     def call(*arguments: object) -> None:
         if function.argtypes is None:  # the library's own object, so once a process
             function.argtypes = [_argument_type(argument) for argument in arguments]
-        if (report := getattr(_reporting, "to", None)) is not None:
-            report(function, name, arguments)
-        launch(function, name, arguments)
+        with recorded.reported(function, name, arguments):
+            launch(function, name, arguments)
 
     return call
 
@@ -195,22 +193,6 @@ def launch(function: Callable[..., None], name: str, arguments: Sequence[object]
 def bound(function: Callable[..., None], arguments: Sequence[object]) -> Callable[[], None]:
     """A kernel's call with these arguments. It holds the addresses of tensors, not the tensors."""
     return partial(function, *[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments])
-
-
-Report = Callable[[Callable[..., None], str, tuple[object, ...]], None]
-"""Is given a kernel's function, its name and its arguments."""
-
-_reporting = threading.local()
-
-
-@contextmanager
-def reported_to(report: Report) -> Iterator[None]:
-    """In it each call of a kernel by this thread is reported."""
-    _reporting.to = report
-    try:
-        yield
-    finally:
-        _reporting.to = None
 
 
 def _argument_type(argument: object) -> Any:
