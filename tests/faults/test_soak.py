@@ -60,7 +60,9 @@ def test_many_runs_in_one_process_leave_nothing(day: list[dict[str, Any]]) -> No
 
 def test_many_runs_in_one_process_take_no_more_memory(day: list[dict[str, Any]], figure: Figure) -> None:
     memory = [after["memory_mib"] for after in day[WARM_UP:]]
-    # A leak is seen in both halves; what comes once, such as a larger arena of the allocator, in one.
+    # What comes and goes is no leak: the least from each run on. Beside other tests an arena of the allocator does, of
+    # 3 to 8 MiB. A leak is seen in both halves; what comes once in one.
+    memory = np.minimum.accumulate(memory[::-1])[::-1].tolist()
     grown = min(float(np.polyfit(range(len(half)), half, 1)[0]) for half in np.array_split(memory, 2))
     figure(f"many runs: {grown:+.3f} MiB a run", {"runs": RUNS, "MiB": round(memory[-1])})
     assert grown < MIB_A_RUN
