@@ -146,7 +146,7 @@ def _equals(plans: list[Plan], device: torch.device) -> list[Plan]:
     """These plans, and those that a run can have been begun with in place of them.
 
     D may have been called once where it is twice now, and the reverse: the rules once said otherwise. And on a CPU a
-    step may have been replayed or not, as there are several processes or one.
+    step may have been replayed or not: of several processes, or at all, it once was not.
     """
     others = [
         replace(plan, stacked=stacked, replay=replay)
