@@ -33,6 +33,7 @@ class RecordedGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("a number is read on the host while recording")
+        assert func.namespace != "c10d", f"{func}: whoever waits for it is not recorded"
         return self.call(func, *args, **(kwargs or {}))
 
     def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from twins import (
 )
 
 from fastdcgan.config import ExecutionConfig, ObjectiveName, RecipeConfig
+from fastdcgan.execution import capture
 from fastdcgan.execution.capture import CapturedStep
 from fastdcgan.execution.plan import Plan, choose_plan
 from fastdcgan.execution.prepare import prepare, step_function
@@ -37,6 +39,7 @@ from fastdcgan.gan import models, reference
 from fastdcgan.gan.architecture import Architecture, architecture
 from fastdcgan.gan.step import StepMetrics, TrainState, train_step
 from fastdcgan.limits.roofline import iteration_flops, pass_flops
+from fastdcgan.private_torch import functional_all_reduce_sum
 from fastdcgan.runs.checkpoints.folder import list_checkpoints
 from fastdcgan.runs.checkpoints.record import Progress
 
@@ -361,6 +364,8 @@ def train_as_rank(rank: int, folder: str, plan: Plan) -> None:
     """One process of a group: steps on its share of each batch; leaves its numbers in a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    if plan.replay:  # the stand-in for a CUDA graph records what averages there, not the CPU's own way
+        capture.all_reduce_sum = partial(functional_all_reduce_sum, group=dist.group.WORLD)
     twin = doubled(reference_twin(TINY))
     fast = doubled(plan_twin(TINY, twin, plan))
     for number in range(STEPS):
