@@ -13,6 +13,7 @@ from fastdcgan.execution.prepare import prepare
 from fastdcgan.gan import models
 from fastdcgan.gan.architecture import Architecture
 from fastdcgan.gan.step import TrainState
+from fastdcgan.kernels import winograd
 from fastdcgan.tuning.implementations import plan_implementation, random_batch, reference_implementation
 
 Step = Callable[[], object]
@@ -37,6 +38,16 @@ def our_step(arch: Architecture, batch: int, plan: Plan, device: torch.device) -
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     real_BCHW = real_BCHW.contiguous(memory_format=layout)
     return lambda: ours.step(real_BCHW, z_BL)
+
+
+def in_smallest_tiles(step: Step) -> Step:
+    """The same step, with Winograd's smallest tiles in all layers."""
+
+    def with_smallest_tiles() -> object:
+        with winograd.smallest_tiles():
+            return step()
+
+    return with_smallest_tiles
 
 
 def finisher(device: torch.device) -> Callable[[], None]:

@@ -11,10 +11,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.budget import Case
 from benchmarks.ceiling import training_ceiling
 from benchmarks.conditions import device
-from benchmarks.contenders import finisher, our_step, reference_step
+from benchmarks.contenders import Step, finisher, in_smallest_tiles, our_step, reference_step
 from benchmarks.measure import Contender, InProcess, take_turns
 from benchmarks.parity import parity
-from benchmarks.plans import TECHNIQUES, tuned_plan
+from benchmarks.plans import Technique, techniques, tuned_plan
 from benchmarks.results import several, throughput
 from fastdcgan.execution.plan import Plan, native_precision, own_kernels
 from fastdcgan.gan.architecture import Architecture, architecture
@@ -32,7 +32,9 @@ def test_step(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings | None
     plan = tuned_plan(arch, batch, device())
     case.doing("checking parity")
     facts = checked(arch, batch, plan, ceilings)
-    measured = take_turns(benchmark, contenders(arch, batch, {"ours": plan}), case=case)
+    measured = take_turns(
+        benchmark, contenders(arch, batch, {"ours": our_step(arch, batch, plan, device())}), case=case
+    )
     benchmark.extra_info.update(
         throughput(measured, suite="step", case=f"{name}, batch {batch}", images=batch, **facts)
     )
@@ -47,16 +49,16 @@ def test_techniques(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings 
     All take turns together, so that the reference need not be timed for each of them, nor each of them twice.
     """
     arch = architecture(name)
-    techniques = [technique for technique in TECHNIQUES if is_possible(technique.plan)]
+    possible = [technique for technique in techniques(native_precision(device())) if is_possible(technique.plan)]
     facts = []
-    for technique in techniques:
+    for technique in possible:
         case.doing(f"checking parity, {technique.name}")
         facts.append(checked(arch, batch, technique.plan, ceilings))
-    names = ["reference", *(technique.name for technique in techniques[:-1]), "ours"]
-    plans = dict(zip(names[1:], (technique.plan for technique in techniques), strict=True))
-    together = take_turns(benchmark, contenders(arch, batch, plans), case=case)
+    names = ["reference", *(technique.name for technique in possible[:-1]), "ours"]
+    steps = {name: step_with(technique, arch, batch) for name, technique in zip(names[1:], possible, strict=True)}
+    together = take_turns(benchmark, contenders(arch, batch, steps), case=case)
     infos = []
-    for number, technique in enumerate(techniques):
+    for number, technique in enumerate(possible):
         without, ours = names[number : number + 2]
         gain = together.against(without, ours)
         infos.append(
@@ -77,18 +79,20 @@ def test_techniques(benchmark: BenchmarkFixture, case: Case, ceilings: Ceilings 
 
 
 def is_possible(plan: Plan) -> bool:
-    """Not where bf16 would be emulated, nor where our kernels can't run."""
-    if plan.precision == "bf16" and native_precision(device()) == "fp32":
-        return False
+    """Not where our kernels can't run."""
     return set(plan.kernels) <= set(own_kernels(device(), plan.precision))
 
 
-def contenders(arch: Architecture, batch: int, plans: dict[str, Plan]) -> dict[str, Contender]:
-    """The reference, and our step under each of the plans, by their names."""
+def step_with(technique: Technique, arch: Architecture, batch: int) -> Step:
+    """Our step with a technique and all those before it."""
+    step = our_step(arch, batch, technique.plan, device())
+    return in_smallest_tiles(step) if technique.smallest_tiles else step
+
+
+def contenders(arch: Architecture, batch: int, steps: dict[str, Step]) -> dict[str, Contender]:
+    """The reference, and these steps, by their names."""
     finish = finisher(device())
-    steps = {"reference": reference_step(arch, batch, device())} | {
-        name: our_step(arch, batch, plan, device()) for name, plan in plans.items()
-    }
+    steps = {"reference": reference_step(arch, batch, device())} | steps
     return {name: InProcess(step, finish) for name, step in steps.items()}
 
 

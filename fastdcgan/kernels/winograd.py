@@ -14,6 +14,7 @@ The big side is the picture [H, W], the small side the picture [H/2, W/2]: input
 input of a transposed one.
 """
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ _WEIGHTS_IN_TILES = 64
 TILES = {torch.float32: ((2, 2), (4, 2), (4, 4)), torch.bfloat16: ((2, 2), (4, 2))}
 """Heights and widths of the tiles that there are kernels for."""
 
-_batches = threading.local()
+_choice = threading.local()
 
 
 def available(precision: torch.dtype = torch.float32) -> bool:
@@ -59,12 +60,25 @@ def install(network: nn.Module) -> int:
 
 @contextmanager
 def tiles_of_large_batches() -> Iterator[None]:
-    """In it this thread's layers take the tiles that they take for many pictures, which err the most."""
-    _batches.count_as_large = True
+    """In it this thread's layers take the tiles that they take for many pictures, which err most."""
+    with _weights_taken_for(0):
+        yield
+
+
+@contextmanager
+def smallest_tiles() -> Iterator[None]:
+    """In it this thread's layers take tiles of 2 x 2, with the fewest weights: to measure what larger ones gain."""
+    with _weights_taken_for(sys.maxsize):
+        yield
+
+
+@contextmanager
+def _weights_taken_for(tiles: int) -> Iterator[None]:
+    _choice.weights_in_tiles = tiles
     try:
         yield
     finally:
-        _batches.count_as_large = False
+        _choice.weights_in_tiles = _WEIGHTS_IN_TILES
 
 
 def fits(module: nn.Module) -> bool:
@@ -153,8 +167,7 @@ def _tile(batch: int, height: int, width: int, kernel_size: int, precision: torc
         kernel_size: 3 or 4.
         precision: of the pictures.
     """
-
-    weights_in_tiles = 0 if getattr(_batches, "count_as_large", False) else _WEIGHTS_IN_TILES
+    weights_in_tiles = getattr(_choice, "weights_in_tiles", _WEIGHTS_IN_TILES)
 
     def products(tile: int, side: int) -> int:
         tiles, beyond = -(-side // tile), -side % tile

@@ -22,7 +22,7 @@ from benchmarks.loading import Stream, array_batches
 from benchmarks.measure import InProcess, Measured, take_turns
 from benchmarks.photographs import link_photographs, write_photographs
 from fastdcgan.data.stream import normalise
-from fastdcgan.execution.plan import Plan
+from fastdcgan.execution.plan import Plan, Precision
 
 
 class Machine:
@@ -285,11 +285,13 @@ def test_workers_start_with_the_allocator_as_it_comes(monkeypatch: pytest.Monkey
 # --- What is timed ----------------------------------------------------------------------------------------------------
 
 
-def test_each_technique_changes_the_plan_and_predicts_a_gain() -> None:
-    by_technique = [technique.plan for technique in plans.TECHNIQUES]
-    assert len(set(by_technique)) == len(by_technique)
-    assert len({technique.name for technique in plans.TECHNIQUES}) == len(by_technique)
-    assert all(0.5 < technique.predicted_gain < 10 for technique in plans.TECHNIQUES)
+@pytest.mark.parametrize(("precision", "count"), [("fp32", 10), ("bf16", 11)])
+def test_each_technique_changes_the_step_and_predicts_a_gain(precision: Precision, count: int) -> None:
+    """On every CPU: one that lacks bf16 is shown what all the others gain in fp32."""
+    techniques = plans.techniques(precision)
+    assert len({(technique.plan, technique.smallest_tiles) for technique in techniques}) == len(techniques) == count
+    assert len({technique.name for technique in techniques}) == count
+    assert all(0.5 < technique.predicted_gain < 10 for technique in techniques)
 
 
 def test_a_plan_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

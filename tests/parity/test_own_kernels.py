@@ -162,6 +162,18 @@ def test_so_do_several_threads(name: str, precision: str, threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("precision", winograd.TILES)
+def test_larger_tiles_are_for_many_pictures(precision: torch.dtype) -> None:
+    layer = 32, 32, 4, precision  # of the big side
+    assert winograd._tile(2, *layer) == (2, 2)
+    assert winograd._tile(128, *layer) == winograd.TILES[precision][-1]
+    with winograd.tiles_of_large_batches():
+        assert winograd._tile(2, *layer) == winograd.TILES[precision][-1]
+    with winograd.smallest_tiles():
+        assert winograd._tile(128, *layer) == (2, 2)
+    assert winograd._tile(2, *layer) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("precision", "tile"),
     [(precision, tile) for tile in TILES for precision in winograd.TILES if TILES[tile] in winograd.TILES[precision]],
