@@ -12,7 +12,6 @@ from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastdcgan import private_torch
@@ -27,7 +26,7 @@ from fastdcgan.gan.step import (
     generator_loss,
     updates_of_discriminator,
 )
-from fastdcgan.kernels.all_reduce import all_reduce_sum
+from fastdcgan.kernels.all_reduce import all_reduce_sum, world_size
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -186,10 +185,10 @@ def _mean_gradients(gradients_of_micro_batches: list[tuple[Tensor, ...]]) -> lis
 
 def all_reduce_mean(gradients: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
     """The mean over all processes, in one all-reduce of this dtype; None: of the gradients' own."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return gradients
     # Summed, as gloo can't average.
-    bucket = torch.cat([_to_nhwc(gradient).flatten() for gradient in gradients]) / dist.get_world_size()
+    bucket = torch.cat([_to_nhwc(gradient).flatten() for gradient in gradients]) / world_size()
     summed = all_reduce_sum(bucket.to(dtype or bucket.dtype)).to(bucket.dtype)
     slices = summed.split([gradient.numel() for gradient in gradients])
     return [_to_nchw(flat.view(_to_nhwc(gradient).shape)) for flat, gradient in zip(slices, gradients, strict=True)]

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from fastdcgan.gan.objectives import Objective
 from fastdcgan.gan.step import chunks
-from fastdcgan.kernels.all_reduce import all_gather_single
+from fastdcgan.kernels.all_reduce import all_gather_single, world_size
 from fastdcgan.kernels.batch_norm import input_gradient_coefficients, statistics, update_running_statistics
 
 _PIXELS = (1, 3, 4)
@@ -50,7 +50,7 @@ def install(network: nn.Module, shares: int, parts: int = 1) -> int:
     Returns:
         how many layers were replaced.
     """
-    own_shares = shares // _world_size()
+    own_shares = shares // world_size()
     kinds = {nn.Conv2d: ExactConv2d, nn.ConvTranspose2d: ExactConvTranspose2d, nn.Tanh: ExactTanh}
     layers = list(network.modules())
     for layer in layers:
@@ -84,7 +84,7 @@ class ExactObjective(Objective):
 
 def exact_objective(objective: Objective, shares: int) -> ExactObjective:
     """The same objective, share by share; `shares` are those of the global batch."""
-    return ExactObjective(**vars(objective), shares=shares // _world_size())
+    return ExactObjective(**vars(objective), shares=shares // world_size())
 
 
 def all_reduce_hook(
@@ -93,11 +93,11 @@ def all_reduce_hook(
 ) -> torch.futures.Future[Tensor]:
     """DDP communication hook: the mean of a bucket of gradients over the ranks, by a pairwise sum."""
     own = bucket.buffer()
-    gathered_RN = own.new_empty((_world_size(), own.numel()))
+    gathered_RN = own.new_empty((world_size(), own.numel()))
     work = all_gather_single(gathered_RN.view(-1), own, async_op=True)
     assert work is not None
     done: torch.futures.Future[Any] = work.get_future()
-    return done.then(lambda _: pairwise_sum(list(gathered_RN)).div_(_world_size()))
+    return done.then(lambda _: pairwise_sum(list(gathered_RN)).div_(world_size()))
 
 
 def pairwise_sum(terms: Sequence[Tensor]) -> Tensor:
@@ -172,7 +172,7 @@ class ExactBatchNorm2d(nn.BatchNorm2d):
         out_BCHW, mean_NC, variance_NC = _ExactBatchNorm.apply(
             x_BCHW, self.weight, self.bias, self.eps, self.shares, batches
         )
-        count = x_BCHW.numel() // self.num_features // batches * _world_size()
+        count = x_BCHW.numel() // self.num_features // batches * world_size()
         update_running_statistics(self, mean_NC, variance_NC, count)
         return cast(Tensor, out_BCHW)
 
@@ -233,7 +233,7 @@ class _ExactBatchNorm(torch.autograd.Function):
         # fp64 holds the squares of fp32 numbers without rounding.
         wide_xs_NbCHW = [x_NbCHW.double() for x_NbCHW in x_NSbCHW.unbind(1)]
         sums_2NC = pairwise_sum([torch.stack((x.sum(_PIXELS), x.square().sum(_PIXELS))) for x in wide_xs_NbCHW])
-        ctx.count, ctx.shares = x_NSbCHW[0].numel() // x_BCHW.shape[1] * _world_size(), shares
+        ctx.count, ctx.shares = x_NSbCHW[0].numel() // x_BCHW.shape[1] * world_size(), shares
         mean_NC, variance_NC, invstd_NC = statistics(_all_reduce(sums_2NC), ctx.count, epsilon, x_BCHW.dtype)
         ctx.save_for_backward(x_BCHW, weight_C, mean_NC, invstd_NC)
         ctx.mark_non_differentiable(mean_NC, variance_NC)
@@ -267,15 +267,11 @@ class _ExactBatchNorm(torch.autograd.Function):
 
 def _all_reduce(sums: Tensor) -> Tensor:
     """The pairwise sum over the ranks."""
-    if _world_size() == 1:
+    if world_size() == 1:
         return sums
-    gathered_R = sums.new_empty((_world_size(), *sums.shape))
+    gathered_R = sums.new_empty((world_size(), *sums.shape))
     all_gather_single(gathered_R.view(-1), sums.reshape(-1))
     return pairwise_sum(list(gathered_R))
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _broadcast(channels_NC: Tensor) -> Tensor:

@@ -17,14 +17,13 @@ from itertools import chain
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fastdcgan.execution.capture import all_reduce_mean
 from fastdcgan.execution.cpu_graph import CpuGraph
 from fastdcgan.gan.step import StepMetrics, TrainState
 from fastdcgan.kernels import recorded
-from fastdcgan.kernels.all_reduce import average_through_memory
+from fastdcgan.kernels.all_reduce import average_through_memory, world_size
 
 WARM_UP_STEPS = 3
 """Before recording: libraries choose algorithms and reserve memory, networks are compiled, and processes meet."""
@@ -227,7 +226,7 @@ def gradients_averaged(state: TrainState) -> Iterator[None]:
 
 
 def _average_gradients(optimizer: torch.optim.Optimizer, *_: Any, dtype: torch.dtype | None) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         gradients = [parameter.grad for parameter in optimizer.param_groups[0]["params"]]
         recorded.call(partial(_replace_by_means, dtype=dtype), *gradients)
 

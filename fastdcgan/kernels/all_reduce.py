@@ -30,6 +30,11 @@ _shared: "WeakKeyDictionary[dist.ProcessGroup, list[SharedMemory | None]]" = Wea
 """What each group has opened, each larger than the one before; None is the last where its ranks can't share any."""
 
 
+def world_size() -> int:
+    """How many processes have joined; 1 where none were to."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all ranks of the default process group, same shape and dtype. torch.compile can trace it."""
     with profiler_range(ALL_REDUCE):

@@ -107,6 +107,7 @@ def test_output_that_finds_no_space(arguments: tuple[str, ...], buffered: bool, 
 
 
 @pytest.mark.slow(35)
+@pytest.mark.exhaustive
 def test_tables_and_progress_that_find_no_space(photos: Path, tmp_path: Path, full_disk: Path) -> None:
     for arguments in progress_and_tables(photos, tmp_path / "out"):
         if arguments[0] == "tune":  # its table is written as the others are, and takes as long as all of them

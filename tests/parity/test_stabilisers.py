@@ -92,14 +92,9 @@ def test_every_plan_in_fp64(name: str, plan: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_compiler
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "all together, relativistic" else pytest.param(name, marks=pytest.mark.exhaustive)
-        for name in RECIPES
-    ],
-)
+@pytest.mark.parametrize("name", RECIPES)
 def test_inductor_in_fp64(name: str) -> None:
     check_in_fp64(TINY, Plan(backend="inductor"), steps=3, recipe=RECIPES[name])
 
