@@ -62,7 +62,7 @@ def as_lmdb(place: Path, count: int) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "write", [as_folder, as_tar, *(pytest.param(write, marks=pytest.mark.exhaustive) for write in (as_zip, as_lmdb))]
+    "write", [as_folder, *(pytest.param(write, marks=pytest.mark.exhaustive) for write in (as_tar, as_zip, as_lmdb))]
 )
 def test_very_many_pictures_are_packed_in_little_memory(write: Callable[[Path, int], Path], tmp_path: Path) -> None:
     peaks = []

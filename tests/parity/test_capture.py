@@ -158,6 +158,7 @@ def test_bf16_errs_no_more_than_the_reference_under_autocast(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_compiler
 def test_inductor_in_bf16() -> None:
     check_in_bf16(narrow("dcgan28"), Plan(precision="bf16", backend="inductor", capture=True))

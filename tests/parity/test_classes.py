@@ -80,7 +80,11 @@ def test_every_plan_with_classes_in_fp64(name: str, plan: str) -> None:
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("plan", [Plan(backend="inductor"), Plan(backend="inductor", capture=True)], ids=str)
+@pytest.mark.parametrize(
+    "plan",
+    [pytest.param(Plan(backend="inductor"), marks=pytest.mark.exhaustive), Plan(backend="inductor", capture=True)],
+    ids=str,
+)
 def test_inductor_with_classes_in_fp64(plan: Plan) -> None:
     check_in_fp64(ARCH, plan, steps=3)
 

@@ -246,11 +246,9 @@ def test_traces_without_graph_break(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs_compiler
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "dcgan28" else pytest.param(name, marks=pytest.mark.exhaustive) for name in ARCHITECTURES],
-)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_inductor_in_fp32(name: str) -> None:
     check_in_fp32(narrow(name), INDUCTOR)
 
